@@ -1,0 +1,84 @@
+"""The Python client for Valued (valued.app): events of product usage, sent in the background.
+
+>>> import valued
+>>> client = valued.Client("TOKEN")
+>>> client.action("report.generated", {"user.id": 123})
+"""
+
+import logging as _logging
+
+from valued._client import Client
+from valued._connection import Connection
+from valued._converters import register
+from valued._errors import (
+    DeliveryError,
+    NotConnectedError,
+    SerializationError,
+    ValidationError,
+    ValuedError,
+)
+from valued._events import Config, validate
+from valued._executors import ImmediateExecutor, set_executor
+from valued._scope import Scope
+from valued._serializer import normalize
+from valued._shared import (
+    action,
+    client,
+    config,
+    connect,
+    connected,
+    disconnect,
+    flush,
+    nested,
+    page_view,
+    pageview,
+    scope,
+    sync,
+    sync_customer,
+    sync_user,
+)
+from valued._typing import Executor, Stats, Transport
+from valued._version import __version__
+
+__all__ = [
+    "Client",
+    "Config",
+    "Connection",
+    "DeliveryError",
+    "Executor",
+    "ImmediateExecutor",
+    "NotConnectedError",
+    "Scope",
+    "SerializationError",
+    "Stats",
+    "Transport",
+    "ValidationError",
+    "ValuedError",
+    "__version__",
+    "action",
+    "client",
+    "config",
+    "connect",
+    "connected",
+    "disconnect",
+    "flush",
+    "nested",
+    "normalize",
+    "page_view",
+    "pageview",
+    "register",
+    "scope",
+    "set_executor",
+    "sync",
+    "sync_customer",
+    "sync_user",
+    "validate",
+]
+
+# The application decides what is logged; without this, Python would print our warnings itself.
+_logging.getLogger("valued").addHandler(_logging.NullHandler())
+
+# Tracebacks, documentation and pickles name what the user typed, whatever file it lives in.
+for _name in __all__:
+    if hasattr(globals()[_name], "__module__") and callable(globals()[_name]):
+        globals()[_name].__module__ = "valued"

@@ -1,0 +1,195 @@
+"""`Client`: builds the event, hands it to its sender."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from valued import _events
+from valued._connection import Connection
+from valued._errors import ValidationError
+from valued._executors import DEFAULT_WORKERS
+from valued._options import Options, Overflow
+from valued._sender import Sender
+from valued._serializer import encode
+from valued._typing import ScopeLike
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from valued._typing import Data, Executor, JSONObject, OnError, Stats, Transport, Wire
+
+
+class Client:
+    """Records events, and delivers them in the background.
+
+    *token*: the token (default ``VALUED_TOKEN``), or a transport: a callable that takes an event, a
+    dict, and raises where it can't deliver it. *endpoint*: an http(s) URL (default
+    ``VALUED_ENDPOINT``, else the service's). The rest are options:
+
+    * *executor*: where deliveries run: an object with ``submit(fn, *args)``, or a factory of one,
+      called in each process. Default: `valued.set_executor`'s, else a pool of 1 to *max_workers*
+      threads, by load; one thread where the environment is ``development``; in the caller where it
+      is ``test``.
+    * *max_workers* (default 10): deliveries at the same time, at most.
+    * *max_queue* (default 10,000): events waiting, at most; they may take 64 MiB, too.
+    * *overflow* (default ``"drop_newest"``): what happens past that; also ``"drop_oldest"``,
+      ``"block"`` (the caller waits, *timeout* at most) and ``"caller_runs"`` (it delivers).
+    * *timeout* (default 10.0): seconds for one attempt.
+    * *retries* (default 8): attempts after the first, with growing pauses of up to 30 s.
+    * *shutdown_timeout* (default 5.0): seconds that the end of the process may wait.
+    * *on_error* (default None): called with a `DeliveryError` and the event, a dict, for each event
+      that is given up, on the thread that tried it last.
+
+    Raises `ValidationError`, which names the argument and the fix. Making a client starts nothing:
+    threads and connections come with the first event, in each process its own, so a client made
+    before a fork works in every child. Any thread may call anything.
+    """
+
+    def __init__(
+        self,
+        token: str | Transport | None = None,
+        endpoint: str | None = None,
+        *,
+        executor: Executor | Callable[[], Executor] | None = None,
+        max_workers: int | None = None,
+        max_queue: int = 10_000,
+        overflow: Overflow = "drop_newest",
+        timeout: float = 10.0,
+        retries: int = 8,
+        shutdown_timeout: float = 5.0,
+        on_error: OnError | None = None,
+        **unknown: NoReturn,
+    ) -> None:
+        options = Options.of(
+            {
+                "executor": executor,
+                "max_workers": max_workers,
+                "max_queue": max_queue,
+                "overflow": overflow,
+                "timeout": timeout,
+                "retries": retries,
+                "shutdown_timeout": shutdown_timeout,
+                "on_error": on_error,
+            },
+            unknown,
+        )
+        if callable(token):
+            if endpoint is not None:
+                raise ValidationError("endpoint: a transport has its own; give a token with it")
+            self._transport: Connection | Transport = token
+            self._sender = Sender(_wire(token), options)
+        else:
+            connection = Connection(
+                token,
+                endpoint,
+                timeout=timeout,
+                pool_size=options.max_workers or DEFAULT_WORKERS,
+            )
+            self._transport = connection
+            self._sender = Sender(connection.post, options, release=connection.close)
+
+    # -- events ------------------------------------------------------------------------------------
+
+    def action(self, key: str, data: Data = None, /, **fields: Any) -> None:
+        """Record that somebody did something, such as ``report.generated``.
+
+        *data*: a mapping (or a scope, or an object that converts to one) with ``user.id``,
+        ``customer.id`` or both, and whatever else is to be sent; *fields* win over it. It is
+        copied, checked and queued; nothing is sent in the caller unless the environment is
+        ``test``. Raises `ValidationError` and `SerializationError` for bad input; trouble in
+        delivery raises nothing. Any thread may call, signal handlers too. A forked child's events
+        are its own.
+        """
+        self._record(_events.action(key, _events.gather(data, fields)))
+
+    def page_view(self, url: str, data: Data = None, /, **fields: Any) -> None:
+        """Record that a user looked at *url*; ``user.id`` is required. Otherwise like `action`."""
+        self._record(_events.page_view(url, _events.gather(data, fields)))
+
+    pageview = page_view
+
+    def sync(self, data: Data = None, /, **fields: Any) -> None:
+        """Send what is known of a user, or of a customer: one of them. Otherwise like `action`."""
+        self._record(_events.sync(_events.gather(data, fields)))
+
+    def sync_user(self, data: Data = None, /, **fields: Any) -> None:
+        """Send what is known of a user: *data* with its ``id``. Otherwise like `action`."""
+        self._sync_party("user", data, fields)
+
+    def sync_customer(self, data: Data = None, /, **fields: Any) -> None:
+        """Send what is known of a customer: *data* with its ``id``. Otherwise like `action`."""
+        self._sync_party("customer", data, fields)
+
+    def config(self, data: Data = None, /, **fields: Any) -> None:
+        """Set goals and signals: ``goals=[{"name": …, "action_key": …}]``, ``signals`` likewise.
+
+        *data*: a mapping, or a `valued.Config` built step by step. Otherwise like `action`.
+        """
+        self._record(_events.config(_events.gather(data, fields)))
+
+    # -- delivery ----------------------------------------------------------------------------------
+
+    def flush(self, timeout: float | None = 5.0) -> bool:
+        """Wait until the events accepted so far in this process are settled.
+
+        *timeout*: seconds (default 5, as ``shutdown_timeout``; None: no bound; 0: only look).
+        True if all were settled in time. Raises `ValidationError` (a `ValueError`) if *timeout* is
+        no such number; trouble in delivery raises nothing, it shows in `stats` and ``on_error``.
+        Any thread may call. In a forked child it sees the child's own events only.
+        """
+        return self._sender.flush(timeout)
+
+    def close(self, timeout: float | None = 5.0) -> bool:
+        """Flush, then end this process's threads and close its connections.
+
+        *timeout*: as for `flush`. What is not settled by then is dropped, counted as ``closed`` and
+        logged. True if nothing was. May be called again; an event recorded later starts anew.
+        """
+        return self._sender.close(timeout)
+
+    def stats(self) -> Stats:
+        """This process's figures, a dict.
+
+        ``accepted = delivered + failed + dropped + pending``, at every moment; ``retried`` counts
+        attempts after the first, ``dropped_by_reason`` splits ``dropped``, ``pid`` and ``started``
+        (seconds since the epoch) say which process this is. Zero in a forked child at first.
+        """
+        return self._sender.stats()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if isinstance(self._transport, Connection):
+            return f"Client(endpoint={self._transport.endpoint!r})"
+        return f"Client(transport={type(self._transport).__name__})"
+
+    def _sync_party(self, name: str, data: Data, fields: dict[str, Any]) -> None:
+        if isinstance(data, ScopeLike):
+            data = data.to_dict().get(name)
+        party = _events.gather(data, fields)
+        self._record(_events.sync({name: party}))
+
+    def _record(self, event: JSONObject) -> None:
+        self._sender.accept(encode(event))
+
+
+def _wire(transport: Transport) -> Wire:
+    """*transport* as the sender calls one: with a dict of its own, decoded from what is sent."""
+
+    def deliver(body: bytes, _idempotency_key: str, _timeout: float) -> None:
+        transport(json.loads(body))
+
+    return deliver

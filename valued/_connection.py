@@ -1,0 +1,226 @@
+"""Token, endpoint and headers; one POST on kept-alive connections of `requests`.
+
+Each process has a session, and so connections, of its own, made with its first request. A forked
+child closes the descriptors that it inherited without a word on the wire.
+"""
+
+from __future__ import annotations
+
+import platform
+import urllib.parse
+import urllib.request
+from typing import TYPE_CHECKING, Any, Final
+
+import requests
+import requests.adapters
+import urllib3
+from requests.auth import AuthBase
+
+from valued._errors import DeliveryError, ValidationError
+from valued._fork import PerProcess
+from valued._options import (
+    DEFAULT_ENDPOINT,
+    ca_bundle_from_environment,
+    endpoint_from_environment,
+    token_from_environment,
+)
+from valued._serializer import encode
+from valued._version import __version__
+
+if TYPE_CHECKING:
+    from valued._typing import JSONObject
+
+USER_AGENT: Final = f"valued-client/{__version__} (Python/{platform.python_version()})"
+
+#: Bytes of an answer that are read. The service answers 204; what is longer is some proxy's page.
+MOST_OF_ANSWER: Final = 64 * 1024
+
+
+class _Secret(str):
+    """A text that does its work as one, but never shows in a `repr` (of a dict, of a frame)."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'<secret>'"
+
+
+class _Bearer(AuthBase):
+    """Sets our ``Authorization``; as `auth` it goes before a ``~/.netrc`` entry for the host."""
+
+    def __init__(self, authorization: str) -> None:
+        self._authorization = authorization
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["Authorization"] = self._authorization
+        return request
+
+
+class Connection:
+    """The way to the service: a token, an endpoint, and connections that are kept alive.
+
+    *token*: default ``VALUED_TOKEN``. *endpoint*: an http(s) URL, default ``VALUED_ENDPOINT``, else
+    the service's. *timeout*: seconds for one request, default 10. *pool_size*: connections kept,
+    default 10. Raises `ValidationError`.
+
+    Calling it with an event sends it; ``endpoint`` and ``headers`` serve a transport of your own.
+    Any thread may call. A forked child makes connections of its own.
+    """
+
+    def __init__(
+        self,
+        token: str | None = None,
+        endpoint: str | None = None,
+        *,
+        timeout: float = 10.0,
+        pool_size: int = 10,
+    ) -> None:
+        self._token = _Secret(_checked_token(token))
+        self.endpoint: Final = _checked_endpoint(endpoint)
+        self._timeout = timeout
+        self._pool_size = pool_size
+        self._session: PerProcess[requests.Session] = PerProcess(self._new_session)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of a request, a new dict: content type, authorization, user agent."""
+        return {
+            "Content-Type": "application/json",
+            "Authorization": _Secret(f"Bearer {self._token}"),
+            "User-Agent": USER_AGENT,
+        }
+
+    @property
+    def session(self) -> requests.Session:
+        """This process's session, to mount an adapter on, for example."""
+        return self._session.get()
+
+    def __call__(self, data: JSONObject) -> None:
+        """Send one event, a mapping of JSON data. Raises `DeliveryError` where that fails."""
+        self.post(encode(data))
+
+    def post(
+        self, body: bytes, idempotency_key: str | None = None, timeout: float | None = None
+    ) -> None:
+        """Send one event that is encoded already. Raises `DeliveryError` where that fails.
+
+        *idempotency_key* goes as the header ``Idempotency-Key``. *timeout*: seconds, default the
+        connection's.
+        """
+        headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
+        seconds = self._timeout if timeout is None else timeout
+        try:
+            with self.session.post(
+                self.endpoint,
+                data=body,
+                headers=headers,
+                timeout=seconds,
+                allow_redirects=False,  # a redirected POST would arrive as a GET without its body
+                stream=True,
+            ) as answer:
+                content = answer.raw.read(MOST_OF_ANSWER, decode_content=True)
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            raise DeliveryError(_reason(error)) from error
+        if not 200 <= answer.status_code <= 299:
+            raise _refusal(answer, content)
+
+    def close(self) -> None:
+        """Close this process's connections. They are made again with the next request."""
+        session = self._session.peek()
+        if session is not None:
+            session.close()
+
+    def __repr__(self) -> str:
+        return f"Connection(endpoint={self.endpoint!r})"
+
+    def _new_session(self) -> requests.Session:
+        session = requests.Session()
+        session.headers.update(self.headers)
+        session.auth = _Bearer(self.headers["Authorization"])
+        # Not from `requests`: it would look up ~/.netrc, and the system's proxies, which on macOS
+        # crashes in a forked child. The variables alone are asked, once.
+        session.trust_env = False
+        session.proxies.update(_proxies(self.endpoint))
+        session.verify = ca_bundle_from_environment() or True
+        adapter = requests.adapters.HTTPAdapter(
+            pool_connections=1, pool_maxsize=self._pool_size, max_retries=0
+        )
+        session.mount("http://", adapter)
+        session.mount("https://", adapter)
+        return session
+
+
+def _checked_token(token: object) -> str:
+    given = token_from_environment() if token is None else token
+    if given is None:
+        raise ValidationError("token: none was given; pass one, or set VALUED_TOKEN")
+    where = "VALUED_TOKEN" if token is None else "token"
+    if not isinstance(given, str):
+        raise ValidationError(f"{where}: expected a text, got {type(given).__name__}")
+    if not given:
+        raise ValidationError(f"{where}: it is empty; copy the token from your account")
+    if not given.isascii() or not given.isprintable() or " " in given:
+        raise ValidationError(
+            f"{where}: it holds blanks, control characters or letters outside ASCII; "
+            "copy it again, without a line end"
+        )
+    return given
+
+
+def _checked_endpoint(endpoint: object) -> str:
+    given = endpoint_from_environment() if endpoint is None else endpoint
+    if given is None:
+        return DEFAULT_ENDPOINT
+    where = "VALUED_ENDPOINT" if endpoint is None else "endpoint"
+    expected = "expected an http(s) URL, such as 'http://127.0.0.1:4567/events'"
+    if not isinstance(given, str):
+        raise ValidationError(f"{where}: {expected}, got {type(given).__name__}")
+    try:
+        parts = urllib.parse.urlsplit(given)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    # What was given is not shown: a token in the endpoint's place is a likely mistake.
+    if not usable or any(character.isspace() for character in given):
+        raise ValidationError(f"{where}: {expected}; what was given is none")
+    if parts.username is not None or parts.password is not None:
+        raise ValidationError(f"{where}: it holds a user name; the token is what authorizes")
+    return given
+
+
+def _proxies(endpoint: str) -> dict[str, str]:
+    host = urllib.parse.urlsplit(endpoint).netloc
+    bypass = urllib.request.proxy_bypass_environment  # type: ignore[attr-defined]  # not in typeshed
+    if bypass(host):
+        return {}
+    return dict(urllib.request.getproxies_environment())
+
+
+def _reason(error: Exception) -> str:
+    cause: Any = error
+    # `requests` and urllib3 wrap each other's exceptions; the innermost says what happened.
+    while cause.args and isinstance(cause.args[0], Exception):
+        cause = cause.args[0]
+    cause = getattr(cause, "reason", None) or cause
+    return f"no answer: {type(cause).__name__}: {cause}"
+
+
+def _refusal(answer: requests.Response, content: bytes) -> DeliveryError:
+    reason = f"the service answered {answer.status_code} {answer.reason or ''}".rstrip()
+    if answer.is_redirect:
+        reason += " (redirects are not followed: set the endpoint to where it leads)"
+    return DeliveryError(
+        reason,
+        answer.status_code,
+        body=content.decode("utf-8", "replace")[:500],
+        retry_after=_retry_after(answer.headers.get("Retry-After")),
+    )
+
+
+def _retry_after(header: str | None) -> float | None:
+    if header is None:
+        return None
+    try:
+        return float(urllib3.Retry().parse_retry_after(header))
+    except urllib3.exceptions.InvalidHeader:
+        return None

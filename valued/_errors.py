@@ -1,0 +1,78 @@
+"""What can go wrong, as exceptions: one base, and a built-in one beside it where users expect it.
+
+The facts are attributes, the sentence is in ``__str__``. All of them can be pickled: a
+multiprocessing pool carries an exception of a task back to its parent that way. No token is in any.
+"""
+
+from __future__ import annotations
+
+
+class ValuedError(Exception):
+    """Base of every error that this library raises."""
+
+
+class ValidationError(ValuedError, ValueError):
+    """An argument, an option or an event that can't be used as it is.
+
+    ``problems`` holds one sentence for each thing that is wrong; each names the field and the fix.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__(*problems)
+        self.problems = problems
+
+    def __str__(self) -> str:
+        return "; ".join(self.problems)
+
+
+class SerializationError(ValuedError, TypeError):
+    """A value that can't be sent as JSON.
+
+    ``path`` says where it is (``attributes.items[0].price``; empty for the value itself),
+    ``reason`` what is wrong and how to mend it. ``__cause__`` is the exception of the converter,
+    where one raised.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}" if self.path else self.reason
+
+
+class NotConnectedError(ValuedError, RuntimeError):
+    """The shared client was used before ``valued.connect`` (or after ``valued.disconnect``)."""
+
+
+class DeliveryError(ValuedError):
+    """An event that could not be delivered. Goes to ``on_error`` and the log, never to the caller.
+
+    ``reason``: what happened. ``status``: the HTTP status, None where there was no answer.
+    ``attempts``: how often it was tried. ``age``: seconds since the event was accepted.
+    ``body``: the first 500 characters of the answer. ``retry_after``: seconds that the service
+    asked to wait, None where it did not.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        status: int | None = None,
+        attempts: int = 1,
+        age: float = 0.0,
+        body: str = "",
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(reason, status, attempts, age, body, retry_after)
+        self.reason = reason
+        self.status = status
+        self.attempts = attempts
+        self.age = age
+        self.body = body
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        answer = f"; the answer began: {self.body!r}" if self.body else ""
+        tries = "1 attempt" if self.attempts == 1 else f"{self.attempts} attempts"
+        return f"{self.reason} ({tries} in {self.age:.1f} s){answer}"

@@ -1,0 +1,282 @@
+"""The categories: what each call sends, and what it requires.
+
+Each function takes normalized data, changes none of it, and returns a new event. The same checks
+serve the calls, ``valued.validate``, and whoever receives events.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from valued._errors import ValidationError
+from valued._serializer import Snapshot, merge, normalize
+from valued._typing import JSONObject
+
+_MISSING_USER: Final = "Missing user.id: a page view is somebody's; give {'user.id': …}"
+_MISSING_ID: Final = "Missing user.id or customer.id: give one of them, as in {'user.id': 1}"
+_BOTH: Final = "Cannot include both user and customer in one sync: send two"
+
+
+def gather(data: object, fields: Mapping[str, Any], name: str = "data") -> JSONObject:
+    """The normalized data of one call: a mapping, or what converts to one, and fields over it."""
+    if data is None:
+        return mapping(fields, name) if fields else {}
+    plain = mapping(data, name)
+    return merge(plain, mapping(fields, name)) if fields else plain
+
+
+def mapping(data: object, name: str) -> JSONObject:
+    """*data*, normalized. Raises `ValidationError` where it is no mapping."""
+    plain = normalize(data)
+    if isinstance(plain, dict):
+        return plain
+    raise ValidationError(
+        f"{name}: expected a mapping, such as {{'user.id': 1}}, got {type(data).__name__}"
+    )
+
+
+def action(key: object, data: JSONObject) -> JSONObject:
+    """The event of an action. Raises `ValidationError`."""
+    return _finished({"category": "action", "key": key}, data)
+
+
+def page_view(url: object, data: JSONObject) -> JSONObject:
+    """The event of a page view. Raises `ValidationError`."""
+    if not isinstance(url, str) or not url:
+        raise ValidationError(_no_text("url", url, "'https://example.com/reports'"))
+    attributes = data.get("attributes")
+    source = attributes.get("source") if isinstance(attributes, dict) else None
+    for name, value in (("attributes", attributes), ("attributes.source", source)):
+        # A page view writes below both; what stands there would be lost without a word.
+        if value is not None and not isinstance(value, dict):
+            raise ValidationError(
+                f"{name}: expected a mapping, got {type(value).__name__}; "
+                f"name the value, as in {{'{name}.name': …}}"
+            )
+    data = merge(data, {"attributes": {"source": {"url": str.__str__(url)}}})
+    return _finished({"category": "pageview"}, data)
+
+
+def sync(data: JSONObject) -> JSONObject:
+    """The event of a sync. Raises `ValidationError`."""
+    return _finished({"category": "sync"}, data)
+
+
+def config(data: JSONObject) -> JSONObject:
+    """The event of goals and signals. Raises `ValidationError`."""
+    unknown = sorted(data.keys() - {"goals", "signals", "occured_at"})
+    if unknown:
+        raise ValidationError(f"{unknown[0]}: a config has goals or signals, nothing else")
+    content = {"goals": data.get("goals") or [], "signals": data.get("signals") or []}
+    return _finished({"category": "config", "data": content}, _only(data, "occured_at"))
+
+
+def validate(event: object) -> None:
+    """Raise what a call that sends *event* would raise.
+
+    *event*: an event as on the wire, a mapping with its ``category``; dotted keys are fine.
+    Raises `ValidationError`, with all of its problems, or `SerializationError`. ``occured_at``
+    may be missing: a call fills it in.
+    """
+    problems = tuple(_problems(mapping(event, "event")))
+    if problems:
+        raise ValidationError(*problems)
+
+
+def _finished(fixed: JSONObject, data: JSONObject) -> JSONObject:
+    # Twice: once for the place that it has in the table of the API, once to overrule the data.
+    event = {**fixed, **data, **fixed}
+    problems = tuple(_problems(event))
+    if problems:
+        raise ValidationError(*problems)
+    given = event.get("occured_at")
+    event["occured_at"] = now() if given is None else _with_offset(given)
+    return event
+
+
+def _only(data: JSONObject, *names: str) -> JSONObject:
+    return {name: data[name] for name in names if name in data}
+
+
+def _problems(event: JSONObject) -> Iterator[str]:
+    category = event.get("category")
+    required = _REQUIRED.get(category) if isinstance(category, str) else None
+    if required is None:
+        yield f"category: expected one of {', '.join(_REQUIRED)}, got {_shown(category)}"
+        return
+    yield from required(event)
+    given = event.get("occured_at")
+    if given is not None and not (isinstance(given, str) and _TIME.fullmatch(given)):
+        yield (
+            "occured_at: expected a time in ISO 8601, such as '2026-11-23T10:00:00+01:00', or a "
+            f"datetime, got {_shown(given)}"
+        )
+
+
+def _required_by_action(event: JSONObject) -> Iterator[str]:
+    key = event.get("key")
+    if not isinstance(key, str) or not key:
+        yield _no_text("key", key, "'report.generated'")
+    yield from _somebody(event)
+
+
+def _required_by_page_view(event: JSONObject) -> Iterator[str]:
+    yield from _party(event, "user") or (() if _is_given(event, "user") else (_MISSING_USER,))
+    yield from _party(event, "customer")
+    source = event.get("attributes")
+    source = source.get("source") if isinstance(source, dict) else None
+    url = source.get("url") if isinstance(source, dict) else None
+    if not isinstance(url, str) or not url:
+        yield _no_text("attributes.source.url", url, "'https://example.com/reports'")
+
+
+def _required_by_sync(event: JSONObject) -> Iterator[str]:
+    yield from _somebody(event)
+    if event.get("user") is not None and event.get("customer") is not None:
+        yield _BOTH
+
+
+def _required_by_config(event: JSONObject) -> Iterator[str]:
+    data = event.get("data")
+    if not isinstance(data, dict) or not (data.get("goals") or data.get("signals")):
+        yield "config: give goals or signals, such as goals=[{'name': …, 'action_key': …}]"
+        return
+    for name in ("goals", "signals"):
+        entries = data.get(name)
+        if entries is None:
+            continue
+        if not isinstance(entries, list):
+            yield f"{name}: expected a list of mappings, got {type(entries).__name__}"
+            continue
+        for number, entry in enumerate(entries):
+            place = f"{name}[{number}]"
+            if not isinstance(entry, dict):
+                yield f"{place}: expected a mapping, got {type(entry).__name__}"
+                continue
+            for field in ("name", "action_key"):
+                if not isinstance(entry.get(field), str) or not entry[field]:
+                    yield _no_text(f"{place}.{field}", entry.get(field), "'report.generated'")
+
+
+_REQUIRED: Final[dict[str, Callable[[JSONObject], Iterator[str]]]] = {
+    "action": _required_by_action,
+    "pageview": _required_by_page_view,
+    "sync": _required_by_sync,
+    "config": _required_by_config,
+}
+
+
+def _somebody(event: JSONObject) -> Iterator[str]:
+    """The problems of an event that needs a user or a customer."""
+    problems = [*_party(event, "user"), *_party(event, "customer")]
+    if not problems and not _is_given(event, "user") and not _is_given(event, "customer"):
+        problems = [_MISSING_ID]
+    yield from problems
+
+
+def _is_given(event: JSONObject, name: str) -> bool:
+    party = event.get(name)
+    return isinstance(party, dict) and party.get("id") is not None
+
+
+def _party(event: JSONObject, name: str) -> list[str]:
+    """The problems of the user, or the customer, that stands in *event*."""
+    party = event.get(name)
+    if party is None:
+        return []
+    if not isinstance(party, dict):
+        return [f"{name}: expected a mapping with an id, got {type(party).__name__}"]
+    identity = party.get("id")
+    # A bool is an int to Python; as an id it is a mistake.
+    if identity is None or (isinstance(identity, int) and not isinstance(identity, bool)):
+        return []
+    if isinstance(identity, str) and identity:
+        return []
+    return [f"{name}.id: expected an int or a text that is not empty, got {_shown(identity)}"]
+
+
+def _no_text(name: str, value: object, example: str) -> str:
+    return f"{name}: expected a text that is not empty, such as {example}, got {_shown(value)}"
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "nothing"
+    return "an empty text" if value == "" and isinstance(value, str) else type(value).__name__
+
+
+# Date and time of ISO 8601, as `datetime.isoformat` and JavaScript's `toISOString` write them.
+_TIME: Final = re.compile(
+    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d([.,]\d+)?)?(?P<offset>Z|[+-]\d\d(:?\d\d(:?\d\d)?)?)?"
+)
+
+
+def _with_offset(given: str) -> str:
+    """*given* as it is; where it has no offset it is local time, as for ``datetime.astimezone``."""
+    match = _TIME.fullmatch(given)
+    if match is None or match["offset"]:
+        return given
+    try:
+        return datetime.datetime.fromisoformat(given).astimezone().isoformat()
+    except (ValueError, OverflowError) as error:
+        raise ValidationError(f"occured_at: no such time ({error})") from None
+
+
+_latest: tuple[int, str] = (-1, "")  # the last second that was asked for, and its text
+
+
+def now() -> str:
+    """The time, local, to the second, with its UTC offset: ``2026-11-23T10:00:00+01:00``."""
+    global _latest  # one tuple, read and replaced whole: threads need no lock for it
+    second = int(time.time())
+    latest = _latest
+    if latest[0] != second:
+        moment = datetime.datetime.fromtimestamp(second).astimezone()
+        _latest = latest = (second, moment.isoformat())
+    return latest[1]
+
+
+class Config:
+    """Goals and signals, built step by step, for ``client.config(config)``.
+
+    >>> import valued
+    >>> config = valued.Config()
+    >>> config.add_goal("First expense", action_key="Portal.Expense.Created", min_count=5)
+    Config(goals=1, signals=0)
+
+    For one thread at a time.
+    """
+
+    def __init__(self) -> None:
+        self._goals: list[JSONObject] = []
+        self._signals: list[JSONObject] = []
+
+    def add_goal(self, name: str, /, **fields: Any) -> Config:
+        """Add a goal (``action_key``, ``min_count`` …); returns the config, so calls can follow."""
+        return self._add("goals", self._goals, name, fields)
+
+    def add_signal(self, name: str, /, **fields: Any) -> Config:
+        """Add a signal (``action_key``, ``period`` …); returns the config, so calls can follow."""
+        return self._add("signals", self._signals, name, fields)
+
+    def _add(
+        self, kind: str, entries: list[JSONObject], name: str, fields: dict[str, Any]
+    ) -> Config:
+        entry = merge(mapping(fields, kind), {"name": name})
+        # Checked here, where the traceback points at the step that is wrong.
+        problems = tuple(_required_by_config({"data": {kind: [entry]}}))
+        if problems:
+            raise ValidationError(*problems)
+        entries.append(entry)
+        return self
+
+    def to_valued_data(self) -> JSONObject:
+        """What ``client.config`` takes."""
+        return Snapshot(goals=list(self._goals), signals=list(self._signals))
+
+    def __repr__(self) -> str:
+        return f"Config(goals={len(self._goals)}, signals={len(self._signals)})"

@@ -1,0 +1,176 @@
+"""The options of a client, checked once, and the only reader of the environment."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import enum
+import math
+import os
+import sys
+from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import Literal as _Literal
+
+from valued._errors import ValidationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from valued._typing import Executor, OnError
+
+DEFAULT_ENDPOINT: Final = "https://ingest.valued.app/events"
+
+Overflow = _Literal["drop_newest", "drop_oldest", "block", "caller_runs"]
+
+
+class Environment(enum.Enum):
+    """Where the application runs, as far as it changes how events are sent."""
+
+    PRODUCTION = "production"
+    DEVELOPMENT = "development"
+    TEST = "test"
+
+
+# In this order, the first that is set: ours, then what frameworks and deployments use.
+_VARIABLES: Final = ("VALUED_ENV", "DJANGO_ENV", "FLASK_ENV", "APP_ENV", "ENVIRONMENT", "ENV")
+_NAMES: Final = {
+    "test": Environment.TEST,
+    "testing": Environment.TEST,
+    "development": Environment.DEVELOPMENT,
+    "dev": Environment.DEVELOPMENT,
+}
+
+
+def environment() -> Environment:
+    """The environment: the first variable that is set and not empty; else, a running pytest."""
+    for variable in _VARIABLES:
+        name = os.environ.get(variable, "").strip().lower()
+        if name:
+            return _NAMES.get(name, Environment.PRODUCTION)
+    # Both: the module alone may be imported by an application, and the variables alone are
+    # inherited by every program that a test starts.
+    under_pytest = "PYTEST_VERSION" in os.environ or "PYTEST_CURRENT_TEST" in os.environ
+    if under_pytest and "pytest" in sys.modules:
+        return Environment.TEST
+    return Environment.PRODUCTION
+
+
+def token_from_environment() -> str | None:
+    """``VALUED_TOKEN``, None where it is not set."""
+    return os.environ.get("VALUED_TOKEN")
+
+
+def endpoint_from_environment() -> str | None:
+    """``VALUED_ENDPOINT``, None where it is not set or empty."""
+    return os.environ.get("VALUED_ENDPOINT") or None
+
+
+def ca_bundle_from_environment() -> str | None:
+    """The file or directory of certificate authorities to trust, by the names `requests` reads."""
+    return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What ``Client`` and ``connect`` take by keyword. Raises `ValidationError`.
+
+    It is the same in every process: a fork, and a child that is spawned, keep it.
+    """
+
+    #: Where deliveries run: an object with ``submit(fn, *args)``, or a factory of one, called
+    #: anew, with the first event, in each process. Default: `valued.set_executor`'s, else a pool
+    #: of 1 to ``max_workers`` threads; in the caller where the environment is ``test``.
+    executor: Executor | Callable[[], Executor] | None = None
+    #: Deliveries at the same time, at most (threads of the default pool, and connections).
+    #: Default 10, 1 where the environment is ``development``. 10 is what the service's other
+    #: clients use, and enough for 450 events a second at 20 ms an answer.
+    max_workers: int | None = None
+    #: Events waiting, at most. Default 10,000: half a minute of 300 events a second, 5 MB.
+    max_queue: int = 10_000
+    #: What happens to an event that comes when the queue is full: ``"drop_newest"`` (default),
+    #: ``"drop_oldest"``, ``"block"`` (the caller waits, ``timeout`` seconds at most, then the
+    #: newest is dropped) or ``"caller_runs"`` (the caller delivers it).
+    overflow: Overflow = "drop_newest"
+    #: Seconds for one attempt to deliver, connecting and answer included. Default 10.
+    timeout: float = 10.0
+    #: Attempts after the first. Default 8: with the pauses doubling from 0.5 s to 30 s, about a
+    #: minute and a half of an outage.
+    retries: int = 8
+    #: Seconds that the end of a process may wait for events not yet delivered. Default 5: half
+    #: of the 10 s that supervisors commonly leave between SIGTERM and SIGKILL.
+    shutdown_timeout: float = 5.0
+    #: Called with a `DeliveryError` and the event (a dict) for each event that is given up.
+    on_error: OnError | None = None
+
+    def __post_init__(self) -> None:
+        problems = [
+            *_whole("max_workers", self.max_workers, least=1, optional=True),
+            *_whole("max_queue", self.max_queue, least=1),
+            *_whole("retries", self.retries, least=0),
+            *_seconds("timeout", self.timeout, zero=False),
+            *_seconds("shutdown_timeout", self.shutdown_timeout, zero=True),
+        ]
+        if self.overflow not in get_args(Overflow):
+            names = ", ".join(map(repr, get_args(Overflow)))
+            problems.append(f"overflow: got a {_kind(self.overflow)} that is none of {names}")
+        if self.on_error is not None and not callable(self.on_error):
+            problems.append(
+                f"on_error: expected a function of (error, event), got {_kind(self.on_error)}"
+            )
+        problems += executor_problems(self.executor)
+        if problems:
+            raise ValidationError(*problems)
+
+    @classmethod
+    def of(cls, given: dict[str, Any], unknown: Iterable[str]) -> Options:
+        """Options from keyword arguments, with a hint for a name that is not one of them."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        problems = []
+        for name in unknown:
+            close = difflib.get_close_matches(name, names, 1)
+            hint = f"did you mean {close[0]}?" if close else f"the options are {', '.join(names)}"
+            problems.append(f"{name}: no such option; {hint}")
+        if problems:
+            raise ValidationError(*problems)
+        return cls(**given)
+
+
+def executor_problems(executor: object) -> list[str]:
+    """What keeps *executor* from being one."""
+    if executor is None or callable(getattr(executor, "submit", None)) or callable(executor):
+        return []
+    problem = (
+        f"executor: {_kind(executor)} has no submit(fn, *args); give an executor, or a function "
+        "that makes one, such as lambda: ThreadPoolExecutor(5)"
+    )
+    return [problem]
+
+
+def timeout_seconds(timeout: object) -> float | None:
+    """*timeout* if it is one (seconds, or None for no bound). Raises `ValidationError`."""
+    problems = [] if timeout is None else _seconds("timeout", timeout, zero=True)
+    if problems:
+        raise ValidationError(*problems)
+    return timeout  # type: ignore[return-value]  # what `_seconds` lets pass is a number
+
+
+def _kind(value: object) -> str:
+    return type(value).__name__
+
+
+def _whole(name: str, value: object, *, least: int, optional: bool = False) -> list[str]:
+    if optional and value is None:
+        return []
+    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+        return []
+    shown = value if isinstance(value, int) else _kind(value)
+    return [f"{name}: expected a whole number of at least {least}, got {shown}"]
+
+
+def _seconds(name: str, value: object, *, zero: bool) -> list[str]:
+    bound = "0 or more" if zero else "more than 0"
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        if math.isfinite(value) and (value > 0 or (zero and value == 0)):
+            return []
+        return [f"{name}: expected seconds, {bound}, got {value}"]
+    return [f"{name}: expected seconds ({bound}) as a number, got {_kind(value)}"]

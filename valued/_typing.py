@@ -1,0 +1,131 @@
+"""The protocols of what a user, or a later module, may hand in."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypedDict
+
+if TYPE_CHECKING:
+    from valued._errors import DeliveryError
+
+#: An event, or part of one: plain JSON data.
+JSONObject: TypeAlias = dict[str, Any]
+
+#: What an event method takes: a mapping, a scope, or any object whose converter gives a mapping.
+Data: TypeAlias = "Mapping[Any, Any] | object | None"
+
+
+class Transport(Protocol):
+    """Delivers one event. Returning means delivered, raising means not; the result is ignored.
+
+    Called on the threads of the executor, several at a time. The dict is the transport's own.
+    """
+
+    def __call__(self, data: JSONObject, /) -> object: ...
+
+
+class Wire(Protocol):
+    """What the sender delivers an encoded event with. Raises `DeliveryError`, or anything else.
+
+    *timeout*: seconds for the whole of this attempt.
+    """
+
+    def __call__(self, body: bytes, idempotency_key: str, timeout: float, /) -> object: ...
+
+
+class Executor(Protocol):
+    """Runs *fn* soon, on a thread of its choice. `concurrent.futures` executors are such."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any) -> object: ...
+
+
+class OnError(Protocol):
+    """Hears of each event that was given up, on the thread that tried it last."""
+
+    def __call__(self, error: DeliveryError, event: JSONObject, /) -> object: ...
+
+
+class Stats(TypedDict):
+    """One process's figures; ``accepted = delivered + failed + dropped + pending``, always."""
+
+    accepted: int
+    delivered: int
+    failed: int
+    dropped: int
+    pending: int
+    retried: int
+    dropped_by_reason: dict[str, int]
+    pid: int
+    started: float
+
+
+class Item(Protocol):
+    """One accepted event on its way; it belongs to the process that accepted it."""
+
+    body: bytes
+    #: Attempts so far, the one under way included.
+    attempts: int
+    #: `time.monotonic` of the acceptance.
+    accepted_at: float
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt: a proxy or the service can tell a repeat by it."""
+
+
+class Outbox(Protocol):
+    """Holds what one process accepted until each event is settled: delivered, failed or dropped.
+
+    Any thread may call anything. Nothing here waits for the network.
+    """
+
+    def put(self, body: bytes) -> Item | None:
+        """Accept an event. The item comes back where the caller is to deliver it itself."""
+
+    def take(self) -> Item | None:
+        """The next event that is due, for the caller to deliver and settle; None: there is none."""
+
+    def postpone(self, item: Item, due: float) -> None:
+        """Give *item* back, to be taken again at *due* (`time.monotonic`) or later."""
+
+    def delivered(self, item: Item) -> None: ...
+
+    def failed(self, item: Item) -> None: ...
+
+    def dropped(self, item: Item, reason: str) -> None: ...
+
+    def abandon(self, reason: str) -> int:
+        """Drop all that nobody has taken; how many that was."""
+
+    def ready(self) -> bool:
+        """Whether `take` would find something now."""
+
+    def postponed(self) -> bool:
+        """Whether an event waits for its time."""
+
+    def wait_until_due(self) -> bool:
+        """Wait until a postponed event is due, for `take`; False: none is postponed (any more)."""
+
+    def hasten(self) -> None:
+        """Make everything postponed due now."""
+
+    def pending(self) -> int: ...
+
+    def mark(self) -> int:
+        """A mark behind the events accepted so far, for `wait`."""
+
+    def wait(self, mark: int, deadline: float | None) -> bool:
+        """Wait until all before *mark* is settled; False: *deadline* (`time.monotonic`) came."""
+
+    def wait_for_work(self, mark: int, deadline: float | None) -> bool:
+        """The same, for one who delivers meanwhile: returns, too, when `take` finds something."""
+
+    def figures(self) -> dict[str, Any]: ...
+
+
+class ScopeLike(ABC):
+    """A scope, for those who must tell one from a mapping without importing it."""
+
+    @abstractmethod
+    def to_dict(self) -> JSONObject: ...
