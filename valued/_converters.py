@@ -36,7 +36,7 @@ class Unconvertible(Exception):
     """A converter's refusal; the argument says why, and the serializer where."""
 
 
-class _HasValuedData(ABC):
+class _HasValuedData(ABC):  # noqa: B024 - it has no subclass but those that it recognizes
     """Every class with a ``to_valued_data`` method."""
 
     @classmethod

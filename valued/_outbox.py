@@ -58,7 +58,7 @@ class _Item:
 
 
 class MemoryOutbox:
-    """An outbox in memory. *block* is in seconds, for ``overflow="block"``; *clock* is monotonic."""
+    """An outbox in memory. *block*: seconds, for ``overflow="block"``; *clock* is monotonic."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Says what went wrong: on the logger ``valued``, a few lines a minute, and through ``on_error``."""
+"""What went wrong, said: on the logger ``valued``, a few lines a minute, and by ``on_error``."""
 
 from __future__ import annotations
 

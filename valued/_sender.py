@@ -165,7 +165,7 @@ class _ProcessSender:
         _leaving.enroll(self)
         try:
             hired = staffing(self._options, self._given, self._threads)
-        except Exception:  # the user's factory
+        except Exception:  # noqa: BLE001 - the user's factory may raise anything
             log.exception("no executor could be made: events are sent on a default pool")
             hired = default_pool(self._options, self._threads)
         self._use(hired)

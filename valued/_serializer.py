@@ -1,11 +1,11 @@
-"""Any input → a snapshot of plain JSON data: dotted keys nested, merges deep, a path in each error.
+r"""Any input → a snapshot of plain JSON data: dotted keys nested, deep merges, paths in errors.
 
 What comes out holds only ``dict`` (with text keys without dots), ``list``, ``str``, ``int``,
 ``float``, ``bool`` and None, shares nothing with the input that the caller could change, and is
 never changed afterwards: merges build new mappings and share what they leave as it was.
 
 Rules where JSON has none: NaN, infinities and bytes are errors; ``Decimal`` goes as text, exactly;
-sets go as lists, sorted where they can be; a lone surrogate goes as its ``\\ud800`` escape.
+sets go as lists, sorted where they can be; a lone surrogate goes as its ``\ud800`` escape.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ _encode: Final = json.JSONEncoder(
 
 
 def encode(event: JSONObject) -> bytes:
-    """Normalized data as JSON. Raises `SerializationError` for an integer of thousands of digits."""
+    """Normalized data as JSON. Raises `SerializationError` for an int of thousands of digits."""
     try:
         return _encode(event).encode("ascii")
     except ValueError as error:
@@ -153,8 +153,8 @@ def _sequence(value: list[Any] | tuple[Any, ...], depth: int) -> list[Any]:
         raise _too_deep()
     result: list[Any] = []
     try:
-        for item in value:
-            result.append(item if type(item) in _SCALARS else _plain(item, depth + 1))
+        for item in value:  # one by one: the length so far is the place of what is wrong
+            result.append(item if type(item) in _SCALARS else _plain(item, depth + 1))  # noqa: PERF401
     except _Fault as fault:
         fault.within(f"[{len(result)}]", value)
         raise

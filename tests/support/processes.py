@@ -1,0 +1,65 @@
+"""Real children: forks of the test's own process, and programs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PROGRAMS = Path(__file__).parent.parent / "programs"
+
+
+class Child:
+    """A forked child that runs one function and leaves by `os._exit`."""
+
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        self._stderr = tempfile.TemporaryFile()
+        self.pid = os.fork()
+        if self.pid == 0:
+            os.dup2(self._stderr.fileno(), 2)
+            status = 1
+            try:
+                function(*args)
+                status = 0
+            except BaseException:
+                os.write(2, traceback.format_exc().encode())
+            finally:
+                os._exit(status)
+
+    def wait(self, timeout: float = 10.0) -> int:
+        """The exit status; a child that hangs is killed, and fails the test."""
+        deadline = time.monotonic() + timeout
+        while True:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                break
+            if time.monotonic() > deadline:
+                os.kill(self.pid, 9)
+                os.waitpid(self.pid, 0)
+                raise AssertionError(f"the child did not end in {timeout} s: {self.stderr()}")
+            time.sleep(0.005)  # how often to look; what is waited for is the child's end
+        # CPython prints what a fork hook raises and goes on: nothing may be printed.
+        assert self.stderr() == ""
+        return os.waitstatus_to_exitcode(status)
+
+    def stderr(self) -> str:
+        self._stderr.seek(0)
+        return self._stderr.read().decode()
+
+
+def run(*arguments: str, timeout: float = 60.0, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run this Python with *arguments*; output is captured."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+        **options,
+    )
