@@ -13,12 +13,14 @@ from valued._converters import register
 from valued._errors import (
     DeliveryError,
     NotConnectedError,
+    PicklingError,
     SerializationError,
     ValidationError,
     ValuedError,
 )
 from valued._events import Config, validate
 from valued._executors import ImmediateExecutor, set_executor
+from valued._leaving import flush_on_signals
 from valued._scope import Scope
 from valued._serializer import normalize
 from valued._shared import (
@@ -48,6 +50,7 @@ __all__ = [
     "Executor",
     "ImmediateExecutor",
     "NotConnectedError",
+    "PicklingError",
     "Scope",
     "SerializationError",
     "Stats",
@@ -62,6 +65,7 @@ __all__ = [
     "connected",
     "disconnect",
     "flush",
+    "flush_on_signals",
     "nested",
     "normalize",
     "page_view",

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from valued import _events
 from valued._connection import Connection
-from valued._errors import ValidationError
+from valued._errors import PicklingError, ValidationError
 from valued._executors import DEFAULT_WORKERS
+from valued._fork import trial_pickle
 from valued._options import Options, Overflow
 from valued._sender import Sender
 from valued._serializer import encode
@@ -41,6 +42,8 @@ class Client:
     * *timeout* (default 10.0): seconds for one attempt.
     * *retries* (default 8): attempts after the first, with growing pauses of up to 30 s.
     * *shutdown_timeout* (default 5.0): seconds that the end of the process may wait.
+    * *idle_time* (default 60.0): seconds after which a thread of the default pool that has nothing
+      to do ends.
     * *on_error* (default None): called with a `DeliveryError` and the event, a dict, for each event
       that is given up, on the thread that tried it last.
 
@@ -61,6 +64,7 @@ class Client:
         timeout: float = 10.0,
         retries: int = 8,
         shutdown_timeout: float = 5.0,
+        idle_time: float = 60.0,
         on_error: OnError | None = None,
         **unknown: NoReturn,
     ) -> None:
@@ -73,6 +77,7 @@ class Client:
                 "timeout": timeout,
                 "retries": retries,
                 "shutdown_timeout": shutdown_timeout,
+                "idle_time": idle_time,
                 "on_error": on_error,
             },
             unknown,
@@ -80,17 +85,18 @@ class Client:
         if callable(token):
             if endpoint is not None:
                 raise ValidationError("endpoint: a transport has its own; give a token with it")
-            self._transport: Connection | Transport = token
-            self._sender = Sender(_wire(token), options)
+            self._build(token, options)
         else:
-            connection = Connection(
-                token,
-                endpoint,
-                timeout=timeout,
-                pool_size=options.max_workers or DEFAULT_WORKERS,
-            )
-            self._transport = connection
-            self._sender = Sender(connection.post, options, release=connection.close)
+            workers = options.max_workers or DEFAULT_WORKERS
+            self._build(Connection(token, endpoint, timeout=timeout, pool_size=workers), options)
+
+    def _build(self, transport: Connection | Transport, options: Options) -> None:
+        self._transport = transport
+        self._options = options
+        if isinstance(transport, Connection):
+            self._sender = Sender(transport.post, options, release=transport.close)
+        else:
+            self._sender = Sender(_wire(transport), options)
 
     # -- events ------------------------------------------------------------------------------------
 
@@ -160,6 +166,16 @@ class Client:
         """
         return self._sender.stats()
 
+    def park(self, timeout: float | None = 5.0) -> bool:
+        """Flush, then end this process's threads, so that it is safe to fork.
+
+        For a process that records events and then forks, such as a preloading Gunicorn master:
+        Python 3.12 and later warn of a fork that other threads live through. *timeout*: as for
+        `flush`. True if every event was settled and no thread of this client is left; nothing is
+        dropped otherwise. The next event starts threads anew. May be called again.
+        """
+        return self._sender.park(timeout)
+
     def __enter__(self) -> Self:
         return self
 
@@ -176,6 +192,22 @@ class Client:
             return f"Client(endpoint={self._transport.endpoint!r})"
         return f"Client(transport={type(self._transport).__name__})"
 
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, _memo: object) -> Self:
+        return self  # it stands for one queue and one set of threads, wherever it is held
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Its configuration: transport and options. Raises `PicklingError`, which names the part.
+
+        A token gets into a pickle only while multiprocessing is starting a child with it. One that
+        came from ``VALUED_TOKEN`` is left out, and read again where this is unpickled.
+        """
+        for name, part in {"transport": self._transport, **vars(self._options)}.items():
+            _check_pickle(name, part)
+        return _restored, (type(self), self._transport, self._options)
+
     def _sync_party(self, name: str, data: Data, fields: dict[str, Any]) -> None:
         if isinstance(data, ScopeLike):
             data = data.to_dict().get(name)
@@ -184,6 +216,24 @@ class Client:
 
     def _record(self, event: JSONObject) -> None:
         self._sender.accept(encode(event))
+
+
+def _check_pickle(name: str, part: object) -> None:
+    try:
+        trial_pickle(part)
+    except PicklingError:
+        raise
+    except Exception as error:
+        raise PicklingError(
+            f"{name}: a {type(part).__name__} can't be pickled ({error}); use a function or a "
+            "class of a module, or make the client in the child"
+        ) from error
+
+
+def _restored(cls: type[Client], transport: Connection | Transport, options: Options) -> Client:
+    client = cls.__new__(cls)
+    client._build(transport, options)  # noqa: SLF001 - of the class itself
+    return client
 
 
 def _wire(transport: Transport) -> Wire:

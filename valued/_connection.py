@@ -12,18 +12,18 @@ import urllib.request
 from typing import TYPE_CHECKING, Any, Final
 
 import requests
-import requests.adapters
 import urllib3
 from requests.auth import AuthBase
 
-from valued._errors import DeliveryError, ValidationError
-from valued._fork import PerProcess
+from valued._errors import DeliveryError, PicklingError, ValidationError
+from valued._fork import PerProcess, is_spawning
 from valued._options import (
     DEFAULT_ENDPOINT,
     ca_bundle_from_environment,
     endpoint_from_environment,
     token_from_environment,
 )
+from valued._pool import Adapter
 from valued._serializer import encode
 from valued._version import __version__
 
@@ -76,6 +76,7 @@ class Connection:
         pool_size: int = 10,
     ) -> None:
         self._token = _Secret(_checked_token(token))
+        self._token_given = token is not None
         self.endpoint: Final = _checked_endpoint(endpoint)
         self._timeout = timeout
         self._pool_size = pool_size
@@ -133,6 +134,16 @@ class Connection:
     def __repr__(self) -> str:
         return f"Connection(endpoint={self.endpoint!r})"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Its configuration. Raises `PicklingError` where the token would get into a file."""
+        if self._token_given and not is_spawning():
+            raise PicklingError(
+                "a token is pickled only for a child that multiprocessing is starting: set "
+                "VALUED_TOKEN and give no token, then it is read again where this is unpickled"
+            )
+        token = str(self._token) if self._token_given else None
+        return _restored, (token, self.endpoint, self._timeout, self._pool_size)
+
     def _new_session(self) -> requests.Session:
         session = requests.Session()
         session.headers.update(self.headers)
@@ -142,12 +153,14 @@ class Connection:
         session.trust_env = False
         session.proxies.update(_proxies(self.endpoint))
         session.verify = ca_bundle_from_environment() or True
-        adapter = requests.adapters.HTTPAdapter(
-            pool_connections=1, pool_maxsize=self._pool_size, max_retries=0
-        )
+        adapter = Adapter(pool_connections=1, pool_maxsize=self._pool_size, max_retries=0)
         session.mount("http://", adapter)
         session.mount("https://", adapter)
         return session
+
+
+def _restored(token: str | None, endpoint: str, timeout: float, pool_size: int) -> Connection:
+    return Connection(token, endpoint, timeout=timeout, pool_size=pool_size)
 
 
 def _checked_token(token: object) -> str:

@@ -46,6 +46,10 @@ class NotConnectedError(ValuedError, RuntimeError):
     """The shared client was used before ``valued.connect`` (or after ``valued.disconnect``)."""
 
 
+class PicklingError(ValuedError, TypeError):
+    """A client, a scope or a connection that can't be pickled as it is; the text says the fix."""
+
+
 class DeliveryError(ValuedError):
     """An event that could not be delivered. Goes to ``on_error`` and the log, never to the caller.
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from valued._errors import ValidationError
-from valued._fork import Birthplace
-from valued._options import Environment, Options, environment, executor_problems
+from valued._fork import Birthplace, has_os_threads
+from valued._options import Environment, Options, environment, executor_problems, threads_are_off
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,9 +21,8 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger("valued")
 
-#: Seconds that a thread of the default pool waits for work before it ends. A process whose threads
-#: have ended is a safe one to fork; starting one again costs some 100 microseconds.
-IDLE_TIME: Final = 60.0
+#: Seconds between two looks at what the kernel still counts as a thread; it tells nobody.
+LOOK_AGAIN: Final = 0.001
 
 #: No bound on jobs that run in their callers: there are as many as there are callers.
 AS_MANY_AS_CALLERS: Final = sys.maxsize
@@ -45,13 +46,14 @@ class ImmediateExecutor:
         return "ImmediateExecutor()"
 
 
-class _Thread:
+class _Worker:
     """A thread of the pool, and what it is to run next."""
 
-    __slots__ = ("job", "wake")
+    __slots__ = ("job", "thread", "wake")
 
     def __init__(self, job: Callable[[], object]) -> None:
         self.job: Callable[[], object] | None = job
+        self.thread: threading.Thread | None = None
         self.wake = threading.Lock()
         self.wake.acquire()
 
@@ -59,17 +61,20 @@ class _Thread:
 class ThreadCache:
     """Runs each job at once, on a thread that idles or on a new one; it has no queue.
 
-    It has no bound either: who submits knows how many jobs are under way. Threads are daemons, so
-    that none can hold up the end of the process. Any thread may submit.
+    It has no bound either: who submits knows how many jobs are under way. *idle_time*: seconds that
+    a thread waits for work before it ends. Threads are daemons, so that none can hold up the end of
+    the process. Any thread may submit. It belongs to the process that made it.
     """
 
-    def __init__(self, idle_time: float = IDLE_TIME) -> None:
+    def __init__(self, idle_time: float) -> None:
         self._idle_time = idle_time
-        # Only `append`, `pop` and `remove`, each of them atomic: whoever removed a thread from the
+        # Only `append`, `pop` and `remove`, each of them atomic: whoever removed a worker from the
         # list has the right, and the duty, to wake it.
-        self._idle: list[_Thread] = []
-        self._numbers = 0
-        self._threads: set[threading.Thread] = set()
+        self._idle: list[_Worker] = []
+        self._workers: set[_Worker] = set()
+        self._numbers = itertools.count(1)
+        self._generation = 0  # one more with each `retire`: who is older leaves, and doesn't idle
+        self._born = Birthplace()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any) -> None:
         """Run *fn*, which must not raise. Raises `RuntimeError` where no thread can be started."""
@@ -78,54 +83,78 @@ class ThreadCache:
             fn(*args)
 
         try:
-            thread = self._idle.pop()
+            worker = self._idle.pop()
         except IndexError:
-            self._start(_Thread(job))
+            self._start(_Worker(job))
         else:
-            thread.job = job
-            thread.wake.release()
+            worker.job = job
+            worker.wake.release()
 
-    def _start(self, thread: _Thread) -> None:
-        self._numbers += 1
-        threading.Thread(
-            target=self._run, args=(thread,), name=f"valued-sender-{self._numbers}", daemon=True
-        ).start()
-
-    def _run(self, thread: _Thread) -> None:
-        me = threading.current_thread()
-        self._threads.add(me)
+    def _start(self, worker: _Worker) -> None:
+        worker.thread = threading.Thread(
+            target=self._run,
+            args=(worker, self._generation),
+            name=f"valued-sender-{next(self._numbers)}",
+            daemon=True,
+        )
+        self._workers.add(worker)  # before it runs, as `retire` must not miss it
         try:
-            while thread.job is not None:
-                job, thread.job = thread.job, None
+            worker.thread.start()
+        except BaseException:
+            self._workers.discard(worker)
+            raise
+
+    def _run(self, worker: _Worker, generation: int) -> None:
+        try:
+            while worker.job is not None:
+                job, worker.job = worker.job, None
                 job()
                 del job  # or an idle thread keeps alive what it ran last
-                self._idle.append(thread)
-                if not thread.wake.acquire(timeout=self._idle_time):
+                if not self._born.is_here():
+                    return  # the job forked, and this is the child
+                self._idle.append(worker)
+                # Looked at after the append: a `retire` either finds this worker in the list, or
+                # has counted on before.
+                stays = generation == self._generation
+                if not worker.wake.acquire(timeout=self._idle_time if stays else 0):
                     try:
-                        self._idle.remove(thread)
+                        self._idle.remove(worker)
                     except ValueError:
                         # It was taken in this instant, so a job, or the order to leave, comes.
-                        thread.wake.acquire()
+                        worker.wake.acquire()
                     else:
                         return
         finally:
-            self._threads.discard(me)
+            self._workers.discard(worker)
 
-    def retire(self, deadline: float, clock: Callable[[], float]) -> bool:
-        """End the threads that have nothing to do; whether all had ended by *deadline*.
+    def retire(self, deadline: float) -> bool:
+        """End the threads; those that are at work end after it. Whether all had ended by then.
 
-        Later jobs start new ones. Called from a thread of the cache, that one stays.
+        *deadline* is of `time.monotonic`. Later jobs start new threads. Called from a thread of
+        the cache, that one stays, and counts as not ended.
         """
+        self._generation += 1
         while self._idle:
             try:
-                thread = self._idle.pop()
+                worker = self._idle.pop()
             except IndexError:  # somebody else took the last one
                 break
-            thread.wake.release()  # without a job
-        for running in list(self._threads):
-            if running is not threading.current_thread():
-                running.join(max(0.0, deadline - clock()))
-        return not self._threads
+            worker.wake.release()  # without a job
+        ended: set[int] = set()
+        for worker in list(self._workers):
+            thread = worker.thread
+            # Without an ident it is being started just now, and can't be joined yet.
+            if thread is None or thread.ident is None or thread is threading.current_thread():
+                continue
+            thread.join(max(0.0, deadline - time.monotonic()))
+            if not thread.is_alive() and thread.native_id is not None:
+                ended.add(thread.native_id)
+        ended.discard(threading.get_native_id())  # greenlets share theirs
+        while ended and has_os_threads(ended):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(LOOK_AGAIN)
+        return not self._workers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +212,12 @@ def staffing(options: Options, given: Given | None, threads: ThreadCache) -> Sta
     """
     given = given or _default
     if given is None:
-        if environment() is not Environment.TEST:
+        if threads_are_off():
+            _log.warning(
+                "uWSGI runs without threads (its option enable-threads is off): each event is sent "
+                "in the request that records it. Set enable-threads, and they go in the background."
+            )
+        elif environment() is not Environment.TEST:
             return default_pool(options, threads)
         given = Given(ImmediateExecutor())
     # A class is a factory, though it has a `submit` (of its objects).

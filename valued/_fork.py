@@ -22,16 +22,23 @@ that built it. The value of another pid is never used, only handed to ``forget``
 therefore takes no lock, since all locks of the parent hang off values that it doesn't look at.
 
 That comparison is made wherever the value is asked for, so a fork made in C, of which Python hears
-nothing (uWSGI as it comes), is noticed with the first event. ``os.register_at_fork`` only makes it
-prompt: the parent's descriptors are closed at once, and not with an event that may never come.
+nothing (uWSGI as it comes, ``fork`` called by ctypes), is noticed with the first event. The hooks
+(``os.register_at_fork``, and uWSGI's own ``post_fork_hook``) only make it prompt: the parent's
+descriptors are closed at once, and not with an event that may never come. All three roads run the
+same reset.
+
+A child that is forked on a thread of ours, by a transport for example, has that thread as its main
+one: what it does after the call is nobody's work any more, so it finds nothing to do and ends.
 """
 
 from __future__ import annotations
 
 import os
-import weakref
+import sys
 from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
+
+from valued._weak import WeakList
 
 T = TypeVar("T")
 
@@ -75,7 +82,8 @@ class PerProcess(Generic[T]):
 
     def _renew(self) -> T:
         value = self._values.setdefault(os.getpid(), self._build())
-        self.forget_parent()
+        if len(self._values) > 1:  # a fork that no hook told of: all others are to hear of it, too
+            _in_child()
         return value
 
 
@@ -94,18 +102,65 @@ class Birthplace:
 
 
 # Weak: a hook can't be unregistered, so there is one hook, and owners come and go.
-_owners: Final[weakref.WeakSet[PerProcess[Any]]] = weakref.WeakSet()
+_owners: Final[WeakList[PerProcess[Any]]] = WeakList()
 
 
 def _in_child() -> None:
     # No lock: its holder may be a thread that the child doesn't have. Only what another process
     # built is let go of: a hook that ran before this one may have recorded an event already.
-    for owner in list(_owners):
+    for owner in _owners.living():
         owner.forget_parent()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
     os.register_at_fork(after_in_child=_in_child)
+
+
+def _join_uwsgi() -> None:
+    """Let uWSGI, which forks in C, call the reset in its workers, too.
+
+    It looks the hook up by its name after each fork. Whoever replaces it later (`uwsgidecorators`
+    does) costs us the promptness, nothing else.
+    """
+    uwsgi = sys.modules.get("uwsgi")  # made by the server itself, so it is there from the start
+    if uwsgi is None:
+        return
+    before = getattr(uwsgi, "post_fork_hook", None)
+
+    def post_fork_hook() -> None:
+        _in_child()
+        if before is not None:
+            before()
+
+    uwsgi.post_fork_hook = post_fork_hook  # type: ignore[attr-defined]
+
+
+_join_uwsgi()
+
+
+def is_spawning() -> bool:
+    """Whether this thread pickles for a child that multiprocessing, or billiard, is starting.
+
+    Only then does a pickle stay between a process and its child; the standard library guards its
+    own ``AuthenticationString`` by the same mark.
+    """
+    for name in ("multiprocessing.context", "billiard.context"):
+        context = sys.modules.get(name)
+        if context is not None and context.get_spawning_popen() is not None:
+            return True
+    return False
+
+
+def trial_pickle(part: object) -> None:
+    """Pickle *part* as it would be in the pickle that this thread is making, and forget the result.
+
+    Raises whatever the part raises. What multiprocessing can hand to a child, it can only while the
+    child is being started.
+    """
+    import pickle
+
+    reduction = sys.modules.get("multiprocessing.reduction") if is_spawning() else None
+    (reduction.ForkingPickler if reduction is not None else pickle).dumps(part)
 
 
 def identity() -> tuple[int, float]:
@@ -115,3 +170,18 @@ def identity() -> tuple[int, float]:
 
     process = psutil.Process()
     return process.pid, process.create_time()
+
+
+def end_by_signal(number: int) -> None:
+    """Send this process, and none that it forked, the signal *number*."""
+    os.kill(os.getpid(), number)
+
+
+def has_os_threads(native_ids: set[int]) -> bool:
+    """Whether the kernel still counts one of these threads to this process.
+
+    It does so for an instant after ``Thread.join`` up to Python 3.12, and warns of a fork by it.
+    """
+    import psutil
+
+    return any(thread.id in native_ids for thread in psutil.Process().threads())

@@ -55,6 +55,18 @@ def environment() -> Environment:
     return Environment.PRODUCTION
 
 
+def threads_are_off() -> bool:
+    """Whether this is a uWSGI that never lets a thread of Python's run: it has no enable-threads.
+
+    ``threads`` means enable-threads. Keys and values are bytes, or text in some versions.
+    """
+    options = getattr(sys.modules.get("uwsgi"), "opt", None)
+    if options is None:
+        return False
+    names = {name.decode() if isinstance(name, bytes) else name for name in options}
+    return not names & {"enable-threads", "threads"}
+
+
 def token_from_environment() -> str | None:
     """``VALUED_TOKEN``, None where it is not set."""
     return os.environ.get("VALUED_TOKEN")
@@ -99,6 +111,10 @@ class Options:
     #: Seconds that the end of a process may wait for events not yet delivered. Default 5: half
     #: of the 10 s that supervisors commonly leave between SIGTERM and SIGKILL.
     shutdown_timeout: float = 5.0
+    #: Seconds that a thread of the default pool waits for work before it ends. Default 60: a
+    #: process whose threads have ended is a safe one to fork, and a new one costs some 100
+    #: microseconds.
+    idle_time: float = 60.0
     #: Called with a `DeliveryError` and the event (a dict) for each event that is given up.
     on_error: OnError | None = None
 
@@ -109,6 +125,7 @@ class Options:
             *_whole("retries", self.retries, least=0),
             *_seconds("timeout", self.timeout, zero=False),
             *_seconds("shutdown_timeout", self.shutdown_timeout, zero=True),
+            *_seconds("idle_time", self.idle_time, zero=False),
         ]
         if self.overflow not in get_args(Overflow):
             names = ", ".join(map(repr, get_args(Overflow)))

@@ -197,6 +197,10 @@ class Scope(ScopeLike):
         # Not the data: it is about people, and logs keep it.
         return f"Scope({self._given!r})"
 
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """Its client, its defaults, and what it holds in this context. Raises `PicklingError`."""
+        return _restored, (type(self), self._given, dict(self._defaults), dict(self._data()))
+
     def _client(self) -> Client:
         return self._given
 
@@ -222,6 +226,13 @@ class Scope(ScopeLike):
         known = self._data().get(name)
         more = _events.gather(data, fields)
         return merge(known, more) if isinstance(known, dict) else Snapshot(more)
+
+
+def _restored(cls: type[Scope], client: Client, defaults: JSONObject, data: JSONObject) -> Scope:
+    scope = cls(client, Snapshot(defaults))
+    if data != defaults:
+        scope._put(Snapshot(data))
+    return scope
 
 
 def _says_more_than_an_id(party: object) -> bool:

@@ -9,10 +9,11 @@ out. So there is no instant at which an event lies there and nobody comes.
 
 from __future__ import annotations
 
+import functools
 import random
 import threading
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from valued import _fork, _leaving, _retry
 from valued._errors import DeliveryError
@@ -69,6 +70,12 @@ class Sender:
         here = self._here.peek()
         return here is None or here.flush(deadline)
 
+    def park(self, timeout: float | None) -> bool:
+        """See `Client.park`."""
+        deadline = _deadline(timeout)
+        here = self._here.peek()
+        return here is None or here.park(deadline)
+
     def close(self, timeout: float | None) -> bool:
         """See `Client.close`."""
         deadline = _deadline(timeout)
@@ -118,7 +125,8 @@ class _ProcessSender:
         self._options = options
         self._given = given
         self._reporter = Reporter(options.on_error)
-        self._threads = ThreadCache()
+        self._threads = ThreadCache(options.idle_time)
+        self._born = _fork.Birthplace()
         self._staffing: Staffing | None = None
         self._budget: float | None = None  # seconds left to the end, once it has begun
         self._progress = time.monotonic()  # of the last delivery that ended, or job added by load
@@ -155,11 +163,25 @@ class _ProcessSender:
                 return
             self._jobs += 1
         staffing = self._staffing or self._staff()
+        if not self._born.is_here():
+            return  # the factory forked, and this is the child
         try:
-            staffing.executor.submit(self._work, staffing)
+            future: Any = staffing.executor.submit(self._work, staffing)
         except Exception as error:  # noqa: BLE001 - shut down, no thread left, or a stranger's own
             self._job_done()
-            self._refused(staffing, error)
+            self._refused(staffing, f"{type(error).__name__}: {error}")
+        else:
+            if hasattr(future, "add_done_callback"):
+                future.add_done_callback(functools.partial(self._check, staffing))
+
+    def _check(self, staffing: Staffing, future: Any) -> None:
+        """See to a job that was accepted and then never ran, as its executor cancelled it."""
+        if not self._born.is_here():
+            return
+        reason = "it was cancelled" if future.cancelled() else future.exception()
+        if reason is not None:
+            self._job_done()
+            self._refused(staffing, f"a job did not run: {reason}")
 
     def _staff(self) -> Staffing:
         _leaving.enroll(self)
@@ -168,6 +190,8 @@ class _ProcessSender:
         except Exception:  # noqa: BLE001 - the user's factory may raise anything
             log.exception("no executor could be made: events are sent on a default pool")
             hired = default_pool(self._options, self._threads)
+        if not self._born.is_here():
+            return hired
         self._use(hired)
         if _leaving.is_ending():  # the first event comes from somebody's atexit handler
             self._budget = self._options.shutdown_timeout
@@ -178,21 +202,21 @@ class _ProcessSender:
             self._staffing = hired
             self._limit = 1 if hired.by_load else hired.limit
 
-    def _refused(self, staffing: Staffing, error: Exception) -> None:
+    def _refused(self, staffing: Staffing, reason: str) -> None:
         if _leaving.is_ending():
             self._finish(self._options.shutdown_timeout if self._budget is None else self._budget)
             return
         if staffing.by_load:
             self._reporter.warn(
-                "threads", "%d times no thread could be started (%s): the caller delivers", error
+                "threads", "%d times no thread could be started (%s): the caller delivers", reason
             )
-            while (item := self.outbox.take()) is not None:
-                self._deliver(item)
+            while (item := self.outbox.take()) is not None and self._deliver(item):
+                pass
             return
         log.warning(
             "the executor (%s) takes no more work (%s): events are sent on a default pool",
             type(staffing.executor).__name__,
-            error,
+            reason,
         )
         self._use(default_pool(self._options, self._threads))
         self._hire()
@@ -202,7 +226,8 @@ class _ProcessSender:
         left = staffing.burst
         try:
             while left != 0 and (item := self.outbox.take()) is not None:
-                self._deliver(item)
+                if not self._deliver(item):
+                    return
                 if left is not None:
                     left -= 1
         except BaseException:  # `SystemExit` out of a transport, and its like
@@ -210,11 +235,12 @@ class _ProcessSender:
                 raise
             log.exception("a delivery ended its worker; another one takes its place")
         finally:
-            self._job_done()
-            # Once more, now that this job no longer counts: an event that came meanwhile was left
-            # to it. In the caller each event has a job of its own.
-            if not staffing.immediate:
-                self._hire()
+            if self._born.is_here():
+                self._job_done()
+                # Once more, now that this job no longer counts: an event that came meanwhile was
+                # left to it. In the caller each event has a job of its own.
+                if not staffing.immediate:
+                    self._hire()
 
     def _job_done(self) -> None:
         with self._lock:
@@ -236,8 +262,12 @@ class _ProcessSender:
 
     # -- delivering --------------------------------------------------------------------------------
 
-    def _deliver(self, item: Item, deadline: float | None = None) -> None:
-        """One attempt, until *deadline*; settles or postpones the event, whatever happens."""
+    def _deliver(self, item: Item, deadline: float | None = None) -> bool:
+        """One attempt, until *deadline*; settles or postpones the event, whatever happens.
+
+        False where the transport, or ``on_error``, forked, and this is the child: all here is the
+        parent's, locks included.
+        """
         started = time.monotonic()
         seconds = self._options.timeout
         if deadline is not None:
@@ -245,14 +275,19 @@ class _ProcessSender:
         try:
             self._wire(item.body, item.idempotency_key, seconds)
         except BaseException as error:
-            self._undelivered(item, error)
+            if self._born.is_here():
+                self._undelivered(item, error)
             if not isinstance(error, Exception):
                 raise
         else:
-            self.outbox.delivered(item)
+            if self._born.is_here():
+                self.outbox.delivered(item)
+        if not self._born.is_here():
+            return False
         self._progress = now = time.monotonic()
         if now - started > PATIENCE:
             self._grow()
+        return True
 
     def _undelivered(self, item: Item, cause: BaseException) -> None:
         now = time.monotonic()
@@ -300,6 +335,18 @@ class _ProcessSender:
             return self._drive(mark, deadline)
         return self.outbox.wait(mark, deadline)
 
+    def park(self, deadline: float | None) -> bool:
+        done = self.flush(deadline)
+        with self._lock:
+            staffing, self._staffing = self._staffing, None
+            self._limit = 1
+        if staffing is not None and staffing.owned and hasattr(staffing.executor, "shutdown"):
+            # Waits only where nothing is under way, so not for long: it has no deadline.
+            staffing.executor.shutdown(wait=done)
+        now = time.monotonic()
+        gone = self._threads.retire(now + LAST_ATTEMPT if deadline is None else deadline)
+        return done and gone
+
     def close(self, deadline: float | None) -> bool:
         done = self.flush(deadline)
         if not done:
@@ -308,13 +355,7 @@ class _ProcessSender:
                 "%d events were dropped: they were not delivered when the client was closed",
                 count=self.outbox.abandon("closed"),
             )
-        with self._lock:
-            staffing, self._staffing = self._staffing, None
-            self._limit = 1
-        if staffing is not None and staffing.owned and hasattr(staffing.executor, "shutdown"):
-            staffing.executor.shutdown(wait=False)
-        now = time.monotonic()
-        self._threads.retire(now + LAST_ATTEMPT if deadline is None else deadline, time.monotonic)
+        self.park(deadline)
         return done
 
     def leave(self, started: float) -> None:
@@ -330,7 +371,7 @@ class _ProcessSender:
         # Whoever is at work goes on; where nobody is, nobody can be started any more.
         done = self.outbox.wait(mark, deadline) if self._jobs else self._drive(mark, deadline)
         self._budget = max(0.0, deadline - time.monotonic())
-        if done:
+        if done or not self._born.is_here():
             return
         pending = self.outbox.pending()
         self.outbox.abandon("exit")
@@ -347,6 +388,6 @@ class _ProcessSender:
                 _leaving.release(self)
                 return True
             item = self.outbox.take()
-            if item is not None:
-                self._deliver(item, deadline)
+            if item is not None and not self._deliver(item, deadline):
+                break
         return False

@@ -48,6 +48,9 @@ class _SharedScope(Scope):
     def __repr__(self) -> str:
         return f"<shared scope of {_link.client!r}>" if _link else "<shared scope, not connected>"
 
+    def __reduce__(self) -> str:
+        return "scope"  # the one of the process where it is unpickled
+
     def _client(self) -> Client:
         return _connected().client
 

@@ -1,0 +1,135 @@
+"""Connections of `requests` that a forked child can let go of.
+
+A child inherits every descriptor of its parent. To use one would mix two streams, to shut one down
+would end the parent's, and to keep one would make the parent's own close no close. So each process
+knows its connections, and a child closes the descriptors, nothing else: no FIN, no TLS close-notify
+goes out, because the parent still holds the connection.
+
+urllib3 keeps idle connections in a queue with a lock, and empties it in a finalizer, at the end of
+the process at the latest. In a child whose parent had a thread at that queue in the instant of the
+fork, that never ends. So the queue here has no lock: it is a list, whose ``append`` and ``pop`` are
+atomic.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import queue
+from typing import TYPE_CHECKING, Any, Final
+
+import requests.adapters
+import urllib3.connection
+
+from valued._fork import PerProcess
+from valued._weak import WeakList
+
+if TYPE_CHECKING:
+    import socket
+
+
+class _Connections(WeakList["_LetGo"]):
+    """The connections of one process, those in use included."""
+
+    def let_go(self) -> None:
+        for connection in self.living():
+            connection.let_go()
+
+
+_here: Final[PerProcess[_Connections]] = PerProcess(_Connections, forget=_Connections.let_go)
+
+
+class _LetGo(urllib3.connection.HTTPConnection):
+    """A connection that its process knows of, from its first packet on.
+
+    Out of reach is one that is still being made in the instant of the fork: it has carried nothing,
+    and the child holds it open until it ends.
+    """
+
+    #: The descriptor with the device and inode that it had, for as long as it is this connection's.
+    _descriptor: tuple[int, int, int] | None = None
+
+    def _new_conn(self) -> socket.socket:
+        new = super()._new_conn()
+        status = os.fstat(new.fileno())
+        self._descriptor = (new.fileno(), status.st_dev, status.st_ino)
+        _here.get().add(self)
+        return new
+
+    def close(self) -> None:
+        self._descriptor = None
+        super().close()
+
+    def let_go(self) -> None:
+        """Close the descriptor in a forked child; neither locks nor raises."""
+        connected, self.sock = self.sock, None
+        descriptor, self._descriptor = self._descriptor, None
+        # Taken out of the socket first: its object may be closed at any later time, when the
+        # number is somebody else's.
+        number = -1 if connected is None else connected.detach()
+        try:
+            if number >= 0:
+                os.close(number)
+            elif descriptor is not None:
+                # A TLS handshake is under way: the socket that holds the number is a local of a
+                # thread that the child doesn't have. Is it still that one?
+                status = os.fstat(descriptor[0])
+                if descriptor[1:] == (status.st_dev, status.st_ino):
+                    os.close(descriptor[0])
+        except OSError:
+            pass  # closed already, which is what is wanted
+
+
+class _Stack(queue.LifoQueue[Any]):
+    """What urllib3's pools ask of a `queue.LifoQueue`, without a lock. Never waits."""
+
+    def __init__(self, maxsize: int = 0) -> None:
+        # Not the base's: it makes the locks.
+        self.maxsize = maxsize
+        self._content: list[Any] = []
+
+    def qsize(self) -> int:
+        return len(self._content)
+
+    def get(self, block: bool = False, timeout: float | None = None) -> Any:  # noqa: FBT001, FBT002
+        try:
+            return self._content.pop()
+        except IndexError:
+            raise queue.Empty from None
+
+    def put(self, item: Any, block: bool = False, timeout: float | None = None) -> None:  # noqa: FBT001, FBT002
+        # Two threads may be here at once: one connection more than wanted is no harm.
+        if len(self._content) >= self.maxsize:
+            raise queue.Full
+        self._content.append(item)
+
+
+@functools.cache
+def _derived(pool: Any) -> Any:
+    """*pool*, a class of urllib3's pools, with connections and a queue of ours."""
+    connection = type("Connection", (_LetGo, pool.ConnectionCls), {})
+    return type("Pool", (pool,), {"ConnectionCls": connection, "QueueCls": _Stack})
+
+
+def _adopt(manager: Any) -> None:
+    """Have the pool manager make pools of ours, whatever kind it makes (plain, TLS, SOCKS)."""
+    manager.pool_classes_by_scheme = {
+        scheme: _derived(pool) for scheme, pool in manager.pool_classes_by_scheme.items()
+    }
+
+
+class Adapter(requests.adapters.HTTPAdapter):
+    """A transport adapter for a `requests.Session` that belongs to one process."""
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """For direct connections."""
+        super().init_poolmanager(*args, **kwargs)
+        _adopt(self.poolmanager)
+
+    def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
+        """For connections by a proxy; called for each request."""
+        known = proxy in self.proxy_manager
+        manager = super().proxy_manager_for(proxy, **kwargs)
+        if not known:
+            _adopt(manager)
+        return manager
