@@ -60,8 +60,9 @@ class Connection:
     """The way to the service: a token, an endpoint, and connections that are kept alive.
 
     *token*: default ``VALUED_TOKEN``. *endpoint*: an http(s) URL, default ``VALUED_ENDPOINT``, else
-    the service's. *timeout*: seconds for one request, default 10. *pool_size*: connections kept,
-    default 10. Raises `ValidationError`.
+    the service's. *timeout*: seconds for one request, from the first packet to the last byte of the
+    answer, default 10; a host with several addresses may take as long for each of them. *pool_size*:
+    connections kept, default 10. Raises `ValidationError`.
 
     Calling it with an event sends it; ``endpoint`` and ``headers`` serve a transport of your own.
     Any thread may call. A forked child makes connections of its own.
@@ -115,7 +116,7 @@ class Connection:
                 self.endpoint,
                 data=body,
                 headers=headers,
-                timeout=seconds,
+                timeout=urllib3.Timeout(total=seconds),  # type: ignore[arg-type]  # not in the stubs
                 allow_redirects=False,  # a redirected POST would arrive as a GET without its body
                 stream=True,
             ) as answer:

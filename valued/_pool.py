@@ -14,8 +14,11 @@ atomic.
 from __future__ import annotations
 
 import functools
+import http.client
+import io
 import os
 import queue
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 import requests.adapters
@@ -39,12 +42,55 @@ class _Connections(WeakList["_LetGo"]):
 _here: Final[PerProcess[_Connections]] = PerProcess(_Connections, forget=_Connections.let_go)
 
 
+class _Paced(io.RawIOBase):
+    """Reads from a socket until a deadline."""
+
+    def __init__(self, sock: socket.socket, raw: io.RawIOBase, deadline: float) -> None:
+        self._sock = sock
+        self._raw = raw
+        self._deadline = deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._raw.fileno()
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        self._sock.settimeout(left)
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Answer(http.client.HTTPResponse):
+    """An answer that has, as a whole, the time that the socket has for a single read.
+
+    Else a server that sends a byte now and then could hold a worker, or the end of the process, for
+    as long as it likes.
+    """
+
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        timeout = sock.gettimeout()
+        if timeout is not None:
+            deadline = time.monotonic() + timeout
+            self.fp = io.BufferedReader(_Paced(sock, self.fp.detach(), deadline))
+
+
 class _LetGo(urllib3.connection.HTTPConnection):
     """A connection that its process knows of, from its first packet on.
 
     Out of reach is one that is still being made in the instant of the fork: it has carried nothing,
     and the child holds it open until it ends.
     """
+
+    response_class = _Answer
 
     #: The descriptor with the device and inode that it had, for as long as it is this connection's.
     _descriptor: tuple[int, int, int] | None = None

@@ -10,13 +10,12 @@ out. So there is no instant at which an event lies there and nobody comes.
 from __future__ import annotations
 
 import functools
-import random
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from valued import _fork, _leaving, _retry
-from valued._errors import DeliveryError
+from valued import _fork, _leaving
+from valued._delivery import LAST_ATTEMPT, Delivery
 from valued._executors import Given, Staffing, ThreadCache, default_pool, staffing
 from valued._options import timeout_seconds
 from valued._outbox import MemoryOutbox
@@ -31,9 +30,6 @@ if TYPE_CHECKING:
 #: Seconds without a settled event after which waiting events get one more worker. Well above what
 #: a fast server takes (adding threads would only cost CPU), well below what a slow one does.
 PATIENCE: Final = 0.01
-
-#: Seconds that an attempt has at least, however late it is: enough for a service that answers.
-LAST_ATTEMPT: Final = 0.1
 
 #: A deadline that has passed, for those who only look.
 NOW: Final = 0.0
@@ -105,30 +101,19 @@ def _deadline(timeout: float | None) -> float | None:
     return None if seconds is None else time.monotonic() + seconds
 
 
-def _delivery_error(cause: BaseException, attempts: int, age: float) -> DeliveryError:
-    """What *cause* tells, with the attempts and the age that only the sender knows."""
-    if not isinstance(cause, DeliveryError):
-        error = DeliveryError(f"{type(cause).__name__}: {cause}", None, attempts, age)
-        error.__cause__ = cause
-        return error
-    error = DeliveryError(cause.reason, cause.status, attempts, age, cause.body, cause.retry_after)
-    error.__cause__ = cause.__cause__
-    return error
-
-
 class _ProcessSender:
     """What belongs to one process: its outbox, its executor, the jobs under way."""
 
     def __init__(self, wire: Wire, options: Options, given: Given | None, outbox: Outbox) -> None:
         self.outbox = outbox
-        self._wire = wire
         self._options = options
         self._given = given
         self._reporter = Reporter(options.on_error)
+        self._delivery = Delivery(wire, options, outbox, self._reporter, self._watch)
         self._threads = ThreadCache(options.idle_time)
         self._born = _fork.Birthplace()
         self._staffing: Staffing | None = None
-        self._budget: float | None = None  # seconds left to the end, once it has begun
+        self._end: float | None = None  # `time.monotonic` of the end, once it has begun
         self._progress = time.monotonic()  # of the last delivery that ended, or job added by load
 
         # Guards _jobs, _limit and _watching, for a comparison and an assignment. Re-entrant, as a
@@ -144,13 +129,14 @@ class _ProcessSender:
         item = self.outbox.put(body)
         if item is not None:  # the outbox is full, and the caller is to do it
             item.attempts += 1
-            self._deliver(item)
-        elif self._budget is not None:  # the process ends, no worker may live to see to it
-            self._finish(self._budget)
-        elif self._jobs < self._limit:
-            self._hire()
-        elif time.monotonic() - self._progress > PATIENCE:
-            self._grow()
+            self._attempt(item)
+        elif self._end is None:
+            if self._jobs < self._limit:
+                self._hire()
+            elif time.monotonic() - self._progress > PATIENCE:
+                self._grow()
+        if self._end is not None:  # the process ends, no worker may live to see to it
+            self._finish()
 
     # -- jobs --------------------------------------------------------------------------------------
 
@@ -162,13 +148,19 @@ class _ProcessSender:
             if self._jobs >= self._limit:
                 return
             self._jobs += 1
-        staffing = self._staffing or self._staff()
-        if not self._born.is_here():
-            return  # the factory forked, and this is the child
+        staffing = None
         try:
+            staffing = self._staffing or self._staff()
+            if not self._born.is_here():
+                return  # the factory forked, and this is the child
             future: Any = staffing.executor.submit(self._work, staffing)
-        except Exception as error:  # noqa: BLE001 - shut down, no thread left, or a stranger's own
-            self._job_done()
+        except BaseException as error:
+            # Shut down, no thread left, a stranger's own, or a Ctrl-C; that one may come when the
+            # job is there already, and then one may be added that is too many, for a while.
+            if staffing is None or not staffing.immediate:
+                self._job_done()
+            if staffing is None or not isinstance(error, Exception):
+                raise
             self._refused(staffing, f"{type(error).__name__}: {error}")
         else:
             if hasattr(future, "add_done_callback"):
@@ -190,11 +182,10 @@ class _ProcessSender:
         except Exception:  # noqa: BLE001 - the user's factory may raise anything
             log.exception("no executor could be made: events are sent on a default pool")
             hired = default_pool(self._options, self._threads)
-        if not self._born.is_here():
-            return hired
-        self._use(hired)
-        if _leaving.is_ending():  # the first event comes from somebody's atexit handler
-            self._budget = self._options.shutdown_timeout
+        if self._born.is_here():
+            self._use(hired)
+            if _leaving.is_ending():  # the first event comes from somebody's atexit handler
+                self._begin_end(time.monotonic())
         return hired
 
     def _use(self, hired: Staffing) -> None:
@@ -204,14 +195,17 @@ class _ProcessSender:
 
     def _refused(self, staffing: Staffing, reason: str) -> None:
         if _leaving.is_ending():
-            self._finish(self._options.shutdown_timeout if self._budget is None else self._budget)
+            self._begin_end(time.monotonic())
+            self._finish()
             return
         if staffing.by_load:
             self._reporter.warn(
                 "threads", "%d times no thread could be started (%s): the caller delivers", reason
             )
-            while (item := self.outbox.take()) is not None and self._deliver(item):
-                pass
+            # Where another worker lives, it will see to all that waits.
+            while not self._jobs and (item := self.outbox.take()) is not None:
+                if not self._attempt(item):
+                    return
             return
         log.warning(
             "the executor (%s) takes no more work (%s): events are sent on a default pool",
@@ -226,7 +220,7 @@ class _ProcessSender:
         left = staffing.burst
         try:
             while left != 0 and (item := self.outbox.take()) is not None:
-                if not self._deliver(item):
+                if not self._attempt(item):
                     return
                 if left is not None:
                     left -= 1
@@ -241,6 +235,16 @@ class _ProcessSender:
                 # left to it. In the caller each event has a job of its own.
                 if not staffing.immediate:
                     self._hire()
+
+    def _attempt(self, item: Item, deadline: float | None = None) -> bool:
+        """See `Delivery.attempt`. Adds a worker where that took long and events wait."""
+        started = time.monotonic()
+        if not self._delivery.attempt(item, deadline):
+            return False
+        self._progress = now = time.monotonic()
+        if now - started > PATIENCE:
+            self._grow()
+        return True
 
     def _job_done(self) -> None:
         with self._lock:
@@ -259,47 +263,6 @@ class _ProcessSender:
             self._limit += 1
             self._progress = time.monotonic()
         self._hire()
-
-    # -- delivering --------------------------------------------------------------------------------
-
-    def _deliver(self, item: Item, deadline: float | None = None) -> bool:
-        """One attempt, until *deadline*; settles or postpones the event, whatever happens.
-
-        False where the transport, or ``on_error``, forked, and this is the child: all here is the
-        parent's, locks included.
-        """
-        started = time.monotonic()
-        seconds = self._options.timeout
-        if deadline is not None:
-            seconds = max(LAST_ATTEMPT, min(seconds, deadline - started))
-        try:
-            self._wire(item.body, item.idempotency_key, seconds)
-        except BaseException as error:
-            if self._born.is_here():
-                self._undelivered(item, error)
-            if not isinstance(error, Exception):
-                raise
-        else:
-            if self._born.is_here():
-                self.outbox.delivered(item)
-        if not self._born.is_here():
-            return False
-        self._progress = now = time.monotonic()
-        if now - started > PATIENCE:
-            self._grow()
-        return True
-
-    def _undelivered(self, item: Item, cause: BaseException) -> None:
-        now = time.monotonic()
-        error = _delivery_error(cause, item.attempts, now - item.accepted_at)
-        pause = _retry.pause(error, self._options.retries, random.uniform)
-        if pause < 0:
-            self.outbox.failed(item)
-            self._reporter.gave_up(error, item.body)
-            return
-        self.outbox.postpone(item, now + pause)
-        self._reporter.retrying(error)
-        self._watch()
 
     def _watch(self) -> None:
         """See to it that what is postponed is taken up when it is due."""
@@ -331,21 +294,12 @@ class _ProcessSender:
     def flush(self, deadline: float | None) -> bool:
         mark = self.outbox.mark()
         staffing = self._staffing
-        if staffing is not None and staffing.immediate:
+        if staffing is None or staffing.immediate:
             return self._drive(mark, deadline)
         return self.outbox.wait(mark, deadline)
 
     def park(self, deadline: float | None) -> bool:
-        done = self.flush(deadline)
-        with self._lock:
-            staffing, self._staffing = self._staffing, None
-            self._limit = 1
-        if staffing is not None and staffing.owned and hasattr(staffing.executor, "shutdown"):
-            # Waits only where nothing is under way, so not for long: it has no deadline.
-            staffing.executor.shutdown(wait=done)
-        now = time.monotonic()
-        gone = self._threads.retire(now + LAST_ATTEMPT if deadline is None else deadline)
-        return done and gone
+        return self.flush(deadline) and self._dismiss(deadline, settled=True)
 
     def close(self, deadline: float | None) -> bool:
         done = self.flush(deadline)
@@ -353,41 +307,66 @@ class _ProcessSender:
             self._reporter.warn(
                 "closed",
                 "%d events were dropped: they were not delivered when the client was closed",
-                count=self.outbox.abandon("closed"),
+                count=self._delivery.abandon("closed"),
             )
-        self.park(deadline)
+        self._dismiss(deadline, settled=done)
         return done
+
+    def _dismiss(self, deadline: float | None, *, settled: bool) -> bool:
+        """End the threads, and an executor that was made here; whether no thread is left."""
+        with self._lock:
+            staffing, self._staffing = self._staffing, None
+            self._limit = 1
+        shutdown = getattr(staffing.executor, "shutdown", None) if staffing else None
+        if staffing is not None and staffing.owned and shutdown is not None:
+            try:
+                # It has no deadline: waited for where nothing is under way, so not for long.
+                shutdown(wait=settled)
+            except Exception:  # noqa: BLE001 - the user's executor may raise anything
+                log.exception("the executor could not be shut down")
+        soon = time.monotonic() + LAST_ATTEMPT
+        return self._threads.retire(soon if deadline is None else max(soon, deadline))
 
     def leave(self, started: float) -> None:
         """The process ends: deliver what can be in time, and say what could not."""
-        self._finish(started + self._options.shutdown_timeout - time.monotonic())
+        self._begin_end(started)
+        self._finish()
 
-    def _finish(self, seconds: float) -> None:
-        """Deliver what is pending within *seconds*, which is all the time that there is left."""
-        deadline = time.monotonic() + seconds
-        self._budget = 0.0  # for who comes while we are at it: an event out of `on_error`
-        self.outbox.hasten()
-        mark = self.outbox.mark()
-        # Whoever is at work goes on; where nobody is, nobody can be started any more.
-        done = self.outbox.wait(mark, deadline) if self._jobs else self._drive(mark, deadline)
-        self._budget = max(0.0, deadline - time.monotonic())
-        if done or not self._born.is_here():
+    def _begin_end(self, started: float) -> None:
+        if self._end is None:  # a process may hear twice of its end, which doesn't make it later
+            self._end = started + self._options.shutdown_timeout
+            self.outbox.hasten()
+
+    def _finish(self) -> None:
+        """Deliver in this thread what is pending, until the end has come; then count the rest.
+
+        Any thread may be here, several at once; workers go on meanwhile.
+        """
+        if self._delivery.is_under_way_here():
+            return  # an event out of `on_error`: who called that goes on with what is pending
+        while self.outbox.pending():
+            if self._drive(self.outbox.mark(), self._end):
+                continue
+            if self._born.is_here():
+                pending = self.outbox.pending()
+                self._delivery.abandon("exit")
+                log.warning(
+                    "the process ends with %d events not delivered: shutdown_timeout (%g s) is "
+                    "over",
+                    pending,
+                    self._options.shutdown_timeout,
+                )
             return
-        pending = self.outbox.pending()
-        self.outbox.abandon("exit")
-        log.warning(
-            "the process ends with %d events not delivered: shutdown_timeout (%g s) is over",
-            pending,
-            self._options.shutdown_timeout,
-        )
 
     def _drive(self, mark: int, deadline: float | None) -> bool:
         """Deliver in this thread until all before *mark* is settled; False: *deadline* came."""
         while self.outbox.wait_for_work(mark, deadline):
             if self.outbox.wait(mark, NOW):
                 _leaving.release(self)
+                if self.outbox.postponed():  # a later event, that is
+                    self._watch()
                 return True
             item = self.outbox.take()
-            if item is not None and not self._deliver(item, deadline):
+            if item is not None and not self._attempt(item, deadline):
                 break
         return False

@@ -1,0 +1,107 @@
+"""One attempt to deliver an event, and what follows: settled, or postponed. Never neither."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+from valued import _retry
+from valued._errors import DeliveryError
+from valued._fork import Birthplace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from valued._options import Options
+    from valued._reporting import Reporter
+    from valued._typing import Item, Outbox, Wire
+
+#: Seconds that an attempt has at least, however late it is: enough for a service that answers.
+LAST_ATTEMPT: Final = 0.1
+
+
+class Delivery:
+    """Attempts of one process. Any thread may call.
+
+    *postponed* is called after an event was given back to the outbox for a later attempt.
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        options: Options,
+        outbox: Outbox,
+        reporter: Reporter,
+        postponed: Callable[[], object],
+    ) -> None:
+        self._wire = wire
+        self._options = options
+        self._outbox = outbox
+        self._reporter = reporter
+        self._postponed = postponed
+        self._born = Birthplace()
+        self._threads: set[int] = set()  # those that are in an attempt; only `add` and `discard`
+        self._abandoned = (0, "")  # how often, and why; replaced whole
+
+    def attempt(self, item: Item, deadline: float | None = None) -> bool:
+        """One attempt, until *deadline* (`time.monotonic`) if that is sooner than the timeout.
+
+        False where the transport, or ``on_error``, forked, and this is the child: all here is the
+        parent's then, locks included. An exception that is no `Exception` is raised, after the
+        event was seen to.
+        """
+        seconds = self._options.timeout
+        if deadline is not None:
+            seconds = max(LAST_ATTEMPT, min(seconds, deadline - time.monotonic()))
+        abandoned = self._abandoned
+        thread = threading.get_ident()
+        self._threads.add(thread)
+        try:
+            self._wire(item.body, item.idempotency_key, seconds)
+        except BaseException as error:
+            if self._born.is_here():
+                self._undelivered(item, error, abandoned)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            if self._born.is_here():
+                self._outbox.delivered(item)
+        finally:
+            self._threads.discard(thread)
+        return self._born.is_here()
+
+    def is_under_way_here(self) -> bool:
+        """Whether this thread is in an attempt: it came here by the transport or ``on_error``."""
+        return threading.get_ident() in self._threads
+
+    def abandon(self, reason: str) -> int:
+        """Drop all that nobody has taken, and what is being tried when that fails; how many now."""
+        self._abandoned = (self._abandoned[0] + 1, reason)
+        return self._outbox.abandon(reason)
+
+    def _undelivered(self, item: Item, cause: BaseException, abandoned: tuple[int, str]) -> None:
+        now = time.monotonic()
+        error = _delivery_error(cause, item.attempts, now - item.accepted_at)
+        pause = _retry.pause(error, self._options.retries, random.uniform)
+        if pause < 0:
+            self._outbox.failed(item)
+            self._reporter.gave_up(error, item.body)
+        elif abandoned is not self._abandoned:
+            self._outbox.dropped(item, self._abandoned[1])
+        else:
+            self._outbox.postpone(item, now + pause)
+            self._reporter.retrying(error)
+            self._postponed()
+
+
+def _delivery_error(cause: BaseException, attempts: int, age: float) -> DeliveryError:
+    """What *cause* tells, with the attempts and the age that only this module knows."""
+    if not isinstance(cause, DeliveryError):
+        error = DeliveryError(f"{type(cause).__name__}: {cause}", None, attempts, age)
+        error.__cause__ = cause
+        return error
+    error = DeliveryError(cause.reason, cause.status, attempts, age, cause.body, cause.retry_after)
+    error.__cause__ = cause.__cause__
+    return error
