@@ -75,11 +75,7 @@ def fork() -> Iterator[Callable[..., Child]]:
 
     yield start
     for child in children:
-        try:
-            os.kill(child.pid, 9)
-            os.waitpid(child.pid, 0)
-        except (ProcessLookupError, ChildProcessError):
-            pass
+        child.end()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ child closes the descriptors that it inherited without a word on the wire.
 from __future__ import annotations
 
 import platform
+import traceback
 import urllib.parse
 import urllib.request
 from typing import TYPE_CHECKING, Any, Final
@@ -61,7 +62,7 @@ class Connection:
 
     *token*: default ``VALUED_TOKEN``. *endpoint*: an http(s) URL, default ``VALUED_ENDPOINT``, else
     the service's. *timeout*: seconds for one request, from the first packet to the last byte of the
-    answer, default 10; a host with several addresses may take as long for each of them. *pool_size*:
+    answer, default 10; a host with several addresses may take as long for each. *pool_size*:
     connections kept, default 10. Raises `ValidationError`.
 
     Calling it with an event sends it; ``endpoint`` and ``headers`` serve a transport of your own.
@@ -121,10 +122,14 @@ class Connection:
                 stream=True,
             ) as answer:
                 content = answer.raw.read(MOST_OF_ANSWER, decode_content=True)
+                # Some proxies answer with the request that they refuse.
+                said = content.decode("utf-8", "replace").replace(self._token, "<secret>")
+                del content
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            _clear_frames(error)
             raise DeliveryError(_reason(error)) from error
         if not 200 <= answer.status_code <= 299:
-            raise _refusal(answer, content)
+            raise _refusal(answer, said)
 
     def close(self) -> None:
         """Close this process's connections. They are made again with the next request."""
@@ -210,23 +215,40 @@ def _proxies(endpoint: str) -> dict[str, str]:
     return dict(urllib.request.getproxies_environment())
 
 
+def _clear_frames(error: BaseException) -> None:
+    """Empty the frames below this module that *error* and its causes hold.
+
+    The request is in them, as bytes with the token, and error trackers record the locals of frames.
+    """
+    known: list[BaseException] = []
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is not None and one not in known:
+            known.append(one)
+            traceback.clear_frames(one.__traceback__)
+            waiting += (one.__cause__, one.__context__)
+
+
 def _reason(error: Exception) -> str:
     cause: Any = error
     # `requests` and urllib3 wrap each other's exceptions; the innermost says what happened.
     while cause.args and isinstance(cause.args[0], Exception):
         cause = cause.args[0]
-    cause = getattr(cause, "reason", None) or cause
+    reason = getattr(cause, "reason", None)
+    if isinstance(reason, Exception):  # of `ssl.SSLError` it is a text
+        cause = reason
     return f"no answer: {type(cause).__name__}: {cause}"
 
 
-def _refusal(answer: requests.Response, content: bytes) -> DeliveryError:
+def _refusal(answer: requests.Response, said: str) -> DeliveryError:
     reason = f"the service answered {answer.status_code} {answer.reason or ''}".rstrip()
     if answer.is_redirect:
         reason += " (redirects are not followed: set the endpoint to where it leads)"
     return DeliveryError(
         reason,
         answer.status_code,
-        body=content.decode("utf-8", "replace")[:500],
+        body=said[:500],
         retry_after=_retry_after(answer.headers.get("Retry-After")),
     )
 
@@ -236,5 +258,5 @@ def _retry_after(header: str | None) -> float | None:
         return None
     try:
         return float(urllib3.Retry().parse_retry_after(header))
-    except urllib3.exceptions.InvalidHeader:
+    except (urllib3.exceptions.InvalidHeader, ValueError):  # neither, or a date that is none
         return None

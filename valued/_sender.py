@@ -284,6 +284,7 @@ class _ProcessSender:
     def _hire_when_due(self) -> None:
         while self.outbox.wait_until_due():
             self._hire()
+        self._hire()  # what was hastened is due, and not postponed any more
         self._watching = False
         # Once more, now that this is said: an event that was postponed meanwhile was left to us.
         if self.outbox.postponed():

@@ -20,6 +20,8 @@ class Child:
 
     def __init__(self, function: Callable[..., Any], *args: Any) -> None:
         self._stderr = tempfile.TemporaryFile()
+        self.stderr = ""
+        self._runs = True
         self.pid = os.fork()
         if self.pid == 0:
             os.dup2(self._stderr.fileno(), 2)
@@ -38,23 +40,44 @@ class Child:
         while True:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
+                self._runs = False
                 break
             if time.monotonic() > deadline:
-                os.kill(self.pid, 9)
-                os.waitpid(self.pid, 0)
-                raise AssertionError(f"the child did not end in {timeout} s: {self.stderr()}")
+                self.end()
+                raise AssertionError(f"the child did not end in {timeout} s: {self.stderr}")
             time.sleep(0.005)  # how often to look; what is waited for is the child's end
+        self.end()
         # CPython prints what a fork hook raises and goes on: nothing may be printed.
-        assert self.stderr() == ""
+        assert self.stderr == ""
         return os.waitstatus_to_exitcode(status)
 
-    def stderr(self) -> str:
-        self._stderr.seek(0)
-        return self._stderr.read().decode()
+    def end(self) -> None:
+        """Kill it if it still runs; may be called again."""
+        if self._runs:
+            self._runs = False
+            os.kill(self.pid, 9)
+            os.waitpid(self.pid, 0)
+        if not self._stderr.closed:
+            self._stderr.seek(0)
+            self.stderr = self._stderr.read().decode()
+            self._stderr.close()
+
+
+def until(true: Callable[[], object], timeout: float = 10.0) -> None:
+    """Look until something is *true* that tells nobody; *timeout* bounds a failure."""
+    deadline = time.monotonic() + timeout
+    while not true():
+        assert time.monotonic() < deadline, f"not within {timeout} s"
+        time.sleep(0.002)
 
 
 def run(*arguments: str, timeout: float = 60.0, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run this Python with *arguments*; output is captured."""
+    """Run this Python with *arguments*; output is captured.
+
+    Python's warning of a fork while other threads live is left out, from 3.12 on: such forks are
+    what most programs are about. *options* may have an ``env`` of their own.
+    """
+    options.setdefault("env", {**os.environ, "PYTHONWARNINGS": "ignore:This process"})
     return subprocess.run(
         [sys.executable, *arguments],
         capture_output=True,
@@ -63,3 +86,10 @@ def run(*arguments: str, timeout: float = 60.0, **options: Any) -> subprocess.Co
         check=False,
         **options,
     )
+
+
+def run_program(
+    name: str, *arguments: str, timeout: float = 60.0, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run a program of `tests/programs`."""
+    return run(str(PROGRAMS / name), *arguments, timeout=timeout, **options)

@@ -101,6 +101,10 @@ class Server:
     def events(self) -> list[dict[str, Any]]:
         return [request.event for request in list(self.requests)]
 
+    def connections(self) -> set[int]:
+        """The clients' ports that requests came from."""
+        return {request.connection for request in list(self.requests)}
+
     def keys(self) -> list[str]:
         """The action keys that arrived, sorted."""
         return sorted(event["key"] for event in self.events)

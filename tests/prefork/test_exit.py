@@ -1,0 +1,100 @@
+"""How processes end, and that what they accepted is delivered, once, whichever way."""
+
+from __future__ import annotations
+
+import collections
+import re
+import signal
+import sys
+
+import pytest
+
+from tests.support.processes import run, run_program
+from tests.support.server import Reply, Request, Server
+
+ONE_TWO = ["one", "two"]
+PARENT_CHILD = ["child", "parent"]
+
+#: The road, its exit status, the keys that arrive (each once), what stderr may say.
+ROADS = [
+    ("end_of_script", 0, ONE_TWO, ""),
+    ("sys_exit", 3, ONE_TWO, ""),
+    ("exception", 1, ONE_TWO, "ZeroDivisionError"),
+    ("first_event_in_an_atexit_handler", 0, ONE_TWO, ""),
+    ("event_in_an_atexit_handler_that_runs_after_ours", 0, ONE_TWO, ""),
+    ("executor_that_is_shut_before_atexit", 0, [f"event {number}" for number in range(20)], ""),
+    ("executor_that_is_shut_and_an_event_after_it", 0, ONE_TWO, ""),
+    ("client_that_is_gone", 0, ONE_TWO, ""),
+    ("fork_and_sys_exit", 0, PARENT_CHILD, ""),
+    ("fork_and_end_of_script", 0, PARENT_CHILD, ""),
+    ("fork_without_an_event", 0, ["parent"], ""),
+    ("fork_inside_an_atexit_handler", 0, PARENT_CHILD, ""),
+    ("sigint", -signal.SIGINT, ["one"], "KeyboardInterrupt"),
+    ("sigterm_with_a_handler_that_exits", 5, ["one"], ""),
+    ("sigterm", -signal.SIGTERM, ["one"], ""),
+    ("sigterm_inside_action", -signal.SIGTERM, ONE_TWO, ""),
+    ("sigterm_inside_a_thread_start", -signal.SIGTERM, ["one"], ""),
+    ("sigterm_in_a_forked_child", 0, PARENT_CHILD, ""),
+    ("sigterm_while_the_process_ends", 0, ["one"], ""),
+    ("sigterm_with_a_handler_that_was_there", 0, ["one"], ""),
+    ("sigterm_that_is_ignored", 0, ["one"], ""),
+    ("os_exit", 0, ["flushed"], ""),
+    ("another_thread_records_while_the_process_ends", 0, ONE_TWO, ""),
+]
+
+
+@pytest.mark.parametrize(("road", "status", "keys", "said"), ROADS, ids=[r[0] for r in ROADS])
+def test_events_arrive_once_at(
+    road: str, status: int, keys: list[str], said: str, server: Server
+) -> None:
+    if road == "fork_inside_an_atexit_handler" and sys.version_info[:2] == (3, 12):
+        pytest.skip("Python 3.12 refuses to fork at that moment")
+    done = run_program("exits.py", server.url, road)
+    assert server.keys() == sorted(keys)
+    assert done.returncode == status, done.stderr
+    if said:
+        assert re.search(rf"^{said}", done.stderr, re.MULTILINE)
+    else:
+        assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("road", "retry_after"), [("immediate_with_a_retry", "0"), ("retry_pause", "60")]
+)
+def test_the_end_does_not_wait_for_the_time_of_a_retry(
+    road: str, retry_after: str, server: Server
+) -> None:
+    attempts: collections.Counter[str] = collections.Counter()
+
+    def script(request: Request) -> Reply:
+        attempts[request.event["key"]] += 1
+        refused = attempts[request.event["key"]] == 1
+        return Reply(503, {"Retry-After": retry_after}) if refused else Reply()
+
+    server.script = script
+    done = run_program("exits.py", server.url, road)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert server.keys() == ["refused once", "refused once"]
+
+
+def test_what_on_error_records_at_the_end_is_delivered_too(server: Server) -> None:
+    server.script = lambda request: Reply(
+        503 if request.event["key"] == "refused twice" else 204, {"Retry-After": "0"}
+    )
+    done = run_program("exits.py", server.url, "on_error_records_while_the_process_ends")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert server.keys() == ["refused twice", "refused twice", "told"]
+
+
+def test_flush_on_signals_is_for_the_main_thread() -> None:
+    program = (
+        "import threading, valued\n"
+        "def call():\n"
+        "    try: valued.flush_on_signals()\n"
+        "    except ValueError as error: print(error)\n"
+        "thread = threading.Thread(target=call); thread.start(); thread.join()\n"
+    )
+    done = run("-c", program)
+    assert "main thread" in done.stdout, done.stderr
+
+

@@ -1,0 +1,252 @@
+"""Processes that end, each by a road of its own, with events that nobody flushed: URL ROAD."""
+
+import atexit
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import valued
+
+URL, ROAD = sys.argv[1:]
+
+
+def record(client: valued.Client, *keys: str) -> None:
+    for key in keys:
+        client.action(key, {"user.id": 1})
+
+
+def end_of_script() -> None:
+    record(valued.Client("token", URL), "one", "two")
+
+
+def sys_exit() -> None:
+    record(valued.Client("token", URL), "one", "two")
+    sys.exit(3)
+
+
+def exception() -> None:
+    record(valued.Client("token", URL), "one", "two")
+    raise ZeroDivisionError
+
+
+def immediate_with_a_retry() -> None:
+    # The server refuses the first attempt, and there is no thread to make the second.
+    record(valued.Client("token", URL, executor=valued.ImmediateExecutor()), "refused once")
+
+
+def retry_pause() -> None:
+    # The server refuses the first attempt for a minute; the end of the process is sooner.
+    client = valued.Client("token", URL)
+    record(client, "refused once")
+    while not client._sender._here.peek().outbox.postponed():
+        time.sleep(0.002)
+
+
+def first_event_in_an_atexit_handler() -> None:
+    client = valued.Client("token", URL)
+    atexit.register(record, client, "one", "two")
+
+
+def event_in_an_atexit_handler_that_runs_after_ours() -> None:
+    client = valued.Client("token", URL)
+    atexit.register(record, client, "two")  # registered before ours, so called after it
+    record(client, "one")
+
+
+def executor_that_is_shut_before_atexit() -> None:
+    executor = ThreadPoolExecutor(1)
+    client = valued.Client("token", URL, executor=executor)
+    record(client, *(f"event {number}" for number in range(20)))
+
+
+def executor_that_is_shut_and_an_event_after_it() -> None:
+    client = valued.Client("token", URL, executor=lambda: ThreadPoolExecutor(1))
+    record(client, "one")
+    atexit.register(record, client, "two")
+
+
+def client_that_is_gone() -> None:
+    record(valued.Client("token", URL), "one")
+    record(valued.Client("token", URL), "two")
+    gc.collect()
+
+
+def fork_and_sys_exit() -> None:
+    client = valued.Client("token", URL)
+    record(client, "parent")
+    pid = os.fork()
+    if pid == 0:
+        record(client, "child")
+        sys.exit(0)
+    os.waitpid(pid, 0)
+
+
+def fork_and_end_of_script() -> None:
+    client = valued.Client("token", URL)
+    record(client, "parent")
+    if pid := os.fork():
+        os.waitpid(pid, 0)
+    else:
+        record(client, "child")
+
+
+def fork_without_an_event() -> None:
+    client = valued.Client("token", URL)
+    record(client, "parent")
+    if pid := os.fork():
+        os.waitpid(pid, 0)
+
+
+def fork_inside_an_atexit_handler() -> None:
+    client = valued.Client("token", URL)
+
+    def handler() -> None:
+        if pid := os.fork():
+            os.waitpid(pid, 0)
+        else:
+            record(client, "child")
+
+    atexit.register(handler)
+    record(client, "parent")
+
+
+def sigint() -> None:
+    record(valued.Client("token", URL), "one")
+    signal.raise_signal(signal.SIGINT)
+
+
+def sigterm_with_a_handler_that_exits() -> None:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(5))
+    record(valued.Client("token", URL), "one")
+    signal.raise_signal(signal.SIGTERM)
+
+
+def sigterm() -> None:
+    valued.flush_on_signals()
+    record(valued.Client("token", URL), "one")
+    signal.raise_signal(signal.SIGTERM)
+    time.sleep(30)  # ended by the signal, that is
+
+
+def sigterm_inside_action() -> None:
+    """The signal comes while its own thread holds the lock of the outbox."""
+    valued.flush_on_signals()
+    client = valued.Client("token", URL)
+    record(client, "one")
+    assert client.flush(10)
+    outbox = client._sender._here.peek().outbox
+
+    class Interrupted(type(outbox._ready)):
+        def append(self, item: object) -> None:
+            signal.raise_signal(signal.SIGTERM)
+            super().append(item)
+
+    outbox._ready = Interrupted()
+    record(client, "two")
+    time.sleep(30)
+
+
+def sigterm_inside_a_thread_start() -> None:
+    """The signal comes while its own thread holds the lock that starting a thread takes."""
+    valued.flush_on_signals(signal.SIGTERM)
+    client = valued.Client("token", URL)
+    record(client, "one")
+    with threading._active_limbo_lock:
+        signal.raise_signal(signal.SIGTERM)
+    time.sleep(30)
+
+
+def sigterm_in_a_forked_child() -> None:
+    valued.flush_on_signals()
+    client = valued.Client("token", URL)
+    record(client, "parent")
+    if pid := os.fork():
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGTERM
+    else:
+        record(client, "child")
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(30)
+
+
+def sigterm_while_the_process_ends() -> None:
+    """No thread can be started any more (from Python 3.12 on); the end goes on as it does."""
+    valued.flush_on_signals()
+    client = valued.Client("token", URL)
+    record(client, "one")
+    atexit.register(signal.raise_signal, signal.SIGTERM)
+    if sys.version_info < (3, 12):
+        # Threads can be started there: the one that ends the process would be a race with its end.
+        atexit.unregister(signal.raise_signal)
+
+
+def sigterm_with_a_handler_that_was_there() -> None:
+    called = []
+    signal.signal(signal.SIGTERM, lambda number, _frame: called.append(number))
+    valued.flush_on_signals()
+    valued.flush_on_signals()  # again, which changes nothing
+    record(valued.Client("token", URL), "one")
+    signal.raise_signal(signal.SIGTERM)
+    assert called == [signal.SIGTERM]
+
+
+def sigterm_that_is_ignored() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    valued.flush_on_signals()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    record(valued.Client("token", URL), "one")
+    signal.raise_signal(signal.SIGTERM)
+
+
+def os_exit() -> None:
+    client = valued.Client("token", URL)
+    record(client, "flushed")
+    assert client.flush(10)
+    client._sender._here.peek()._threads.submit = lambda *_: None  # nobody comes for the next one
+    record(client, "lost")
+    os._exit(0)
+
+
+def another_thread_records_while_the_process_ends() -> None:
+    connection = valued.Connection("token", URL)
+    begun, recorded = threading.Event(), threading.Event()
+
+    def transport(event: dict) -> None:
+        if event["key"] == "one":
+            begun.set()
+            assert recorded.wait(10)
+        connection(event)
+
+    client = valued.Client(transport, max_workers=1)
+    record(client, "one")
+
+    def late() -> None:
+        begun.wait(10)
+        while client._sender._here.peek()._end is None:  # until the process ends
+            time.sleep(0.002)
+        record(client, "two")  # returns when the event is settled
+
+    def watch() -> None:
+        while client.stats()["accepted"] < 2:
+            time.sleep(0.002)
+        recorded.set()
+
+    for function in (late, watch):
+        threading.Thread(target=function, daemon=True).start()
+
+
+def on_error_records_while_the_process_ends() -> None:
+    # "one" is refused for good at the end; what `on_error` records then is delivered, too.
+    def on_error(_error: valued.DeliveryError, event: dict) -> None:
+        record(client, "told")
+
+    client = valued.Client(
+        "token", URL, executor=valued.ImmediateExecutor(), on_error=on_error, retries=1
+    )
+    record(client, "refused twice")
+
+
+globals()[ROAD]()
