@@ -36,7 +36,7 @@ class Client:
       threads, by load; one thread where the environment is ``development``; in the caller where it
       is ``test``.
     * *max_workers* (default 10): deliveries at the same time, at most.
-    * *max_queue* (default 10,000): events waiting, at most; they may take 64 MiB, too.
+    * *max_queue* (default 10,000): events accepted and not settled, at most; at most 64 MiB, too.
     * *overflow* (default ``"drop_newest"``): what happens past that; also ``"drop_oldest"``,
       ``"block"`` (the caller waits, *timeout* at most) and ``"caller_runs"`` (it delivers).
     * *timeout* (default 10.0): seconds for one attempt.

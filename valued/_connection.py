@@ -121,7 +121,7 @@ class Connection:
                 allow_redirects=False,  # a redirected POST would arrive as a GET without its body
                 stream=True,
             ) as answer:
-                content = answer.raw.read(MOST_OF_ANSWER, decode_content=True)
+                content = _content(answer)
                 # Some proxies answer with the request that they refuse.
                 said = content.decode("utf-8", "replace").replace(self._token, "<secret>")
                 del content
@@ -228,6 +228,14 @@ def _clear_frames(error: BaseException) -> None:
             known.append(one)
             traceback.clear_frames(one.__traceback__)
             waiting += (one.__cause__, one.__context__)
+
+
+def _content(answer: requests.Response) -> bytes:
+    """The beginning of the body; empty where it can't be had: the status has decided already."""
+    try:
+        return answer.raw.read(MOST_OF_ANSWER, decode_content=True) or b""
+    except (urllib3.exceptions.HTTPError, OSError, ValueError):
+        return b""
 
 
 def _reason(error: Exception) -> str:

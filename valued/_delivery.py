@@ -45,6 +45,10 @@ class Delivery:
         self._threads: set[int] = set()  # those that are in an attempt; only `add` and `discard`
         self._abandoned = (0, "")  # how often, and why; replaced whole
 
+        # Guards _telling. Re-entrant: a signal handler may flush. Nothing else is done inside.
+        self._told = threading.Condition(threading.RLock())
+        self._telling: dict[object, int] = {}  # calls of ``on_error`` under way, by their threads
+
     def attempt(self, item: Item, deadline: float | None = None) -> bool:
         """One attempt, until *deadline* (`time.monotonic`) if that is sooner than the timeout.
 
@@ -57,6 +61,7 @@ class Delivery:
             seconds = max(LAST_ATTEMPT, min(seconds, deadline - time.monotonic()))
         abandoned = self._abandoned
         thread = threading.get_ident()
+        outermost = thread not in self._threads  # else `on_error` recorded what the caller sends
         self._threads.add(thread)
         try:
             self._wire(item.body, item.idempotency_key, seconds)
@@ -69,7 +74,8 @@ class Delivery:
             if self._born.is_here():
                 self._outbox.delivered(item)
         finally:
-            self._threads.discard(thread)
+            if outermost:
+                self._threads.discard(thread)
         return self._born.is_here()
 
     def is_under_way_here(self) -> bool:
@@ -86,8 +92,7 @@ class Delivery:
         error = _delivery_error(cause, item.attempts, now - item.accepted_at)
         pause = _retry.pause(error, self._options.retries, random.uniform)
         if pause < 0:
-            self._outbox.failed(item)
-            self._reporter.gave_up(error, item.body)
+            self._give_up(item, error)
         elif abandoned is not self._abandoned:
             self._outbox.dropped(item, self._abandoned[1])
         else:
@@ -95,13 +100,49 @@ class Delivery:
             self._reporter.retrying(error)
             self._postponed()
 
+    def _give_up(self, item: Item, error: DeliveryError) -> None:
+        # Settled first, as ``on_error`` may flush, or close; who flushes elsewhere waits for both.
+        call = object()
+        with self._told:
+            self._telling[call] = threading.get_ident()
+        try:
+            self._outbox.failed(item)
+            self._reporter.gave_up(error, item.body)
+        finally:
+            if self._born.is_here():
+                with self._told:
+                    del self._telling[call]
+                    self._told.notify_all()
+
+    def wait_until_told(self, deadline: float | None) -> bool:
+        """Wait until ``on_error`` was told of what failed so far; False: *deadline* came."""
+        here = threading.get_ident()
+        with self._told:
+            calls = {call for call, thread in self._telling.items() if thread != here}
+            while not calls.isdisjoint(self._telling):
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return False
+                self._told.wait(left)
+        return True
+
 
 def _delivery_error(cause: BaseException, attempts: int, age: float) -> DeliveryError:
     """What *cause* tells, with the attempts and the age that only this module knows."""
     if not isinstance(cause, DeliveryError):
-        error = DeliveryError(f"{type(cause).__name__}: {cause}", None, attempts, age)
+        error = DeliveryError(f"{type(cause).__name__}: {_text(cause)}", None, attempts, age)
         error.__cause__ = cause
         return error
-    error = DeliveryError(cause.reason, cause.status, attempts, age, cause.body, cause.retry_after)
+    # A transport of the user's may have made it of anything, and what follows calculates with it.
+    status = cause.status if isinstance(cause.status, int) else None
+    retry_after = cause.retry_after if isinstance(cause.retry_after, (int, float)) else None
+    error = DeliveryError(cause.reason, status, attempts, age, cause.body, retry_after)
     error.__cause__ = cause.__cause__
     return error
+
+
+def _text(cause: BaseException) -> str:
+    try:
+        return str(cause)
+    except Exception:  # noqa: BLE001 - it is a stranger's, and no event is to be lost for that
+        return "(its text can't be had)"

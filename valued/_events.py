@@ -6,6 +6,7 @@ serve the calls, ``valued.validate``, and whoever receives events.
 
 from __future__ import annotations
 
+import copy
 import datetime
 import re
 import time
@@ -13,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from valued._errors import ValidationError
-from valued._serializer import Snapshot, merge, normalize
+from valued._serializer import merge, normalize
 from valued._typing import JSONObject
 
 _MISSING_USER: Final = "Missing user.id: a page view is somebody's; give {'user.id': …}"
@@ -41,11 +42,12 @@ def mapping(data: object, name: str) -> JSONObject:
 
 def action(key: object, data: JSONObject) -> JSONObject:
     """The event of an action. Raises `ValidationError`."""
-    return _finished({"category": "action", "key": key}, data)
+    return _finished({"category": "action", "key": _plain_text(key)}, data)
 
 
 def page_view(url: object, data: JSONObject) -> JSONObject:
     """The event of a page view. Raises `ValidationError`."""
+    url = _plain_text(url)
     if not isinstance(url, str) or not url:
         raise ValidationError(_no_text("url", url, "'https://example.com/reports'"))
     attributes = data.get("attributes")
@@ -57,7 +59,7 @@ def page_view(url: object, data: JSONObject) -> JSONObject:
                 f"{name}: expected a mapping, got {type(value).__name__}; "
                 f"name the value, as in {{'{name}.name': …}}"
             )
-    data = merge(data, {"attributes": {"source": {"url": str.__str__(url)}}})
+    data = merge(data, {"attributes": {"source": {"url": url}}})
     return _finished({"category": "pageview"}, data)
 
 
@@ -71,7 +73,7 @@ def config(data: JSONObject) -> JSONObject:
     unknown = sorted(data.keys() - {"goals", "signals", "occured_at"})
     if unknown:
         raise ValidationError(f"{unknown[0]}: a config has goals or signals, nothing else")
-    content = {"goals": data.get("goals") or [], "signals": data.get("signals") or []}
+    content = {name: [] if data.get(name) is None else data[name] for name in ("goals", "signals")}
     return _finished({"category": "config", "data": content}, _only(data, "occured_at"))
 
 
@@ -98,6 +100,11 @@ def _finished(fixed: JSONObject, data: JSONObject) -> JSONObject:
     return event
 
 
+def _plain_text(value: object) -> object:
+    # A subclass of `str`, or a proxy of one, would get to the encoder else.
+    return normalize(value) if isinstance(value, str) else value
+
+
 def _only(data: JSONObject, *names: str) -> JSONObject:
     return {name: data[name] for name in names if name in data}
 
@@ -110,11 +117,11 @@ def _problems(event: JSONObject) -> Iterator[str]:
         return
     yield from required(event)
     given = event.get("occured_at")
-    if given is not None and not (isinstance(given, str) and _TIME.fullmatch(given)):
-        yield (
-            "occured_at: expected a time in ISO 8601, such as '2026-11-23T10:00:00+01:00', or a "
-            f"datetime, got {_shown(given)}"
-        )
+    if given is not None:
+        try:
+            _with_offset(given)
+        except ValidationError as error:
+            yield from error.problems
 
 
 def _required_by_action(event: JSONObject) -> Iterator[str]:
@@ -210,20 +217,36 @@ def _shown(value: object) -> str:
 
 
 # Date and time of ISO 8601, as `datetime.isoformat` and JavaScript's `toISOString` write them.
+# Not `datetime.fromisoformat`: up to 3.10, it knows no "Z" and but two lengths of a fraction.
 _TIME: Final = re.compile(
-    r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d([.,]\d+)?)?(?P<offset>Z|[+-]\d\d(:?\d\d(:?\d\d)?)?)?"
+    r"(?P<day>\d{4}-\d\d-\d\d)[T ](?P<minute>\d\d:\d\d)(:(?P<second>\d\d)([.,](?P<fraction>\d+))?)?"
+    r"(?P<offset>Z|[+-]([01]\d|2[0-3])(:?[0-5]\d(:?[0-5]\d)?)?)?",
+    re.ASCII,
 )
 
 
-def _with_offset(given: str) -> str:
-    """*given* as it is; where it has no offset it is local time, as for ``datetime.astimezone``."""
-    match = _TIME.fullmatch(given)
-    if match is None or match["offset"]:
-        return given
+def _with_offset(given: object) -> str:
+    """*given* as it is; where it has no offset it is local time, as for ``datetime.astimezone``.
+
+    Raises `ValidationError` where it is no time.
+    """
+    match = _TIME.fullmatch(given) if isinstance(given, str) else None
+    if match is None:
+        raise ValidationError(
+            "occured_at: expected a time in ISO 8601, such as '2026-11-23T10:00:00+01:00', or a "
+            f"datetime, got {_shown(given)}"
+        )
     try:
-        return datetime.datetime.fromisoformat(given).astimezone().isoformat()
-    except (ValueError, OverflowError) as error:
-        raise ValidationError(f"occured_at: no such time ({error})") from None
+        moment = datetime.datetime.fromisoformat(
+            f"{match['day']}T{match['minute']}:{match['second'] or '00'}"
+            f".{(match['fraction'] or '')[:6]:0<6}"
+        )
+        return match[0] if match["offset"] else moment.astimezone().isoformat()
+    except (ValueError, OverflowError) as error:  # the 31st of February; local time in the year 1
+        raise ValidationError(
+            f"occured_at: there is no such time ({error}); give one such as "
+            "'2026-11-23T10:00:00+01:00', or a datetime"
+        ) from None
 
 
 _latest: tuple[int, str] = (-1, "")  # the last second that was asked for, and its text
@@ -266,17 +289,17 @@ class Config:
     def _add(
         self, kind: str, entries: list[JSONObject], name: str, fields: dict[str, Any]
     ) -> Config:
-        entry = merge(mapping(fields, kind), {"name": name})
+        entry = merge(mapping(fields, f"{kind}[{len(entries)}]"), {"name": _plain_text(name)})
         # Checked here, where the traceback points at the step that is wrong.
-        problems = tuple(_required_by_config({"data": {kind: [entry]}}))
+        problems = tuple(_required_by_config({"data": {kind: [*entries, entry]}}))
         if problems:
             raise ValidationError(*problems)
         entries.append(entry)
         return self
 
     def to_valued_data(self) -> JSONObject:
-        """What ``client.config`` takes."""
-        return Snapshot(goals=list(self._goals), signals=list(self._signals))
+        """What ``client.config`` takes, a copy."""
+        return {"goals": copy.deepcopy(self._goals), "signals": copy.deepcopy(self._signals)}
 
     def __repr__(self) -> str:
         return f"Config(goals={len(self._goals)}, signals={len(self._signals)})"

@@ -67,7 +67,7 @@ class ThreadCache:
     """
 
     def __init__(self, idle_time: float) -> None:
-        self._idle_time = idle_time
+        self._idle_time = min(idle_time, threading.TIMEOUT_MAX)
         # Only `append`, `pop` and `remove`, each of them atomic: whoever removed a worker from the
         # list has the right, and the duty, to wake it.
         self._idle: list[_Worker] = []
@@ -101,10 +101,12 @@ class ThreadCache:
         try:
             worker.thread.start()
         except BaseException:
-            self._workers.discard(worker)
+            if worker.thread.ident is None:  # else a Ctrl-C came while it started, and it runs
+                self._workers.discard(worker)
             raise
 
     def _run(self, worker: _Worker, generation: int) -> None:
+        self._workers.add(worker)  # once more: see `_start`
         try:
             while worker.job is not None:
                 job, worker.job = worker.job, None

@@ -172,7 +172,7 @@ def identity() -> tuple[int, float]:
     return process.pid, process.create_time()
 
 
-def end_by_signal(number: int) -> None:
+def send_signal(number: int) -> None:
     """Send this process, and none that it forked, the signal *number*."""
     os.kill(os.getpid(), number)
 

@@ -22,14 +22,13 @@ from __future__ import annotations
 
 import _thread
 import atexit
-import contextlib
 import signal
 import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from valued._fork import PerProcess, end_by_signal
+from valued._fork import PerProcess, send_signal
 from valued._weak import WeakList
 
 if TYPE_CHECKING:
@@ -42,6 +41,9 @@ class Leaver(Protocol):
 
     def leave(self, started: float) -> None:
         """Finish. *started*: `time.monotonic` of the beginning of the end."""
+
+    def hurry(self, started: float) -> None:
+        """Deliver in the time that `leave` would have, and go on."""
 
 
 class _Leavers:
@@ -92,12 +94,20 @@ def is_ending() -> bool:
 
 
 def _leave() -> None:
-    leavers = _here.peek()
-    if leavers is None:
-        return
-    started = time.monotonic()  # one beginning for all: the bound is on the end as a whole
-    for leaver in leavers.known.living():
+    for leaver, started in _all_at_once():
         leaver.leave(started)
+
+
+def _hurry() -> None:
+    for leaver, started in _all_at_once():
+        leaver.hurry(started)
+
+
+def _all_at_once() -> list[tuple[Leaver, float]]:
+    """Those of this process, with one beginning for all: the bound is on the end as a whole."""
+    leavers = _here.peek()
+    started = time.monotonic()
+    return [] if leavers is None else [(leaver, started) for leaver in leavers.known.living()]
 
 
 def _leave_celery(**_signal: Any) -> None:
@@ -109,13 +119,11 @@ def flush_on_signals(*signals: int) -> None:
 
     *signals*: default ``signal.SIGTERM``. For processes that are ended so and have no handler of
     their own, such as the workers of ``with multiprocessing.Pool(initializer=
-    valued.flush_on_signals) as pool``, which are terminated at the end of the block. The process
-    then ends by the same signal, after ``shutdown_timeout`` seconds at the latest; a second signal
-    ends it at once.
-
-    A handler that was there is called in place of that: whether, and how, the process ends is its
-    affair, and an end by ``sys.exit`` delivers anyway. A signal that is ignored stays ignored, and
-    a handler of C code, which can't be called, stays the only one.
+    valued.flush_on_signals) as pool``, which are terminated at the end of the block. When the
+    events are delivered, or ``shutdown_timeout`` seconds later, the same signal is sent again, and
+    the handler that was there before, or the system, does as it always did. A second signal from
+    outside has that effect at once. A signal that is ignored stays ignored, and a handler of C
+    code, which can't be called, stays the only one.
 
     Main thread only (`ValueError` elsewhere, as from ``signal.signal``). Forked children inherit
     it. May be called again. The handler itself waits for nothing, so it can't wait for a lock that
@@ -123,34 +131,33 @@ def flush_on_signals(*signals: int) -> None:
     """
     for number in signals or (signal.SIGTERM,):
         before = signal.getsignal(number)
-        if before is signal.SIG_DFL:
-            signal.signal(number, _Handler(None))
-        elif callable(before) and not isinstance(before, _Handler):
+        if before is signal.SIG_DFL or (callable(before) and not isinstance(before, _Handler)):
             signal.signal(number, _Handler(before))
 
 
 class _Handler:
-    """What `flush_on_signals` installs. *before*: the handler that was there; None: the default."""
+    """What `flush_on_signals` installs. *before*: the handler that was there, or the default."""
 
-    def __init__(self, before: Callable[[int, FrameType | None], Any] | None) -> None:
+    def __init__(self, before: Callable[[int, FrameType | None], Any] | signal.Handlers) -> None:
         self._before = before
 
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self._before is not None:
-            self._before(number, frame)
-            return
-        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, self._before)
+        # Where the application has a handler, this may not be the end.
+        deliver = _leave if self._before is signal.SIG_DFL else _hurry
         thread = threading.Thread(
-            target=_leave_by, args=(number,), name="valued-leaving", daemon=True
+            target=_deliver_and_pass_on, args=(deliver, number), name="valued-leaving", daemon=True
         )
-        # No thread can be started where the interpreter ends already; it delivers as it does.
-        with contextlib.suppress(RuntimeError):
+        try:
             # Not `thread.start()` here: it takes locks, which the interrupted code may hold.
             _thread.start_new_thread(thread.start, ())
+        except RuntimeError:
+            if not is_ending():  # else the end, which delivers, goes on
+                send_signal(number)
 
 
-def _leave_by(number: int) -> None:
+def _deliver_and_pass_on(deliver: Callable[[], None], number: int) -> None:
     try:
-        _leave()
+        deliver()
     finally:
-        end_by_signal(number)
+        send_signal(number)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import enum
-import math
 import os
 import sys
 from typing import TYPE_CHECKING, Any, Final, get_args
@@ -19,6 +18,9 @@ if TYPE_CHECKING:
     from valued._typing import Executor, OnError
 
 DEFAULT_ENDPOINT: Final = "https://ingest.valued.app/events"
+
+#: What every wait of the system can take: `poll` counts milliseconds in 31 bits (24 days).
+MOST_SECONDS: Final = 1_000_000
 
 Overflow = _Literal["drop_newest", "drop_oldest", "block", "caller_runs"]
 
@@ -94,10 +96,11 @@ class Options:
     #: of 1 to ``max_workers`` threads; in the caller where the environment is ``test``.
     executor: Executor | Callable[[], Executor] | None = None
     #: Deliveries at the same time, at most (threads of the default pool, and connections).
-    #: Default 10, 1 where the environment is ``development``. 10 is what the service's other
-    #: clients use, and enough for 450 events a second at 20 ms an answer.
+    #: Default 10, 1 where the environment is ``development``. Ten that each wait 20 ms for their
+    #: answer can deliver 500 events a second.
     max_workers: int | None = None
-    #: Events waiting, at most. Default 10,000: half a minute of 300 events a second, 5 MB.
+    #: Events accepted and not settled, at most. Default 10,000: half a minute of 300 events a
+    #: second; at 500 bytes an event, 5 MB. (There is a bound of 64 MiB, too.)
     max_queue: int = 10_000
     #: What happens to an event that comes when the queue is full: ``"drop_newest"`` (default),
     #: ``"drop_oldest"``, ``"block"`` (the caller waits, ``timeout`` seconds at most, then the
@@ -105,15 +108,15 @@ class Options:
     overflow: Overflow = "drop_newest"
     #: Seconds for one attempt to deliver, connecting and answer included. Default 10.
     timeout: float = 10.0
-    #: Attempts after the first. Default 8: with the pauses doubling from 0.5 s to 30 s, about a
-    #: minute and a half of an outage.
+    #: Attempts after the first. Default 8: the pauses, random up to bounds that double from 0.5 s
+    #: to 30 s, add up to 92 s at most, and to half of that on average.
     retries: int = 8
     #: Seconds that the end of a process may wait for events not yet delivered. Default 5: half
     #: of the 10 s that supervisors commonly leave between SIGTERM and SIGKILL.
     shutdown_timeout: float = 5.0
-    #: Seconds that a thread of the default pool waits for work before it ends. Default 60: a
-    #: process whose threads have ended is a safe one to fork, and a new one costs some 100
-    #: microseconds.
+    #: Seconds that a thread of the default pool waits for work before it ends. Default 60: rarely
+    #: in the way of an application that sends now and then, and a process that no longer sends is
+    #: one without threads, which is a safe one to fork.
     idle_time: float = 60.0
     #: Called with a `DeliveryError` and the event (a dict) for each event that is given up.
     on_error: OnError | None = None
@@ -180,14 +183,21 @@ def _whole(name: str, value: object, *, least: int, optional: bool = False) -> l
         return []
     if isinstance(value, int) and not isinstance(value, bool) and value >= least:
         return []
-    shown = value if isinstance(value, int) else _kind(value)
+    shown = _shown(value) if isinstance(value, int) else _kind(value)
     return [f"{name}: expected a whole number of at least {least}, got {shown}"]
 
 
 def _seconds(name: str, value: object, *, zero: bool) -> list[str]:
     bound = "0 or more" if zero else "more than 0"
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        if math.isfinite(value) and (value > 0 or (zero and value == 0)):
-            return []
-        return [f"{name}: expected seconds, {bound}, got {value}"]
-    return [f"{name}: expected seconds ({bound}) as a number, got {_kind(value)}"]
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return [f"{name}: expected seconds ({bound}) as a number, got {_kind(value)}"]
+    if value > MOST_SECONDS:
+        bound += f" and at most {MOST_SECONDS:,}"
+    elif value > 0 or (zero and value == 0):
+        return []
+    return [f"{name}: expected seconds, {bound}, got {_shown(value)}"]
+
+
+def _shown(value: float) -> object:
+    # Not an int that is itself longer than a log line.
+    return _kind(value) if isinstance(value, int) and abs(value) > MOST_SECONDS else value

@@ -8,8 +8,10 @@ has an outbox of its own.
 from __future__ import annotations
 
 import collections
+import contextlib
 import heapq
 import itertools
+import math
 import threading
 import time
 import uuid
@@ -41,14 +43,13 @@ class _Epoch:
 class _Item:
     __slots__ = ("_outbox", "accepted_at", "attempts", "body", "epoch", "number")
 
-    def __init__(
-        self, outbox: MemoryOutbox, number: int, body: bytes, accepted_at: float, epoch: _Epoch
-    ) -> None:
+    epoch: _Epoch
+
+    def __init__(self, outbox: MemoryOutbox, number: int, body: bytes, accepted_at: float) -> None:
         self._outbox = outbox
         self.number = number
         self.body = body
         self.accepted_at = accepted_at
-        self.epoch = epoch
         self.attempts = 0
 
     @property
@@ -78,8 +79,9 @@ class MemoryOutbox:
         self._numbers = itertools.count(1)
 
         # Guards all below. Held for list work only; no other lock is taken inside. Re-entrant: a
-        # signal handler or a __del__ may record an event while its own thread is in here. It can
-        # come between any two calls, so each statement that changes a figure holds no call.
+        # signal handler or a __del__ may record an event while its own thread is in here. It comes
+        # after a call, or where a loop turns. So no statement that changes a figure holds a call,
+        # and what a loop's condition found is not relied on in its body.
         self._lock = threading.RLock()
         self._settled = threading.Condition(self._lock)  # notified when an epoch, or space, is done
         self._earlier = threading.Condition(self._lock)  # notified when less is to be waited for
@@ -87,8 +89,9 @@ class MemoryOutbox:
         self._later: list[tuple[float, int, _Item]] = []  # a heap, by due time
         self._bytes = 0
         self._epoch = _Epoch(0)
-        self._epochs: list[_Epoch] = [self._epoch]  # oldest first; the last one is the current
-        self._waiting_for_space = 0
+        self._epochs: list[_Epoch] = [self._epoch]  # the current one, and marked ones not settled
+        self._blocked = 0  # events that wait for space, with their callers
+        self._blocked_bytes = 0
         self._accepted = 0
         self._delivered = 0
         self._failed = 0
@@ -101,42 +104,57 @@ class MemoryOutbox:
     def put(self, body: bytes) -> Item | None:
         """See `Outbox.put`. Waits only with ``overflow="block"``, *block* seconds at most."""
         now = self._clock()
+        size = len(body)
         with self._lock:
-            item = _Item(self, next(self._numbers), body, now, self._epoch)
-            item.epoch.unsettled += 1
+            item = _Item(self, next(self._numbers), body, now)
+            item.epoch = epoch = self._epoch
+            epoch.unsettled += 1
             self._accepted += 1
-            self._bytes += len(body)
+            self._bytes += size
             if self._is_over():
                 return self._make_room(item)
             self._ready.append(item)
             return None
 
     def _is_over(self) -> bool:
-        return self._pending() > self._max_events or self._bytes > self._max_bytes
+        # Those that wait for space take none yet, or two of them would wait for each other.
+        return (
+            self._pending() - self._blocked > self._max_events
+            or self._bytes - self._blocked_bytes > self._max_bytes
+        )
 
     def _make_room(self, item: _Item) -> Item | None:
         """Decide about an event that is one too many; it counts as accepted already."""
         if self._overflow == "caller_runs":
             return item
-        if self._overflow == "block":
-            self._wait_for_space()
-        elif self._overflow == "drop_oldest":
-            while self._is_over() and self._ready:
-                self._settle(self._ready.popleft(), "overflow")
+        if len(item.body) <= self._max_bytes:  # else all the room there is would not do
+            if self._overflow == "block":
+                self._wait_for_space(len(item.body))
+            elif self._overflow == "drop_oldest":
+                while self._is_over() and (oldest := self._pop_oldest()) is not None:
+                    self._settle(oldest, "overflow")
         if self._is_over():
             self._settle(item, "overflow")
         else:
             self._ready.append(item)
         return None
 
-    def _wait_for_space(self) -> None:
+    def _wait_for_space(self, size: int) -> None:
         deadline = self._clock() + self._block
-        self._waiting_for_space += 1
+        self._blocked += 1
+        self._blocked_bytes += size
         try:
-            while self._is_over() and (left := deadline - self._clock()) > 0:
-                self._settled.wait(left)
+            while (left := deadline - self._clock()) > 0 and not self._has_space(size):
+                self._settled.wait(min(left, threading.TIMEOUT_MAX))
         finally:
-            self._waiting_for_space -= 1
+            self._blocked -= 1
+            self._blocked_bytes -= size
+
+    def _has_space(self, size: int) -> bool:
+        return (
+            self._pending() - self._blocked < self._max_events
+            and self._bytes - self._blocked_bytes + size <= self._max_bytes
+        )
 
     # -- delivering --------------------------------------------------------------------------------
 
@@ -144,29 +162,45 @@ class MemoryOutbox:
         """See `Outbox.take`: postponed events that are due go first, they are older."""
         with self._lock:
             if self._later:
-                self._promote()
-            if not self._ready:
-                return None
-            item = self._ready.popleft()
-            if item.attempts:
-                self._retried += 1
-            item.attempts += 1
+                self._promote(self._clock())
+            item = self._pop_ready()
+            if item is not None:
+                if item.attempts:
+                    self._retried += 1
+                item.attempts += 1
             return item
 
-    def _promote(self) -> None:
+    def _promote(self, now: float) -> None:
         """Put what is due in front of what is ready: it is older."""
-        now = self._clock()
         due = []
-        while self._later and self._later[0][0] <= now:
-            due.append(heapq.heappop(self._later)[2])
+        while (item := self._pop_due(now)) is not None:
+            due.append(item)
         self._ready.extendleft(reversed(due))
+
+    def _pop_due(self, now: float) -> _Item | None:
+        later = self._later
+        # In one expression, with no call between looking and taking: see `_lock`.
+        return heapq.heappop(later)[2] if later and later[0][0] <= now else None
+
+    def _pop_ready(self) -> _Item | None:
+        try:
+            return self._ready.popleft()
+        except IndexError:
+            return None
+
+    def _pop_oldest(self) -> _Item | None:
+        """The oldest event that nobody has taken, or nearly so: postponed ones are in due order."""
+        later, ready = self._later, self._ready
+        if later and not (ready and ready[0].number < later[0][1]):
+            return self._pop_due(math.inf)
+        return self._pop_ready()
 
     def postpone(self, item: Item, due: float) -> None:
         """See `Outbox.postpone`."""
         assert isinstance(item, _Item)
         with self._lock:
             heapq.heappush(self._later, (due, item.number, item))
-            if self._later[0][2] is item:
+            if self._next_due() == due:
                 self._earlier.notify_all()
                 self._settled.notify_all()
 
@@ -184,17 +218,18 @@ class MemoryOutbox:
 
     def abandon(self, reason: str) -> int:
         """See `Outbox.abandon`."""
+        count = 0
         with self._lock:
-            items = [*self._ready, *(entry[2] for entry in self._later)]
-            self._ready.clear()
-            self._later.clear()
-            self._earlier.notify_all()
-            for item in items:
+            # One by one: what a list of them held, a signal handler might deliver meanwhile.
+            while (item := self._pop_oldest()) is not None:
                 self._settle(item, reason)
-            return len(items)
+                count += 1
+            self._earlier.notify_all()
+        return count
 
     def _settle(self, item: Item, outcome: str) -> None:
         assert isinstance(item, _Item)
+        size = len(item.body)
         with self._lock:
             if outcome == "delivered":
                 self._delivered += 1
@@ -203,10 +238,10 @@ class MemoryOutbox:
             else:
                 self._dropped += 1
                 self._reasons[outcome] += 1
-            self._bytes -= len(item.body)
+            self._bytes -= size
             epoch = item.epoch
             epoch.unsettled -= 1
-            if self._waiting_for_space or (not epoch.unsettled and epoch is not self._epoch):
+            if self._blocked or (not epoch.unsettled and epoch is not self._epoch):
                 self._settled.notify_all()
 
     # -- looking and waiting -----------------------------------------------------------------------
@@ -215,7 +250,7 @@ class MemoryOutbox:
         """See `Outbox.ready`."""
         with self._lock:
             if self._later:
-                self._promote()
+                self._promote(self._clock())
             return bool(self._ready)
 
     def postponed(self) -> bool:
@@ -226,20 +261,20 @@ class MemoryOutbox:
     def wait_until_due(self) -> bool:
         """See `Outbox.wait_until_due`."""
         with self._lock:
-            while self._later:
-                left = self._later[0][0] - self._clock()
-                if left <= 0:
-                    self._promote()
+            while (due := self._next_due()) is not None:
+                now = self._clock()
+                if due <= now:
+                    self._promote(now)
                     return True
-                self._earlier.wait(left)
+                self._earlier.wait(min(due - now, threading.TIMEOUT_MAX))
             return False
 
     def hasten(self) -> None:
         """See `Outbox.hasten`."""
         with self._lock:
-            while self._later:
-                self._ready.append(heapq.heappop(self._later)[2])
+            self._promote(math.inf)
             self._earlier.notify_all()
+            self._settled.notify_all()
 
     def pending(self) -> int:
         """How many events are accepted and not settled, those being delivered included."""
@@ -254,8 +289,10 @@ class MemoryOutbox:
         with self._lock:
             marked = self._epoch
             if marked.unsettled:  # else an idle process that flushes would collect epochs
-                self._epoch = _Epoch(marked.number + 1)
-                self._epochs.append(self._epoch)
+                following = _Epoch(marked.number + 1)
+                self._epochs.append(following)
+                if self._epoch is marked:  # else a signal handler has marked meanwhile
+                    self._epoch = following
                 return marked.number
             return marked.number - 1
 
@@ -264,8 +301,10 @@ class MemoryOutbox:
         with self._lock:
             while not self._is_settled(mark):
                 left = None if deadline is None else deadline - self._clock()
-                if left is not None and left <= 0:
-                    return False
+                if left is not None:
+                    if left <= 0:
+                        return False
+                    left = min(left, threading.TIMEOUT_MAX)
                 self._settled.wait(left)
             return True
 
@@ -279,16 +318,21 @@ class MemoryOutbox:
                 if self.ready():
                     return True
                 until = [moment for moment in (deadline, self._next_due()) if moment is not None]
-                self._settled.wait(min(until) - now if until else None)
+                left = min(min(until) - now, threading.TIMEOUT_MAX) if until else None
+                self._settled.wait(left)
             return True
 
     def _next_due(self) -> float | None:
-        return self._later[0][0] if self._later else None
+        later = self._later
+        return later[0][0] if later else None
 
     def _is_settled(self, mark: int) -> bool:
-        while len(self._epochs) > 1 and not self._epochs[0].unsettled:
-            del self._epochs[0]
-        return self._epochs[0].number > mark
+        for epoch in self._epochs.copy():
+            # One before the current gets no events any more, so a settled one remains so.
+            if not epoch.unsettled and epoch.number < self._epoch.number:
+                with contextlib.suppress(ValueError):  # removed by a signal handler meanwhile
+                    self._epochs.remove(epoch)
+        return all(epoch.number > mark or not epoch.unsettled for epoch in self._epochs)
 
     def figures(self) -> dict[str, Any]:
         """All figures of one moment."""

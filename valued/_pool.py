@@ -13,6 +13,7 @@ atomic.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.client
 import io
@@ -95,6 +96,10 @@ class _LetGo(urllib3.connection.HTTPConnection):
     #: The descriptor with the device and inode that it had, for as long as it is this connection's.
     _descriptor: tuple[int, int, int] | None = None
 
+    #: What it was closed with. An answer after which the server closes is read on from there, and
+    #: holds the descriptor open until it has come.
+    _closing: Any = None
+
     def _new_conn(self) -> socket.socket:
         new = super()._new_conn()
         status = os.fstat(new.fileno())
@@ -104,26 +109,34 @@ class _LetGo(urllib3.connection.HTTPConnection):
 
     def close(self) -> None:
         self._descriptor = None
+        self._closing = self.sock or self._closing
         super().close()
 
     def let_go(self) -> None:
         """Close the descriptor in a forked child; neither locks nor raises."""
-        connected, self.sock = self.sock, None
-        descriptor, self._descriptor = self._descriptor, None
-        # Taken out of the socket first: its object may be closed at any later time, when the
-        # number is somebody else's.
-        number = -1 if connected is None else connected.detach()
-        try:
-            if number >= 0:
-                os.close(number)
-            elif descriptor is not None:
+        numbers = [_detached(self.sock), _detached(self._closing)]
+        descriptor = self._descriptor
+        self.sock = self._closing = self._descriptor = None
+        with contextlib.suppress(OSError):  # closed already, which is what is wanted
+            if descriptor is not None and descriptor[0] not in numbers:
                 # A TLS handshake is under way: the socket that holds the number is a local of a
                 # thread that the child doesn't have. Is it still that one?
                 status = os.fstat(descriptor[0])
                 if descriptor[1:] == (status.st_dev, status.st_ino):
                     os.close(descriptor[0])
-        except OSError:
-            pass  # closed already, which is what is wanted
+        for number in numbers:
+            if number >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(number)
+
+
+def _detached(sock: Any) -> int:
+    """The descriptor, taken out of *sock*; -1: it has none.
+
+    Its object may be closed at any later time, when the number is somebody else's.
+    """
+    # With TLS inside the TLS of a proxy, what a connection has is no socket, but holds one.
+    return -1 if sock is None else int(getattr(sock, "socket", sock).detach())
 
 
 class _Stack(queue.LifoQueue[Any]):
@@ -153,6 +166,8 @@ class _Stack(queue.LifoQueue[Any]):
 @functools.cache
 def _derived(pool: Any) -> Any:
     """*pool*, a class of urllib3's pools, with connections and a queue of ours."""
+    if issubclass(pool.ConnectionCls, _LetGo):
+        return pool
     connection = type("Connection", (_LetGo, pool.ConnectionCls), {})
     return type("Pool", (pool,), {"ConnectionCls": connection, "QueueCls": _Stack})
 
@@ -174,8 +189,7 @@ class Adapter(requests.adapters.HTTPAdapter):
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         """For connections by a proxy; called for each request."""
-        known = proxy in self.proxy_manager
         manager = super().proxy_manager_for(proxy, **kwargs)
-        if not known:
-            _adopt(manager)
+        # Each time: another thread may have made it in this instant, and not come as far as this.
+        _adopt(manager)
         return manager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import json
 import logging
 import time
@@ -21,25 +23,48 @@ QUIET: Final = 60.0
 
 
 class Reporter:
-    """One process's voice. Any thread may call; two that do so at once may both be heard."""
+    """One process's voice. Any thread may call; the log and ``on_error`` may raise what they like.
+
+    Between two lines of one kind it counts, and the next line tells how many there were.
+    """
 
     def __init__(
         self, on_error: OnError | None, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._on_error = on_error
         self._clock = clock
+        # Each operation on both is atomic, so there is no lock that a signal handler, or a child
+        # that ``on_error`` forked, could find taken.
         self._said: dict[str, float] = {}
-        self._unsaid: dict[str, int] = {}
+        self._unsaid: dict[str, collections.deque[int]] = {}
+        self._lines: dict[str, tuple[str, tuple[object, ...], bool]] = {}
 
-    def warn(self, kind: str, message: str, *args: object, count: int = 1) -> None:
+    def warn(
+        self, kind: str, message: str, *args: object, count: int = 1, traceback: bool = False
+    ) -> None:
         """Log *message*, whose first argument will be how many there were since the last line."""
-        count += self._unsaid.pop(kind, 0)
+        self._lines[kind] = message, args, traceback
+        self._unsaid.setdefault(kind, collections.deque()).append(count)
         now = self._clock()
         if now - self._said.get(kind, -QUIET) < QUIET:
-            self._unsaid[kind] = count
             return
         self._said[kind] = now
-        log.warning(message, count, *args)
+        self._say(kind)
+
+    def rest(self) -> None:
+        """Say what was counted and not said: there may be no next time."""
+        for kind in list(self._unsaid):
+            self._say(kind)
+
+    def _say(self, kind: str) -> None:
+        unsaid = self._unsaid[kind]
+        total = 0
+        with contextlib.suppress(IndexError):  # when it is empty; another thread may help with it
+            while True:
+                total += unsaid.popleft()
+        if total:
+            message, args, traceback = self._lines[kind]
+            _log_safely(logging.WARNING, message, total, *args, exc_info=traceback)
 
     def retrying(self, error: DeliveryError) -> None:
         """An attempt failed, another will follow."""
@@ -48,10 +73,19 @@ class Reporter:
     def gave_up(self, error: DeliveryError, body: bytes) -> None:
         """An event was given up: tell the log, and whoever asked to hear of it."""
         self.warn("failed", "%d events were given up; the latest: %s", error)
-        log.debug("given up: %s", body)
+        _log_safely(logging.DEBUG, "given up: %s", body)
         if self._on_error is None:
             return
         try:
             self._on_error(error, json.loads(body))
-        except Exception:
-            log.exception("on_error raised; the event stays given up")
+        except Exception:  # noqa: BLE001 - it is the user's
+            self.warn(
+                "on_error", "on_error raised %d times; the events stay given up", traceback=True
+            )
+
+
+def _log_safely(level: int, message: str, *args: object, exc_info: bool = False) -> None:
+    # A filter or handler of the application's may raise, and no event is to be lost for that.
+    # There is nowhere left to say it.
+    with contextlib.suppress(Exception):
+        log.log(level, message, *args, exc_info=exc_info)

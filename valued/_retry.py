@@ -18,6 +18,9 @@ FIRST_PAUSE: Final = 0.5
 #: Seconds; a pause is no longer than this, so that recovery is noticed within half a minute.
 LONGEST_PAUSE: Final = 30.0
 
+#: Enough to get past `LONGEST_PAUSE`, and few enough that the power can't overflow.
+MOST_DOUBLINGS: Final = 10
+
 #: Seconds; a longer ``Retry-After`` is cut to this.
 LONGEST_RETRY_AFTER: Final = 120.0
 
@@ -39,6 +42,8 @@ def pause(error: DeliveryError, retries: int, uniform: Callable[[float, float], 
     """
     if not is_transient(error.status) or error.attempts > retries or error.age > MAX_AGE:
         return -1.0
-    if error.retry_after is not None:
-        return min(max(error.retry_after, 0.0), LONGEST_RETRY_AFTER)
-    return uniform(0.0, min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (error.attempts - 1)))
+    doublings = min(error.attempts - 1, MOST_DOUBLINGS)
+    own = uniform(0.0, min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**doublings))
+    # What the service asks is the least: a 0, or a date that its clock makes one of the past, would
+    # use up all attempts in an instant.
+    return max(own, min(error.retry_after or 0.0, LONGEST_RETRY_AFTER))

@@ -72,6 +72,9 @@ class Scope(ScopeLike):
         self[key]
         self._put(_removed(self._data(), parts_of(key)))
 
+    #: Not by `__getitem__` with 0, 1, 2 …, as Python would try. `to_dict` can be iterated.
+    __iter__ = None
+
     def __contains__(self, key: str | tuple[str, ...]) -> bool:
         try:
             self[key]
@@ -136,14 +139,14 @@ class Scope(ScopeLike):
 
         Exceptions included. Yields the scope.
         """
-        before = self._data()
+        key, before = self._key(), self._data()
         self._put(merge(before, _events.gather(data, fields)))
         try:
             yield self
         finally:
             # Not by a token of the variable: that would take back what the block did to other
             # scopes.
-            self._put(before)
+            self._put(before, key)
 
     def to_dict(self) -> JSONObject:
         """What the scope holds in this context, a copy."""
@@ -151,7 +154,7 @@ class Scope(ScopeLike):
 
     def to_valued_data(self) -> JSONObject:
         """The same for the serializer, which changes nothing: a scope goes where a mapping goes."""
-        return self._data()
+        return self.to_dict()
 
     # -- events ------------------------------------------------------------------------------------
 
@@ -211,10 +214,10 @@ class Scope(ScopeLike):
     def _data(self) -> Snapshot:
         return _current.get(_NOTHING).get(self._key(), self._defaults)
 
-    def _put(self, data: Snapshot) -> None:
+    def _put(self, data: Snapshot, key: _Key | None = None) -> None:
         # The data of scopes that are gone goes with the next change.
-        others = {key: held for key, held in _current.get(_NOTHING).items() if key() is not None}
-        others[self._key()] = data
+        others = {it: held for it, held in _current.get(_NOTHING).items() if it() is not None}
+        others[self._key() if key is None else key] = data
         _current.set(others)
 
     def _with(self, data: Data, fields: dict[str, Any]) -> Snapshot:

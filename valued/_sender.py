@@ -235,6 +235,7 @@ class _ProcessSender:
                 # left to it. In the caller each event has a job of its own.
                 if not staffing.immediate:
                     self._hire()
+                    self._watch()
 
     def _attempt(self, item: Item, deadline: float | None = None) -> bool:
         """See `Delivery.attempt`. Adds a worker where that took long and events wait."""
@@ -265,7 +266,9 @@ class _ProcessSender:
         self._hire()
 
     def _watch(self) -> None:
-        """See to it that what is postponed is taken up when it is due."""
+        """See to it that what is postponed, if anything is, is taken up when it is due."""
+        if self._watching or not self.outbox.postponed():
+            return
         staffing = self._staffing
         if staffing is None or staffing.immediate:
             # No thread of ours: the next event, a flush or the end of the process takes it up.
@@ -286,9 +289,7 @@ class _ProcessSender:
             self._hire()
         self._hire()  # what was hastened is due, and not postponed any more
         self._watching = False
-        # Once more, now that this is said: an event that was postponed meanwhile was left to us.
-        if self.outbox.postponed():
-            self._watch()
+        self._watch()  # now that this is said: an event that was postponed meanwhile was left to us
 
     # -- waiting and ending ------------------------------------------------------------------------
 
@@ -296,8 +297,11 @@ class _ProcessSender:
         mark = self.outbox.mark()
         staffing = self._staffing
         if staffing is None or staffing.immediate:
-            return self._drive(mark, deadline)
-        return self.outbox.wait(mark, deadline)
+            settled = self._drive(mark, deadline)
+        else:
+            self._watch()
+            settled = self.outbox.wait(mark, deadline)
+        return settled and self._born.is_here() and self._delivery.wait_until_told(deadline)
 
     def park(self, deadline: float | None) -> bool:
         return self.flush(deadline) and self._dismiss(deadline, settled=True)
@@ -310,6 +314,7 @@ class _ProcessSender:
                 "%d events were dropped: they were not delivered when the client was closed",
                 count=self._delivery.abandon("closed"),
             )
+        self._reporter.rest()
         self._dismiss(deadline, settled=done)
         return done
 
@@ -332,6 +337,14 @@ class _ProcessSender:
         """The process ends: deliver what can be in time, and say what could not."""
         self._begin_end(started)
         self._finish()
+        if self._born.is_here():
+            self._delivery.wait_until_told(self._end)
+            self._reporter.rest()
+
+    def hurry(self, started: float) -> None:
+        """A signal came that may end the process: deliver as `leave` does, and go on."""
+        self.outbox.hasten()
+        self.flush(started + self._options.shutdown_timeout)
 
     def _begin_end(self, started: float) -> None:
         if self._end is None:  # a process may hear twice of its end, which doesn't make it later
@@ -364,8 +377,7 @@ class _ProcessSender:
         while self.outbox.wait_for_work(mark, deadline):
             if self.outbox.wait(mark, NOW):
                 _leaving.release(self)
-                if self.outbox.postponed():  # a later event, that is
-                    self._watch()
+                self._watch()  # for later events
                 return True
             item = self.outbox.take()
             if item is not None and not self._attempt(item, deadline):

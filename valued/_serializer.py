@@ -10,11 +10,12 @@ sets go as lists, sorted where they can be; a lone surrogate goes as its ``\ud80
 
 from __future__ import annotations
 
+import copy
 import enum
 import json
 from typing import Any, Final
 
-from valued._converters import NATIVE, Unconvertible, converter_for, finite
+from valued._converters import NATIVE, Unconvertible, converter_for, finite, text_of
 from valued._errors import SerializationError
 from valued._typing import JSONObject
 
@@ -23,9 +24,13 @@ MAX_DEPTH: Final = 100
 
 
 class Snapshot(JSONObject):
-    """Normalized data; `normalize` returns it as it is."""
+    """Normalized data; `normalize` returns it as it is, so a caller must never hold one."""
 
     __slots__ = ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> JSONObject:
+        # What a caller gets is theirs to change, and is then normalized no more.
+        return {key: copy.deepcopy(value, memo) for key, value in self.items()}
 
 
 class _Fault(Exception):
@@ -64,9 +69,10 @@ def normalize(value: object) -> Any:
 
     Raises `SerializationError`, which names the path, for a value that no converter covers, a
     converter that raises (its exception is the cause) or returns its own argument, NaN and
-    infinities, bytes, circular data, nesting deeper than 100, a key that is no text or has an
-    empty part, and two keys that disagree (``{"user": 5, "user.id": 1}``). Of two keys that name
-    the same leaf, the later one counts. Any thread may call; converters run in the caller.
+    infinities, an int of more digits than Python writes (4,300), bytes, generators, circular data,
+    nesting deeper than 100, a key that is no text or has an empty part, and two keys that disagree
+    (``{"user": 5, "user.id": 1}``). Of two keys that name the same leaf, the later one counts. Any
+    thread may call; converters run in the caller.
     """
     if type(value) is Snapshot:
         return value
@@ -103,21 +109,26 @@ _encode: Final = json.JSONEncoder(
 
 
 def encode(event: JSONObject) -> bytes:
-    """Normalized data as JSON. Raises `SerializationError` for an int of thousands of digits."""
+    """Normalized data as JSON. Raises `SerializationError` for data that is not normalized."""
     try:
         return _encode(event).encode("ascii")
-    except ValueError as error:
-        # Python refuses to print an int of over 4,300 digits (`sys.set_int_max_str_digits`).
-        raise SerializationError("", f"an integer is too long to be written ({error})") from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SerializationError(
+            "", f"no plain JSON data ({error}): give it to valued.normalize first"
+        ) from error
 
 
-_SCALARS: Final = frozenset({str, int, bool, type(None)})
+_ATOMS: Final = frozenset({str, bool, type(None)})
+#: From 640 digits on, `sys.set_int_max_str_digits` may forbid to write an int.
+_LONG: Final = 10**600
 
 
 def _plain(value: Any, depth: int) -> Any:
     kind = type(value)
-    if kind in _SCALARS:
+    if kind in _ATOMS:
         return value
+    if kind is int:
+        return _whole(value)
     if kind is dict or kind is Snapshot:
         return _mapping(value, depth)
     if kind is list or kind is tuple:
@@ -130,6 +141,15 @@ def _plain(value: Any, depth: int) -> Any:
     return _converted(value, depth)
 
 
+def _whole(value: int) -> int:
+    if not -_LONG < value < _LONG:
+        try:
+            int.__repr__(value)
+        except ValueError as error:
+            raise _Fault(f"an integer is too long to be written ({error})") from None
+    return value
+
+
 def _mapping(value: dict[Any, Any], depth: int) -> JSONObject:
     if depth >= MAX_DEPTH:
         raise _too_deep()
@@ -139,11 +159,15 @@ def _mapping(value: dict[Any, Any], depth: int) -> JSONObject:
         # A list, since another thread, or a converter, may add to the mapping meanwhile.
         for key, item in list(value.items()):
             if type(key) is str and key and "." not in key and key not in result:
-                result[key] = item if type(item) in _SCALARS else _plain(item, depth + 1)
+                kind = type(item)
+                if kind in _ATOMS or (kind is int and -_LONG < item < _LONG):
+                    result[key] = item
+                else:
+                    result[key] = _plain(item, depth + 1)
             else:
                 _place(result, _parts(key), item, depth)
     except _Fault as fault:
-        fault.within(f".{key}" if isinstance(key, str) else f".{_joined(key)}", value)
+        fault.within(f".{_shown(key)}", value)
         raise
     return result
 
@@ -153,8 +177,13 @@ def _sequence(value: list[Any] | tuple[Any, ...], depth: int) -> list[Any]:
         raise _too_deep()
     result: list[Any] = []
     try:
-        for item in value:  # one by one: the length so far is the place of what is wrong
-            result.append(item if type(item) in _SCALARS else _plain(item, depth + 1))  # noqa: PERF401
+        # A copy, as above. One by one: the length so far is the place of what is wrong.
+        for item in list(value):
+            kind = type(item)
+            if kind in _ATOMS or (kind is int and -_LONG < item < _LONG):
+                result.append(item)
+            else:
+                result.append(_plain(item, depth + 1))
     except _Fault as fault:
         fault.within(f"[{len(result)}]", value)
         raise
@@ -236,18 +265,25 @@ def _parts(key: object) -> list[str]:
     if isinstance(key, enum.Enum):
         key = key.value
     if isinstance(key, int) and not isinstance(key, bool):
-        return [str(int(key))]
+        return [str(_whole(int(key)))]
     if not isinstance(key, str):
         raise _Fault(
             f"a key of type {type(key).__name__}: keys are text, such as 'user.id', "
             "or sequences of text"
         )
-    parts = str.__str__(key).split(".")
+    text = text_of(key)
+    parts = text.split(".")
     if not all(parts):
-        what = "has an empty part between its dots" if key else "is empty"
-        raise _Fault(f"the key {str.__str__(key)!r} {what}: name a field")
+        what = "has an empty part between its dots" if text else "is empty"
+        raise _Fault(f"the key {text!r} {what}: name a field")
     return parts
 
 
-def _joined(key: object) -> str:
-    return ".".join(map(str, key)) if isinstance(key, (tuple, list)) else f"<{type(key).__name__}>"
+def _shown(key: object) -> str:
+    """*key* as part of a path, also where it can't be one."""
+    if isinstance(key, str):
+        return text_of(key)
+    try:
+        return ".".join(_parts(key))
+    except _Fault:
+        return f"<{type(key).__name__}>"

@@ -88,13 +88,18 @@ def disconnect(timeout: float | None = 5.0) -> bool:
     """Disconnect the shared client; close it if `connect` made it, else only flush it.
 
     *timeout*: seconds, as for ``Client.close``. True if every event was settled in time. Does
-    nothing where nothing is connected.
+    nothing where nothing is connected. Raises `ValidationError` for a bad *timeout*, and then
+    leaves the shared client as it was.
     """
     global _link
     link, _link = _link, None
     if link is None:
         return True
-    return link.client.close(timeout) if link.owned else link.client.flush(timeout)
+    try:
+        return link.client.close(timeout) if link.owned else link.client.flush(timeout)
+    except ValidationError:  # of *timeout*, before anything was done
+        _link = link
+        raise
 
 
 def connected() -> bool:

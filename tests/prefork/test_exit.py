@@ -37,6 +37,7 @@ ROADS = [
     ("sigterm_in_a_forked_child", 0, PARENT_CHILD, ""),
     ("sigterm_while_the_process_ends", 0, ["one"], ""),
     ("sigterm_with_a_handler_that_was_there", 0, ["one"], ""),
+    ("sigterm_with_a_handler_that_kills", 6, ["one"], ""),
     ("sigterm_that_is_ignored", 0, ["one"], ""),
     ("os_exit", 0, ["flushed"], ""),
     ("another_thread_records_while_the_process_ends", 0, ONE_TWO, ""),
@@ -96,5 +97,3 @@ def test_flush_on_signals_is_for_the_main_thread() -> None:
     )
     done = run("-c", program)
     assert "main thread" in done.stdout, done.stderr
-
-

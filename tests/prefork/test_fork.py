@@ -397,9 +397,7 @@ def test_an_event_that_a_hook_before_ours_records_in_the_child_is_sent_once(
 
 
 @pytest.mark.parametrize("end", ["return", "sys.exit", "exception"])
-def test_a_child_ends_though_a_thread_held_every_lock_at_the_fork(
-    end: str, server: Server
-) -> None:
+def test_a_child_ends_though_a_thread_held_every_lock_at_the_fork(end: str, server: Server) -> None:
     done = run_program("fork_with_all_locks_held.py", server.url, end)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -454,3 +452,9 @@ def test_a_fork_takes_no_figure_no_option_and_no_connection_along(
     assert {event["user"]["id"] for event in server.events} == {9}
     assert len({request.connection for request in server.requests}) == 2
     client.close()
+
+
+def test_a_parked_master_forks_without_a_warning(server: Server) -> None:
+    done = run_program("park.py", server.url, env=dict(os.environ))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert server.keys() == sorted(["boot"] * 50 + ["child"] * 20 + ["between"] * 20)

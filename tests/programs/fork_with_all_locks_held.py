@@ -48,7 +48,7 @@ def main() -> None:
     held, release = threading.Event(), threading.Event()
 
     def hold() -> None:
-        # Not waited for: one that is held already (that of an idle thread) is held, which is the aim.
+        # Not waited for: one that is held already (an idle thread's) is held, which is the aim.
         taken = [lock for lock in locks if lock.acquire(blocking=False)]
         held.set()
         release.wait(30)

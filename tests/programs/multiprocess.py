@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import multiprocessing.pool
 import os
+import signal
 import sys
 
 import valued
@@ -16,13 +17,14 @@ client: valued.Client
 
 
 def start(given: valued.Client) -> None:
-    """What a pool's initializer does: a spawned child has no client but the one that it is given."""
+    """What a pool's initializer does: a spawned child has no client but the one it is given."""
     global client
     client = given
 
 
 def start_and_flush_on_signals(given: valued.Client) -> None:
     start(given)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # coverage has a handler there
     valued.flush_on_signals()
 
 
@@ -117,9 +119,7 @@ def pool_with_maxtasksperchild(context) -> list[str]:
 
 
 def pool_as_a_block(context) -> list[str]:
-    with context.Pool(
-        3, initializer=start_and_flush_on_signals, initargs=(client,)
-    ) as with_pool:
+    with context.Pool(3, initializer=start_and_flush_on_signals, initargs=(client,)) as with_pool:
         return with_pool.map(task, KEYS, chunksize=1)
 
 

@@ -1,0 +1,113 @@
+"""A server that closes the connection: without an answer, with a reset, or while it idles."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from tests.faults._raw import NO_CONTENT, Peer
+
+
+@pytest.mark.parametrize("how", ["close", "reset", "close before the request", "reset before it"])
+def test_a_connection_that_ends_without_an_answer_is_no_loss(
+    how: str, serve: Any, connect: Any
+) -> None:
+    def misbehave(peer: Peer) -> None:
+        if peer.number == 1:
+            if "before" not in how:
+                peer.read_request()
+            if "reset" in how:
+                peer.reset()
+            return
+        while peer.read_request() is not None:
+            peer.send(NO_CONTENT)
+
+    server = serve(misbehave)
+    client = connect(server)
+    client.record("a")
+    assert client.flush(10)
+    stats = client.stats()
+    assert (stats["delivered"], stats["retried"]) == (1, 1)
+    assert client.told == []
+    assert server.keys == (["a"] if "before" in how else ["a", "a"])
+    assert len({headers["idempotency-key"] for headers in server.headers}) == 1
+
+
+def test_an_outage_of_closed_connections_ends_with_what_happened(serve: Any, connect: Any) -> None:
+    client = connect(serve(lambda peer: peer.read_request()), retries=1)
+    client.record("a")
+    assert client.flush(10)
+    ((error, _),) = client.given_up(1)
+    assert (error.status, error.attempts) == (None, 2)
+    assert "no answer" in str(error)
+    assert "s3cret" not in f"{error!r} {error.__cause__!r} {vars(error)}"
+
+
+@pytest.mark.parametrize("how", ["close", "reset"])
+def test_a_kept_alive_connection_closed_between_two_events_costs_neither(
+    how: str, serve: Any, connect: Any
+) -> None:
+    closed = threading.Event()
+
+    def misbehave(peer: Peer) -> None:
+        if peer.read_request() is None:
+            return
+        peer.send(NO_CONTENT)
+        if peer.number == 1:
+            may_close.wait(10)
+            peer.reset() if how == "reset" else peer.sock.close()
+            closed.set()
+            return
+        while peer.read_request() is not None:
+            peer.send(NO_CONTENT)
+
+    may_close = threading.Event()
+    server = serve(misbehave)
+    client = connect(server)
+    client.record("first")
+    assert client.flush(10)  # else a reset could overtake the answer
+    may_close.set()
+    assert closed.wait(10)
+    client.record("second")
+    assert client.flush(10)
+    assert server.keys == ["first", "second"]
+    assert server.connections == 2
+    stats = client.stats()
+    assert (stats["delivered"], stats["retried"]) == (2, 0)
+
+
+def test_a_kept_alive_connection_closed_in_answer_to_the_next_event_costs_a_retry_only(
+    serve: Any, connect: Any
+) -> None:
+    def misbehave(peer: Peer) -> None:
+        while peer.read_request() is not None:
+            if peer.number == 1 and len(server.bodies) == 2:
+                return
+            peer.send(NO_CONTENT)
+
+    server = serve(misbehave)
+    client = connect(server)
+    for key in ("first", "second"):
+        client.record(key)
+        assert client.flush(10)
+    assert server.keys == ["first", "second", "second"]
+    keys = [headers["idempotency-key"] for headers in server.headers]
+    assert keys[1] == keys[2] != keys[0]
+    assert client.stats()["delivered"] == 2
+
+
+def test_a_server_that_closes_after_each_answer_gets_each_event_once(
+    serve: Any, connect: Any
+) -> None:
+    def one_each(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n")
+
+    server = serve(one_each)
+    client = connect(server, max_workers=1)
+    client.record(*map(str, range(20)))
+    assert client.flush(10)
+    assert server.keys == [*map(str, range(20))]
+    assert client.stats()["retried"] == 0

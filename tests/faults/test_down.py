@@ -1,0 +1,60 @@
+"""A server that is not there, or not yet."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from tests.faults._raw import answering
+from tests.support.processes import until
+
+
+class Nobody:
+    """A port on which nobody listens: bound, so that no other process gets it."""
+
+    def __init__(self) -> None:
+        self._sock = socket.socket()
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._sock.bind(("127.0.0.1", 0))
+        self.port: int = self._sock.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}/events"
+
+    def leave(self) -> None:
+        self._sock.close()
+
+
+def test_events_of_an_outage_arrive_once_it_is_over(serve: Any, connect: Any) -> None:
+    nobody = Nobody()
+    client = connect(nobody, retries=1000, max_workers=2)
+    client.record(*map(str, range(10)))
+    until(lambda: client.stats()["retried"] >= 10)
+    assert client.flush(0) is False
+    nobody.leave()
+    server = serve(answering(), port=nobody.port)
+    assert client.flush(60)
+    assert sorted(server.keys) == sorted(map(str, range(10)))
+    stats = client.stats()
+    assert (stats["delivered"], stats["failed"], stats["dropped"]) == (10, 0, 0)
+
+
+def test_an_outage_that_does_not_end_is_told_to_on_error(connect: Any) -> None:
+    nobody = Nobody()
+    client = connect(nobody, retries=2)
+    client.record("a")
+    assert client.flush(10)
+    ((error, event),) = client.given_up(1)
+    assert (error.status, error.attempts, event["key"]) == (None, 3, "a")
+    assert "refused" in str(error).lower()
+    nobody.leave()
+
+
+def test_an_outage_costs_a_few_log_lines_and_no_token(connect: Any, caplog: Any) -> None:
+    nobody = Nobody()
+    client = connect(nobody, retries=1)
+    client.record(*map(str, range(200)))
+    assert client.flush(20)
+    client.given_up(200)
+    lines = [record.getMessage() for record in caplog.records if record.name == "valued"]
+    assert len(lines) == 2
+    assert "s3cret" not in caplog.text
+    nobody.leave()

@@ -1,0 +1,829 @@
+"""`Connection`: headers, refusals, timeouts, proxies, TLS, and where the token is not."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import os
+import platform
+import socket
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+import valued
+from tests.support.processes import until
+from tests.support.proxy import Listener, Proxy, read_request
+from tests.support.server import Reply, Server
+from tests.support.tls import Authority, TLSServer
+from valued import Connection, DeliveryError
+from valued._connection import MOST_OF_ANSWER, _clear_frames
+
+TOKEN = "t0ken-that-nobody-may-see"
+EVENT = {"category": "action", "key": "report.generated", "user": {"id": 1}}
+AGENT = f"valued-client/{valued.__version__} (Python/{platform.python_version()})"
+NO_ANSWER = b"HTTP/1.1 204 No Content\r\n\r\n"
+
+InThread = Callable[..., "Future[Any]"]
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture
+def tls_server(authority: Authority) -> Iterator[TLSServer]:
+    server = TLSServer(authority)
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def proxy() -> Iterator[Proxy]:
+    with Proxy() as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def connection(server: Server) -> Iterator[Connection]:
+    connection = Connection(TOKEN, server.url)
+    yield connection
+    connection.close()
+
+
+def failure(connection: Connection, **options: Any) -> DeliveryError:
+    with pytest.raises(DeliveryError) as caught:
+        connection.post(b"{}", **options)
+    return caught.value
+
+
+def everything(error: BaseException) -> str:
+    """All that an error tracker could record of it."""
+    return "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
+
+
+def idle(connection: Connection) -> list[Any]:
+    """The connections that are kept, and not in use."""
+    manager: Any = connection.session.get_adapter(connection.endpoint)
+    held = manager.poolmanager.pools
+    pools = [held[key] for key in held.keys()]  # noqa: SIM118 - it can't be iterated
+    return [kept for pool in pools for kept in pool.pool._content if kept is not None]
+
+
+# -- one request -----------------------------------------------------------------------------------
+
+
+def test_an_event_goes_as_one_post_with_the_headers_of_the_service(
+    server: Server, connection: Connection
+) -> None:
+    assert connection(EVENT) is None
+    (request,) = server.requests
+    assert (request.method, request.path) == ("POST", "/events")
+    assert request.event == EVENT
+    assert request.headers["Content-Type"] == "application/json"
+    assert request.headers["Authorization"] == f"Bearer {TOKEN}"
+    assert request.headers["User-Agent"] == AGENT
+    assert request.headers["Content-Length"] == str(len(request.body))
+    assert "Idempotency-Key" not in request.headers
+    assert "Cookie" not in request.headers
+
+
+def test_the_headers_are_a_fresh_dict_that_another_library_can_send(server: Server) -> None:
+    connection = Connection(TOKEN, server.url)
+    headers = connection.headers
+    assert headers == {
+        "Content-Type": "application/json",
+        "Authorization": f"Bearer {TOKEN}",
+        "User-Agent": AGENT,
+    }
+    headers.clear()
+    assert len(connection.headers) == 3
+    requests.post(connection.endpoint, json=EVENT, headers=connection.headers, timeout=10)
+    (request,) = server.requests
+    assert request.headers["Authorization"] == f"Bearer {TOKEN}"
+    assert request.headers["User-Agent"] == AGENT
+    assert request.event == EVENT
+
+
+def test_a_key_for_idempotency_goes_as_a_header_of_that_request_only(
+    server: Server, connection: Connection
+) -> None:
+    connection.post(b"{}", "a-1")
+    connection.post(b"{}")
+    sent = [request.headers.get("Idempotency-Key") for request in server.requests]
+    assert sent == ["a-1", None]
+
+
+def test_token_and_endpoint_come_from_the_environment_where_none_are_given(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VALUED_TOKEN", "from-outside")
+    assert Connection().endpoint == "https://ingest.valued.app/events"
+    monkeypatch.setenv("VALUED_ENDPOINT", server.url)
+    Connection()(EVENT)
+    assert server.requests[0].headers["Authorization"] == "Bearer from-outside"
+    assert Connection("t", "http://127.0.0.1/x").endpoint == "http://127.0.0.1/x"
+    assert Connection("mine").headers["Authorization"] == "Bearer mine"
+
+
+@pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
+def test_any_2xx_is_success(server: Server, connection: Connection, status: int) -> None:
+    server.script = lambda _request: Reply(status)
+    connection(EVENT)
+
+
+@pytest.mark.parametrize("status", [300, 304, 400, 401, 404, 422, 429, 500, 503])
+def test_any_other_status_is_an_error_with_status_and_body(
+    server: Server, connection: Connection, status: int
+) -> None:
+    server.script = lambda _request: Reply(status, body=b"user.id: \xff missing")
+    error = failure(connection)
+    assert error.status == status
+    assert error.body == ("" if status == 304 else "user.id: \N{REPLACEMENT CHARACTER} missing")
+    assert error.retry_after is None
+    assert error.reason.startswith(f"the service answered {status}")
+    assert "redirect" not in error.reason
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("7", 7.0),
+        ("0", 0.0),
+        ("soon", None),
+        ("-3", None),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
+        ("Fri, 31 Dec 99999 23:59:59 GMT", None),
+        ("9" * 5000, None),
+    ],
+)
+def test_what_the_service_asks_to_wait_is_told_where_it_makes_sense(
+    server: Server, connection: Connection, header: str, seconds: float | None
+) -> None:
+    server.script = lambda _request: Reply(503, {"Retry-After": header})
+    error = failure(connection)
+    assert error.status == 503
+    assert error.retry_after == seconds
+
+
+def test_a_date_to_wait_for_is_told_in_seconds_from_now(
+    server: Server, connection: Connection
+) -> None:
+    date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(time.time() + 100))
+    server.script = lambda _request: Reply(429, {"Retry-After": date})
+    assert 60 < (failure(connection).retry_after or 0) <= 100
+
+
+def test_a_redirect_is_not_followed_and_the_error_says_what_to_do(
+    server: Server, connection: Connection
+) -> None:
+    server.script = lambda _request: Reply(307, {"Location": server.url + "/elsewhere"})
+    error = failure(connection)
+    assert error.status == 307
+    assert "set the endpoint" in error.reason
+    assert len(server.requests) == 1
+
+
+def test_of_a_huge_answer_only_the_beginning_is_read(connection: Connection) -> None:
+    broken_off = threading.Event()
+
+    def pour(client: socket.socket) -> None:
+        with client.makefile("rb") as stream:
+            read_request(stream)
+        client.sendall(b"HTTP/1.1 500 Oops\r\nContent-Length: 1000000000000\r\n\r\n")
+        try:
+            while True:
+                client.sendall(b"x" * MOST_OF_ANSWER)
+        except OSError:
+            broken_off.set()
+
+    with Listener(pour) as service:
+        connection = Connection(TOKEN, service.url)
+        error = failure(connection)
+        assert error.status == 500
+        assert error.body == "x" * 500
+        assert broken_off.wait(10)  # the rest is refused, and the connection not used again
+
+
+def test_an_answer_that_is_packed_is_unpacked(server: Server, connection: Connection) -> None:
+    packed = gzip.compress(b"too many events")
+    server.script = lambda _request: Reply(429, {"Content-Encoding": "gzip"}, packed)
+    assert failure(connection).body == "too many events"
+    server.script = lambda _request: Reply(429, {"Content-Encoding": "gzip"}, b"no gzip")
+    error = failure(connection)
+    assert (error.status, error.body) == (429, "")
+
+
+# -- connections -----------------------------------------------------------------------------------
+
+
+def test_many_events_go_over_one_connection_whatever_is_answered(
+    server: Server, connection: Connection
+) -> None:
+    replies = iter([Reply(), Reply(200, body=b"thanks"), Reply(503, body=b"x" * 1000)] * 10)
+    server.script = lambda _request: next(replies)
+    for number in range(30):
+        if number % 3 == 2:
+            assert failure(connection).status == 503
+        else:
+            connection(EVENT)
+    assert len(server.connections()) == 1
+
+
+def test_as_many_connections_as_workers_are_kept_and_used_again_after_a_burst(
+    server: Server, in_thread: InThread, caplog: pytest.LogCaptureFixture
+) -> None:
+    together = threading.Barrier(10)
+
+    def all_at_once(_request: object) -> Reply:
+        together.wait(10)  # so that none is answered before all have a connection of their own
+        return Reply()
+
+    server.script = all_at_once
+    connection = Connection(TOKEN, server.url, pool_size=10)
+    with caplog.at_level(logging.WARNING):
+        for _burst in range(3):
+            for future in [in_thread(connection, EVENT) for _ in range(10)]:
+                future.result(20)
+    assert len(server.requests) == 30
+    assert len(server.connections()) == 10
+    assert caplog.records == []  # urllib3 warns of each connection that it discards
+    connection.close()
+
+
+def test_a_connection_more_than_the_pool_keeps_is_closed(
+    server: Server, in_thread: InThread
+) -> None:
+    together = threading.Barrier(3)
+
+    def all_at_once(_request: object) -> Reply:
+        together.wait(10)
+        return Reply()
+
+    server.script = all_at_once
+    connection = Connection(TOKEN, server.url, pool_size=2)
+    for future in [in_thread(connection, EVENT) for _ in range(3)]:
+        future.result(20)
+    server.script = lambda _request: Reply()
+    for _ in range(4):
+        connection(EVENT)
+    assert len(server.connections()) == 3  # none was made beyond those of the burst
+    connection.close()
+
+
+def test_close_closes_and_the_next_event_connects_again() -> None:
+    def serve(client: socket.socket) -> None:
+        with client.makefile("rb") as stream:
+            while read_request(stream):
+                client.sendall(NO_ANSWER)
+
+    with Listener(serve) as service:
+        connection = Connection(TOKEN, service.url)
+        connection.close()  # nothing to close yet
+        for _round in range(2):
+            connection(EVENT)
+            assert service.accepted.acquire(timeout=10)
+            assert not service.ended.acquire(blocking=False)
+            connection.close()
+            connection.close()
+            assert service.ended.acquire(timeout=10)
+
+
+def test_a_connection_that_the_service_closed_while_idle_is_not_used_again() -> None:
+    def serve(client: socket.socket) -> None:
+        with client.makefile("rb") as stream:
+            read_request(stream)
+            client.sendall(NO_ANSWER)
+
+    with Listener(serve) as service:
+        connection = Connection(TOKEN, service.url)
+        for _ in range(5):
+            connection(EVENT)
+            (kept,) = idle(connection)
+            until(lambda kept=kept: not kept.is_connected)
+
+
+def test_the_session_is_one_for_all_threads_and_takes_an_adapter(
+    connection: Connection, in_thread: InThread
+) -> None:
+    answers: list[str] = []
+
+    class Adapter(requests.adapters.BaseAdapter):
+        def send(self, request: requests.PreparedRequest, **_options: Any) -> requests.Response:
+            answers.append(str(request.url))
+            raise requests.ConnectionError("mounted")
+
+        def close(self) -> None:
+            pass
+
+    assert in_thread(lambda: connection.session).result(10) is connection.session
+    connection.session.mount("http://", Adapter())
+    assert "mounted" in failure(connection).reason
+    assert answers == [connection.endpoint]
+
+
+# -- no answer -------------------------------------------------------------------------------------
+
+
+def test_nobody_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    error = failure(Connection(TOKEN, f"http://127.0.0.1:{port}/events"))
+    assert error.status is None
+    assert "NewConnectionError" in error.reason
+    assert "refused" in error.reason
+    assert isinstance(error.__cause__, requests.ConnectionError)
+
+
+def test_a_name_that_nobody_knows() -> None:
+    # Too long to be one, so that the resolver asks nobody.
+    error = failure(Connection(TOKEN, f"http://{'a.' * 150}invalid/events"))
+    assert error.status is None
+    assert "NameResolutionError" in error.reason
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"HTTP/1.1 2x4\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+    ],
+)
+def test_an_answer_that_is_none(said: bytes) -> None:
+    def serve(client: socket.socket) -> None:
+        with client.makefile("rb") as stream:
+            read_request(stream)
+        client.sendall(said)
+
+    with Listener(serve) as service:
+        error = failure(Connection(TOKEN, service.url))
+    assert error.status is None
+    assert error.reason.startswith("no answer: ")
+
+
+def held(client: socket.socket) -> None:
+    client.recv(1)  # nothing is answered
+    while client.recv(65536):
+        pass
+
+
+def dribble(before: bytes, drop: bytes) -> Callable[[socket.socket], None]:
+    """A server that says *before* at once and then a *drop* now and then, for ever."""
+
+    def serve(client: socket.socket) -> None:
+        with client.makefile("rb") as stream:
+            read_request(stream)
+        client.sendall(before)
+        client.settimeout(0.02)  # the pace; it ends when the client has gone
+        while True:
+            client.sendall(drop)
+            try:
+                if not client.recv(1):
+                    return
+            except TimeoutError:
+                pass
+
+    return serve
+
+
+@pytest.mark.parametrize(
+    ("serve", "status"),
+    [
+        pytest.param(held, None, id="held"),
+        pytest.param(dribble(b"HTTP/1.1 2", b"0"), None, id="status line"),
+        pytest.param(dribble(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"), None, id="headers"),
+        pytest.param(dribble(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), None, id="continue"),
+        pytest.param(
+            dribble(b"HTTP/1.1 500 No\r\nContent-Length: 1000\r\n\r\n", b"x"), 500, id="body"
+        ),
+        pytest.param(dribble(b"HTTP/1.0 500 No\r\n\r\n", b"x"), 500, id="body without an end"),
+        pytest.param(
+            dribble(b"HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"),
+            500,
+            id="chunks",
+        ),
+    ],
+)
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_the_timeout_is_for_the_request_as_a_whole(
+    serve: Callable[[socket.socket], None],
+    status: int | None,
+    tls: bool,
+    authority: Authority,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.bundle))
+    with Listener(serve, authority.context() if tls else None) as service:
+        connection = Connection(TOKEN, service.url, timeout=60)
+        started = time.monotonic()
+        error = failure(connection, timeout=0.3)
+        took = time.monotonic() - started
+    assert error.status == status
+    assert status is not None or "timed out" in error.reason
+    # A read that starts over with each byte would never end; the rest is for a busy machine.
+    assert 0.28 <= took < 2
+
+
+@pytest.mark.parametrize("body", [b"Content-Length: 9\r\n\r\n1", b"\r\nno end of it"])
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_body_that_breaks_off_changes_nothing_about_the_status(status: int, body: bytes) -> None:
+    def serve(client: socket.socket) -> None:
+        with client.makefile("rb") as stream:
+            while read_request(stream):
+                client.sendall(b"HTTP/1.1 %d So\r\n" % status + body)
+                client.shutdown(socket.SHUT_WR)
+
+    with Listener(serve) as service:
+        connection = Connection(TOKEN, service.url)
+        for _ in range(2):
+            if status == 200:
+                connection(EVENT)
+            else:
+                assert failure(connection).status == 500
+        assert len(service.peers) == 2  # and what broke off is not used again
+        connection.close()
+
+
+def test_a_service_that_took_the_event_and_dribbles_its_thanks_has_taken_it() -> None:
+    thanks = dribble(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b"x")
+    with Listener(thanks) as service:
+        started = time.monotonic()
+        Connection(TOKEN, service.url).post(b"{}", timeout=0.3)
+        assert 0.28 <= time.monotonic() - started < 2
+
+
+def test_a_handshake_that_is_never_answered_times_out() -> None:
+    with Listener(held) as service:
+        url = service.url.replace("http:", "https:")
+        started = time.monotonic()
+        error = failure(Connection(TOKEN, url, timeout=0.3))
+        assert time.monotonic() - started < 2
+    assert "timed out" in error.reason
+
+
+def test_a_timeout_of_one_request_is_not_that_of_the_next(server: Server) -> None:
+    answer_now = threading.Event()
+
+    def wait(_request: object) -> Reply:
+        answer_now.wait(10)
+        return Reply()
+
+    connection = Connection(TOKEN, server.url, timeout=10)
+    connection.post(b"{}", timeout=0.3)
+    server.script = wait
+    timer = threading.Timer(0.5, answer_now.set)
+    timer.start()
+    connection.post(b"{}")
+    timer.join()
+    assert len(server.connections()) == 1
+    connection.close()
+
+
+# -- proxies, ~/.netrc -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hostile_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    netrc = tmp_path / ".netrc"
+    hosts = ("127.0.0.1", "localhost")
+    netrc.write_text(
+        "".join(f"machine {host}\nlogin thief\npassword stolen\n" for host in hosts)
+        + "default login thief password stolen\n"
+    )
+    netrc.chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(netrc))
+    # It works: `requests` would take it.
+    assert requests.utils.get_netrc_auth("http://127.0.0.1/") == ("thief", "stolen")
+
+
+@pytest.mark.usefixtures("hostile_home")
+def test_a_netrc_entry_replaces_nothing_and_a_proxy_variable_counts(
+    server: Server, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Connection(TOKEN, server.url)(EVENT)
+    assert proxy.heads == []
+    monkeypatch.setenv("http_proxy", proxy.url)
+    connection = Connection(TOKEN, server.url)
+    for _ in range(3):
+        connection(EVENT)
+    connection.close()
+    assert [request.headers["Authorization"] for request in server.requests] == [
+        f"Bearer {TOKEN}"
+    ] * 4
+    assert [head[0] for head in proxy.heads] == [f"POST {server.url} HTTP/1.1"] * 3
+    assert not any("Proxy-Authorization" in line for head in proxy.heads for line in head)
+
+
+@pytest.mark.usefixtures("hostile_home")
+def test_https_goes_through_a_tunnel_of_the_proxy_which_never_sees_the_token(
+    tls_server: TLSServer,
+    proxy: Proxy,
+    authority: Authority,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("https_proxy", proxy.url.replace("//", "//user:word@"))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.bundle))
+    connection = Connection(TOKEN, tls_server.url)
+    for _ in range(3):
+        connection(EVENT)
+    connection.close()
+    (head,) = proxy.heads  # one tunnel, kept
+    assert head[0].startswith(f"CONNECT 127.0.0.1:{tls_server.port} ")
+    assert "Proxy-Authorization: Basic dXNlcjp3b3Jk" in head
+    assert TOKEN not in str(proxy.heads)
+    assert [request.event for request in tls_server.requests] == [EVENT] * 3
+    assert tls_server.requests[0].headers["Authorization"] == f"Bearer {TOKEN}"
+
+
+def test_a_proxy_may_itself_be_behind_tls(
+    tls_server: TLSServer, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.bundle))
+    # TLS inside TLS: `requests` gives the proxy's certificate to the system's authorities.
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.bundle))
+    with Proxy(authority.context()) as proxy:
+        monkeypatch.setenv("https_proxy", proxy.url)
+        connection = Connection(TOKEN, tls_server.url)
+        for _ in range(3):
+            connection(EVENT)
+        connection.close()
+        assert len(proxy.heads) == 1
+    assert [request.event for request in tls_server.requests] == [EVENT] * 3
+
+
+@pytest.mark.parametrize("excepted", ["127.0.0.1", "localhost,127.0.0.1:{port}", "*"])
+def test_no_proxy_is_asked_where_the_host_is_excepted(
+    server: Server, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, excepted: str
+) -> None:
+    monkeypatch.setenv("http_proxy", proxy.url)
+    monkeypatch.setenv("no_proxy", excepted.format(port=server.port))
+    connection = Connection(TOKEN, server.url)
+    connection(EVENT)
+    connection.close()
+    assert proxy.heads == []
+    assert server.events == [EVENT]
+
+
+def test_the_proxy_for_everything_counts_too(
+    server: Server, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("all_proxy", proxy.url)
+    monkeypatch.setenv("no_proxy", "example.org")
+    connection = Connection(TOKEN, server.url)
+    connection(EVENT)
+    connection.close()
+    assert len(proxy.heads) == len(server.events) == 1
+
+
+def test_a_proxy_that_is_not_there_is_named(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
+    error = failure(Connection(TOKEN, server.url))
+    assert "ProxyError" in error.reason
+    assert "refused" in error.reason
+    assert server.requests == []
+
+
+# -- TLS -------------------------------------------------------------------------------------------
+
+
+def test_an_authority_named_by_the_environment_is_trusted(
+    tls_server: TLSServer, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for variable in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        monkeypatch.setenv(variable, str(authority.bundle))
+        connection = Connection(TOKEN, tls_server.url)
+        connection(EVENT)
+        connection.close()
+        monkeypatch.delenv(variable)
+    assert tls_server.events == [EVENT] * 2
+
+
+def test_a_certificate_that_nobody_vouches_for_is_an_error_that_names_it(
+    tls_server: TLSServer,
+) -> None:
+    error = failure(Connection(TOKEN, tls_server.url))
+    assert error.status is None
+    assert "certificate verify failed" in error.reason
+    assert tls_server.requests == []
+
+
+def test_a_certificate_for_another_host_is_an_error_that_names_it(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.bundle))
+    with Listener(held, authority.context("example.org")) as service:
+        error = failure(Connection(TOKEN, service.url))
+    assert error.status is None
+    assert "certificate is not valid for '127.0.0.1'" in error.reason
+
+
+def test_a_bundle_that_is_not_there_is_named(
+    tls_server: TLSServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "gone.pem"))
+    assert "gone.pem" in failure(Connection(TOKEN, tls_server.url)).reason
+
+
+@pytest.mark.parametrize("status", [None, 500])
+def test_a_stream_that_is_no_tls_any_more_is_an_error(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, status: int | None
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.bundle))
+
+    def garble(client: socket.socket) -> None:
+        with client.makefile("rb") as stream:
+            read_request(stream)
+        if status is not None:
+            client.sendall(b"HTTP/1.1 500 Oops\r\nContent-Length: 1000\r\n\r\nx")
+        with socket.socket(fileno=os.dup(client.fileno())) as below:
+            below.sendall(b"this is no record of TLS")
+        held(client)
+
+    with Listener(garble, authority.context()) as service:
+        error = failure(Connection(TOKEN, service.url))
+    assert error.status == status
+    assert status is not None or error.reason.startswith("no answer: SSLError: ")
+
+
+# -- the token -------------------------------------------------------------------------------------
+
+
+def test_the_token_is_in_no_repr(connection: Connection) -> None:
+    client = valued.Client(TOKEN, connection.endpoint)
+    session = connection.session
+    for shown in (
+        connection,
+        connection.headers,
+        session,
+        session.headers,
+        session.auth,
+        vars(session),
+        vars(session.auth),
+        vars(connection),
+        client,
+        valued.Scope(client),
+        [connection.headers.items()],
+    ):
+        assert TOKEN not in repr(shown)
+        assert TOKEN not in f"{shown}"
+    assert repr(connection) == f"Connection(endpoint={connection.endpoint!r})"
+    assert connection.headers["Authorization"] == f"Bearer {TOKEN}"
+
+
+def answered(reply: Reply | None) -> Callable[[], Any]:
+    return lambda: Server(lambda _request: reply)
+
+
+@pytest.mark.parametrize(
+    "service",
+    [
+        pytest.param(lambda: Listener(lambda client: client.recv(1)), id="reset"),
+        pytest.param(lambda: Listener(held), id="held"),
+        pytest.param(
+            lambda: Listener(dribble(b"HTTP/1.1 500 OK\r\nContent-Length: 99\r\n\r\n", b"x")),
+            id="dribble",
+        ),
+        pytest.param(answered(None), id="broken off"),
+        pytest.param(answered(Reply(503, body=b"busy")), id="503"),
+        pytest.param(
+            answered(Reply(400, body=f"Authorization: Bearer {TOKEN}".encode())), id="echo"
+        ),
+        pytest.param(answered(Reply(308, {"Location": "/x"})), id="redirect"),
+    ],
+)
+def test_the_token_is_nowhere_in_an_error_nor_in_what_its_frames_hold(
+    service: Callable[[], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    running = service()
+    connection = Connection(TOKEN, running.url, timeout=0.3)
+    error = failure(connection)
+    running.close()
+    connection.close()
+    refused = failure(connection)  # now that nobody listens
+    text = everything(error) + everything(refused) + repr(error) + repr(vars(error)) + str(error)
+    assert "Traceback" in text
+    assert TOKEN not in text
+    cause = refused.__cause__
+    assert isinstance(cause, requests.RequestException)
+    assert cause.request is not None
+    assert TOKEN not in repr(vars(cause.request))
+    assert caplog.records  # urllib3 says what it does
+    assert not any(TOKEN in record.getMessage() for record in caplog.records)
+
+
+def test_the_token_is_in_no_error_of_tls(tls_server: TLSServer) -> None:
+    assert TOKEN not in everything(failure(Connection(TOKEN, tls_server.url)))
+
+
+def test_errors_that_refer_to_each_other_in_a_circle_are_cleared_once() -> None:
+    def fail() -> None:
+        header = bytes(TOKEN, "ascii")
+        raise OSError(len(header))
+
+    def leaks(error: BaseException) -> bool:
+        return f"header = b'{TOKEN}'" in everything(error)
+
+    with pytest.raises(OSError) as caught:
+        fail()
+    other = RuntimeError()
+    caught.value.__cause__ = other
+    other.__context__ = caught.value
+    assert leaks(caught.value)
+    _clear_frames(caught.value)
+    assert not leaks(caught.value)
+
+
+def test_nothing_is_logged_with_the_token_by_anybody_on_the_way_to_success(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    for name in ("valued", "urllib3", "requests"):
+        caplog.set_level(logging.DEBUG, name)
+    with valued.Client(TOKEN, server.url) as client:
+        client.action("report.generated", {"user.id": 1})
+        assert client.flush(10)
+    assert any(record.name.startswith("urllib3") for record in caplog.records)
+    assert TOKEN not in caplog.text
+
+
+# -- bad input -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "token", ["", "two words", "line\n", "tab\t", "bell\x07", "ключ", 5, b"bytes", ["x"]]
+)
+def test_a_token_that_can_be_none_is_refused_and_not_shown(
+    token: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(valued.ValidationError, match=r"^token: ") as caught:
+        Connection(token)
+    assert not token or str(token) not in str(caught.value)
+    if isinstance(token, str):
+        monkeypatch.setenv("VALUED_TOKEN", token)
+        with pytest.raises(valued.ValidationError, match=r"^VALUED_TOKEN: "):
+            Connection()
+
+
+def test_no_token_at_all_says_where_to_put_one() -> None:
+    with pytest.raises(valued.ValidationError, match="set VALUED_TOKEN"):
+        Connection()
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "", "127.0.0.1:80", "ftp://127.0.0.1/", "http://", "http:///events", "http://[::1/events",
+        "http://127.0.0.1:0/", "http://127.0.0.1:99999/", "http://127.0.0.1/a b", TOKEN, 5, b"http://x",
+    ],
+)  # fmt: skip
+def test_an_endpoint_that_is_no_url_is_refused_and_not_shown(
+    endpoint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(valued.ValidationError, match=r"^endpoint: expected an http") as caught:
+        Connection("t", endpoint)
+    assert TOKEN not in str(caught.value)
+    if endpoint and isinstance(endpoint, str):
+        monkeypatch.setenv("VALUED_ENDPOINT", endpoint)
+        with pytest.raises(valued.ValidationError, match=r"^VALUED_ENDPOINT: expected an http"):
+            Connection("t")
+
+
+@pytest.mark.parametrize("user", ["user@", "user:word@", ":word@"])
+def test_an_endpoint_with_a_user_is_refused(user: str) -> None:
+    with pytest.raises(valued.ValidationError, match="user name") as caught:
+        Connection("t", f"http://{user}127.0.0.1/events")
+    assert "word" not in str(caught.value)
+
+
+def test_a_transport_of_ones_own_on_a_connection(server: Server) -> None:
+    class Backend:
+        def __init__(self, token: str) -> None:
+            self.connection = Connection(token, server.url)
+
+        def __call__(self, data: dict[str, Any]) -> None:
+            body = json.dumps({**data, "by": "backend"})
+            requests.post(
+                self.connection.endpoint, body, headers=self.connection.headers, timeout=10
+            ).raise_for_status()
+
+    with valued.Client(Backend(TOKEN)) as client:
+        client.action("report.generated", {"user.id": 1})
+        assert client.flush(10)
+    assert server.events[0]["by"] == "backend"
+    assert server.requests[0].headers["Authorization"] == f"Bearer {TOKEN}"

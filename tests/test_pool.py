@@ -1,0 +1,525 @@
+"""Connections across a fork: the child's are gone at once, the parent's don't notice."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import os
+import queue
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import ExitStack
+from typing import Any
+
+import psutil
+import pytest
+import requests
+import urllib3
+
+from tests.support.processes import Child, run_program, until
+from tests.support.proxy import Listener, Proxy, read_request
+from tests.support.tls import Authority
+from valued import Connection, _pool
+from valued._pool import Adapter, _derived, _LetGo, _Stack
+
+BOUND = 10.0  # seconds; bounds a failure
+ROADS = ["plain", "tls", "forwarded", "tunnel", "tls in tls"]
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here"),
+    # It is what is tested here: a fork while threads run.
+    pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning"),
+]
+
+InThread = Callable[..., "Future[Any]"]
+Fork = Callable[..., Child]
+
+
+class Service(Listener):
+    """Answers when it is told; `came` is released for each request."""
+
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+        self.came = threading.Semaphore(0)
+        self.answer = threading.Event()
+        super().__init__(self._answer, context)
+
+    def _answer(self, client: socket.socket) -> None:
+        with client.makefile("rb") as stream:
+            while read_request(stream):
+                self.came.release()
+                assert self.answer.wait(BOUND)
+                client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+
+@dataclasses.dataclass
+class Road:
+    """A connection, the service, and whom the client connects to: that one, or a proxy."""
+
+    connection: Connection
+    service: Service
+    gate: Listener
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(params=ROADS)
+def road(
+    request: pytest.FixtureRequest, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Road]:
+    kind = request.param
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.bundle))
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.bundle))  # for the proxy behind TLS
+    tls = authority.context()
+    with ExitStack() as stack:
+        service = stack.enter_context(Service(None if kind in ("plain", "forwarded") else tls))
+        gate: Listener = service
+        if kind not in ("plain", "tls"):
+            gate = stack.enter_context(Proxy(tls if kind == "tls in tls" else None))
+            monkeypatch.setenv("http_proxy", gate.url)
+            monkeypatch.setenv("https_proxy", gate.url)
+        connection = Connection("token", service.url)
+        yield Road(connection, service, gate)
+        service.answer.set()
+        connection.close()
+
+
+def begin(road: Road, in_thread: InThread, count: int) -> list[Future[Any]]:
+    """So many requests at the same time, none of them answered."""
+    road.service.answer.clear()
+    requests = [in_thread(road.connection, {"number": number}) for number in range(count)]
+    for _ in range(count):
+        assert road.service.came.acquire(timeout=BOUND)
+    return requests
+
+
+def finish(road: Road, requests: list[Future[Any]]) -> None:
+    road.service.answer.set()
+    for one in requests:
+        assert one.result(BOUND) is None
+
+
+def towards(port: int) -> set[int]:
+    """The descriptors of this process that lead to *port*."""
+    connections = psutil.Process().net_connections("tcp")
+    return {one.fd for one in connections if one.raddr and one.raddr.port == port}
+
+
+class Held:
+    """A forked child that checks something, and then lives until it is told."""
+
+    def __init__(self, fork: Fork, check: Callable[[], object]) -> None:
+        self._told, tell = os.pipe()
+        heard, self._say = os.pipe()
+
+        def live() -> None:
+            check()
+            os.write(self._say, b"x")
+            os.read(self._told, 1)
+
+        self._tell = tell
+        self.child = fork(live)
+        os.close(self._say)
+        # Empty where it failed: then its end says why.
+        if os.read(heard, 1) == b"":
+            self.child.wait()
+        os.close(heard)
+
+    def end(self) -> None:
+        assert self.runs()
+        os.write(self._tell, b"x")
+        assert self.child.wait() == 0
+        os.close(self._tell)
+        os.close(self._told)
+
+    def runs(self) -> bool:
+        return psutil.Process(self.child.pid).status() != psutil.STATUS_ZOMBIE
+
+
+def assert_that_nothing_leads_to(port: int) -> None:
+    assert towards(port) == set()
+
+
+# -- the child lets go, the parent goes on ---------------------------------------------------------
+
+
+def test_idle_connections_are_closed_in_the_child_and_go_on_in_the_parent(
+    road: Road, fork: Fork, in_thread: InThread
+) -> None:
+    finish(road, begin(road, in_thread, 3))
+    port = road.gate.port
+    assert len(towards(port)) == 3
+    child = Held(fork, lambda: assert_that_nothing_leads_to(port))
+    finish(road, begin(road, in_thread, 3))
+    assert len(road.gate.peers) == 3  # the same three
+    # Nobody else holds them open: the parent's close is one.
+    road.connection.close()
+    for _ in range(3):
+        assert road.gate.ended.acquire(timeout=BOUND)
+    child.end()
+
+
+def test_connections_in_a_request_are_closed_in_the_child_and_go_on_in_the_parent(
+    road: Road, fork: Fork, in_thread: InThread
+) -> None:
+    requests = begin(road, in_thread, 3)
+    port = road.gate.port
+    assert len(towards(port)) == 3
+    child = Held(fork, lambda: assert_that_nothing_leads_to(port))
+    finish(road, requests)
+    finish(road, begin(road, in_thread, 3))
+    assert len(road.gate.peers) == 3
+    road.connection.close()
+    for _ in range(3):
+        assert road.gate.ended.acquire(timeout=BOUND)
+    child.end()
+
+
+def test_the_child_connects_anew_and_both_go_on_side_by_side(
+    road: Road, fork: Fork, in_thread: InThread
+) -> None:
+    finish(road, begin(road, in_thread, 2))
+
+    def send() -> None:
+        road.connection({"child": 1})
+        road.connection({"child": 2})
+        assert len(towards(road.gate.port)) == 1
+
+    child = Held(fork, send)
+    finish(road, begin(road, in_thread, 2))
+    assert len(road.gate.peers) == 3
+    child.end()
+    finish(road, begin(road, in_thread, 2))
+    assert len(road.gate.peers) == 3
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_a_connection_that_closes_with_the_answer_that_is_still_coming_is_closed_in_the_child(
+    tls: bool,
+    fork: Fork,
+    in_thread: InThread,
+    authority: Authority,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.bundle))
+    go_on = threading.Event()
+
+    def serve(client: socket.socket) -> None:
+        with client.makefile("rb") as stream:
+            read_request(stream)
+            client.sendall(b"HTTP/1.1 500 No\r\nConnection: close\r\nContent-Length: 4\r\n\r\nab")
+            assert go_on.wait(BOUND)
+            client.sendall(b"cd")
+            assert stream.read() == b""  # the client closes
+
+    with Listener(serve, authority.context() if tls else None) as service:
+        connection = Connection("token", service.url)
+        request = in_thread(connection, {})
+        until(lambda: [one for one in made(service.port) if one.sock is None])
+        assert len(towards(service.port)) == 1
+        child = Held(fork, lambda: assert_that_nothing_leads_to(service.port))
+        go_on.set()
+        assert request.exception(BOUND).body == "abcd"
+        assert service.ended.acquire(timeout=BOUND)
+        child.end()
+
+
+def made(port: int) -> list[_LetGo]:
+    """This process's connections to *port*."""
+    return [one for one in _pool._here.get().living() if one.port == port]
+
+
+def test_a_handshake_under_way_is_let_go_in_the_child_and_goes_on_in_the_parent(
+    fork: Fork, in_thread: InThread, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.bundle))
+    greeted, answer = threading.Event(), threading.Event()
+    context = authority.context()
+
+    def serve(client: socket.socket) -> None:
+        assert client.recv(1, socket.MSG_PEEK)  # its hello, left where it is
+        greeted.set()
+        assert answer.wait(BOUND)
+        with context.wrap_socket(client, server_side=True) as secure, secure.makefile("rb") as file:
+            while read_request(file):
+                secure.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    with Listener(serve) as service:
+        connection = Connection("token", service.url.replace("http:", "https:"))
+        request = in_thread(connection, {"number": 1})
+        assert greeted.wait(BOUND)
+        (number,) = towards(service.port)
+
+        def check() -> None:
+            assert_that_nothing_leads_to(service.port)
+            taken = take_numbers({number})
+            gc.collect()
+            connection.close()
+            assert_open(taken)
+
+        child = Held(fork, check)
+        answer.set()
+        assert request.result(BOUND) is None
+        connection({"number": 2})
+        assert len(service.peers) == 1
+        connection.close()
+        assert service.ended.acquire(timeout=BOUND)
+        child.end()
+
+
+@pytest.mark.parametrize("road", ["plain", "tls in tls"], indirect=True)
+def test_a_hundred_forks_cost_the_parent_no_descriptor_and_no_thread(
+    road: Road, fork: Fork, in_thread: InThread
+) -> None:
+    finish(road, begin(road, in_thread, 2))
+    process = psutil.Process()
+    before = process.num_fds(), process.num_threads()
+    numbers = towards(road.gate.port)
+    assert len(numbers) == 2
+    for _ in range(100):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(any(map(is_open, numbers)))
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert (process.num_fds(), process.num_threads()) == before
+    finish(road, begin(road, in_thread, 2))
+    assert len(road.gate.peers) == 2
+
+
+def is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
+# -- numbers that are used again -------------------------------------------------------------------
+
+
+def take_numbers(wanted: set[int]) -> dict[int, tuple[int, int]]:
+    """Open files until they have the *wanted* numbers; what each number then stands for."""
+    taken: list[int] = []
+    while not wanted <= set(taken):
+        assert len(taken) < 1000
+        taken.append(os.open(os.devnull if len(taken) % 2 else __file__, os.O_RDONLY))
+    return {number: identity(number) for number in taken}
+
+
+def identity(number: int) -> tuple[int, int]:
+    status = os.fstat(number)
+    return status.st_dev, status.st_ino
+
+
+def assert_open(taken: dict[int, tuple[int, int]]) -> None:
+    assert {number: identity(number) for number in taken} == taken
+
+
+def test_what_the_child_opens_is_not_closed_by_what_it_inherited(
+    road: Road, fork: Fork, in_thread: InThread
+) -> None:
+    finish(road, begin(road, in_thread, 2))
+    under_way = begin(road, in_thread, 3)
+    session = [road.connection.session]
+    connections = made(road.gate.port)
+    port = road.gate.port
+    numbers = towards(port)
+    assert len(numbers) == len(connections) == 3
+
+    def check() -> None:
+        assert_that_nothing_leads_to(port)
+        taken = take_numbers(numbers)
+        session[0].close()
+        session.clear()
+        for connection in connections:
+            connection.close()
+            connection.let_go()
+        connections.clear()
+        road.connection.close()
+        gc.collect()
+        assert_open(taken)
+
+    child = fork(check)
+    assert child.wait() == 0
+    finish(road, under_way)
+    finish(road, begin(road, in_thread, 3))
+    assert len(road.gate.peers) == 3
+
+
+def test_an_answer_that_the_child_inherited_closes_none_of_its_files(
+    road: Road, fork: Fork
+) -> None:
+    road.service.answer.set()
+    session = road.connection.session
+    answers = [session.post(road.connection.endpoint, b"{}", stream=True, timeout=BOUND)]
+    assert len(towards(road.gate.port)) == 1
+    numbers = towards(road.gate.port)
+
+    def check() -> None:
+        taken = take_numbers(numbers)
+        answers[0].raw.close()
+        answers[0].close()
+        answers.clear()
+        gc.collect()
+        assert_open(taken)
+
+    assert fork(check).wait() == 0
+    assert answers[0].content == b"ok"
+
+
+def test_letting_go_leaves_a_number_alone_that_stands_for_something_else() -> None:
+    with open(__file__, "rb") as file:
+        connection = a_connection()
+        number = file.fileno()
+        device, inode = identity(number)
+        connection._descriptor = (number, device, inode + 1)
+        connection.let_go()
+        assert identity(number) == (device, inode)
+        connection._descriptor = (number, device + 1, inode)
+        connection.let_go()
+        assert identity(number) == (device, inode)
+
+
+def test_letting_go_of_what_somebody_closed_before_is_no_error() -> None:
+    connection = a_connection()
+    ours, theirs = socket.socketpair()
+    with theirs:
+        number = ours.fileno()
+        connection.sock = ours
+        connection._descriptor = (number, *identity(number))
+        os.close(number)  # such as daemons do, in the child
+        connection.let_go()
+        assert connection.sock is None
+        assert ours.fileno() == -1
+        connection._descriptor = (number, 0, 0)
+        connection.let_go()
+        connection.let_go()
+
+
+def a_connection() -> _LetGo:
+    pool = _derived(urllib3.HTTPConnectionPool)("127.0.0.1", 1)
+    connection = pool._new_conn()
+    assert isinstance(connection, _LetGo)
+    return connection
+
+
+# -- the end of the child --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("who", ["nobody", "program"])
+def test_a_child_ends_though_a_thread_of_its_parent_held_every_lock_of_the_session(
+    road: Road, who: str
+) -> None:
+    road.service.answer.set()
+    result = run_program(
+        "exit_with_pool_locks_held.py", road.service.url, who, timeout=30, env=dict(os.environ)
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    found = json.loads(result.stdout)
+    assert found["status"] == 0
+    assert found["locks"] >= 2  # that of the pools' container, that of the cookies
+    assert len(road.gate.peers) == 1  # the parent's second event took the connection of the first
+
+
+# -- the queue of a pool ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [queue.LifoQueue, _Stack])
+def test_the_stack_keeps_what_urllib3_relies_on_in_a_queue(kind: type[Any]) -> None:
+    stack = kind(2)
+    assert isinstance(stack, queue.LifoQueue)
+    assert stack.maxsize == 2
+    with pytest.raises(queue.Empty):
+        stack.get(block=False)
+    stack.put("first")
+    stack.put(None, block=False)
+    assert stack.qsize() == 2
+    with pytest.raises(queue.Full):
+        stack.put("third", block=False)
+    assert stack.qsize() == 2
+    assert [stack.get(block=False, timeout=None), stack.get(block=False)] == [None, "first"]
+    assert stack.qsize() == 0
+    with pytest.raises(queue.Empty):
+        stack.get(block=False, timeout=5)
+
+
+def test_the_stack_has_no_lock_and_never_waits() -> None:
+    stack = _Stack(1)
+    with pytest.raises(queue.Empty):
+        stack.get(block=True, timeout=None)
+    stack.put("only")
+    with pytest.raises(queue.Full):
+        stack.put("one more", block=True, timeout=None)
+    assert {type(value) for value in vars(stack).values()} == {int, list}
+
+
+def test_threads_that_take_and_put_back_neither_lose_nor_double_anything(
+    in_thread: InThread,
+) -> None:
+    stack = _Stack(8)
+    things = [object() for _ in range(8)]
+    for thing in things:
+        stack.put(thing)
+    together = threading.Barrier(8)
+
+    def churn() -> None:
+        together.wait(BOUND)
+        for _ in range(3_000):
+            stack.put(stack.get(block=False))
+
+    for one in [in_thread(churn) for _ in range(8)]:
+        one.result(30)
+    assert stack.qsize() == 8
+    assert {stack.get() for _ in range(8)} == set(things)
+
+
+# -- classes ---------------------------------------------------------------------------------------
+
+
+def test_a_process_knows_its_connections_for_as_long_as_they_live(
+    road: Road, in_thread: InThread
+) -> None:
+    finish(road, begin(road, in_thread, 2))
+    assert len(made(road.gate.port)) == 2
+    road.connection.close()
+    gc.collect()
+    assert made(road.gate.port) == []
+    finish(road, begin(road, in_thread, 1))
+    (one,) = made(road.gate.port)
+    assert one.sock is not None
+
+
+def test_every_kind_of_pool_is_derived_once_and_only_once() -> None:
+    class Connected(urllib3.connection.HTTPConnection):
+        pass
+
+    class Special(urllib3.HTTPConnectionPool):
+        ConnectionCls = Connected
+
+    derived = _derived(Special)
+    assert issubclass(derived, Special)
+    assert issubclass(derived.ConnectionCls, _LetGo)
+    assert issubclass(derived.ConnectionCls, Connected)
+    assert derived.QueueCls is _Stack
+    assert _derived(Special) is derived
+    assert _derived(derived) is derived
+
+
+def test_a_proxys_pools_are_ours_for_a_thread_that_comes_while_another_one_makes_them() -> None:
+    adapter = Adapter()
+    proxy = "http://127.0.0.1:1"
+    # As far as the other thread has come: made and published, and not yet changed.
+    published = requests.adapters.HTTPAdapter.proxy_manager_for(adapter, proxy)
+    manager = adapter.proxy_manager_for(proxy)
+    assert manager is published
+    for pool in manager.pool_classes_by_scheme.values():
+        assert issubclass(pool.ConnectionCls, _LetGo)
+        assert pool.QueueCls is _Stack
+    assert adapter.proxy_manager_for(proxy).pool_classes_by_scheme == manager.pool_classes_by_scheme

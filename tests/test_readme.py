@@ -1,0 +1,352 @@
+"""The documents: they render, and what they print runs."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import inspect
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import docutils.core
+import docutils.nodes
+import pytest
+import requests
+
+import valued
+from tests.support.processes import run
+from tests.support.server import Server
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = ["README.rst", "CHANGELOG.rst", "CONTRIBUTING.rst"]
+TOKEN = "readme-token"
+
+FIRST = "First event in a minute"
+
+#: The other sections with Python blocks, and how many events the service gets from each.
+ARRIVALS = {
+    "Calls": 6,
+    "Your own objects": 2,
+    "Scope": 6,
+    "The shared client": 5,
+    "Forks": 1,
+    "Gunicorn": 40,
+    "Celery": 1,
+    "multiprocessing": 100,
+    "asyncio and gevent": 1,
+    "Delivery": 1,
+    "What is lost": 1,
+    "AWS Lambda": 1,
+    "Transports and executors": 5,
+    "Testing your application": 0,
+}
+
+#: What uses the files that a section prints (those whose first line is a comment with a name).
+DRIVERS = {
+    "Celery": ["-c", "import tasks; tasks.generate.apply((7, 123)).get()"],
+    "multiprocessing": ["work.py"],
+    "AWS Lambda": ["-c", "import handler; assert handler.handler({}, None)['statusCode'] == 204"],
+    "Testing your application": ["-m", "pytest", "-q", "-p", "no:cacheprovider"],
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """One code block of the README."""
+
+    language: str
+    code: str
+
+    @property
+    def file(self) -> str | None:
+        """The name that the first line gives it."""
+        match = re.match(r"# (\w+\.py)\n", self.code)
+        return match[1] if match else None
+
+
+def _doctree(name: str, report_level: int = 5, highlight: str = "none") -> docutils.nodes.document:
+    settings = {
+        "report_level": report_level,
+        "halt_level": report_level,
+        "syntax_highlight": highlight,
+        "file_insertion_enabled": False,
+    }
+    text = (ROOT / name).read_text("utf-8")
+    return docutils.core.publish_doctree(text, name, settings_overrides=settings)
+
+
+def _sections() -> dict[str, list[Block]]:
+    sections: dict[str, list[Block]] = {}
+    for node in _doctree("README.rst").findall(docutils.nodes.literal_block):
+        section = node.parent
+        while not isinstance(section, (docutils.nodes.section, docutils.nodes.document)):
+            section = section.parent
+        title = section.next_node(docutils.nodes.title)
+        assert title is not None
+        languages = [name for name in node["classes"] if name != "code"]
+        assert len(languages) == 1, f"a block without a language: {node.astext()}"
+        sections.setdefault(title.astext(), []).append(Block(languages[0], node.astext()))
+    return sections
+
+
+SECTIONS = _sections()
+
+
+def _commands() -> list[str]:
+    """The lines of the README that are typed into a shell."""
+    return [
+        line.removeprefix("$ ")
+        for blocks in SECTIONS.values()
+        for block in blocks
+        if block.language == "console"
+        for line in block.code.splitlines()
+    ]
+
+
+def _objects(blocks: list[Block]) -> Iterator[dict[str, Any]]:
+    """The JSON objects that a section prints."""
+    decoder = json.JSONDecoder()
+    for block in blocks:
+        text = block.code.strip() if block.language == "json" else ""
+        while text:
+            found, end = decoder.raw_decode(text)
+            yield found
+            text = text[end:].lstrip()
+
+
+@pytest.fixture
+def shell(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder, and an environment as the README asks the reader to set."""
+    monkeypatch.setenv("VALUED_TOKEN", TOKEN)
+    monkeypatch.setenv("VALUED_ENDPOINT", server.url)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    for name in [name for name in os.environ if "COV" in name]:
+        # Coverage would bring a handler of SIGTERM, which no reader has.
+        monkeypatch.delenv(name)
+    return tmp_path
+
+
+def _run(folder: Path, *arguments: str, stdin: str = "") -> str:
+    """What Python, run with *arguments* in *folder*, printed; it must end well and quietly."""
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert TOKEN not in done.stdout
+    return done.stdout
+
+
+def _write_files(folder: Path, blocks: list[Block]) -> None:
+    for block in blocks:
+        if block.file is not None:
+            (folder / block.file).write_text(block.code, "utf-8")
+
+
+def _assert_arrived(server: Server, section: str) -> None:
+    """All that the section sent, each event once, and among it what the section prints."""
+    arrived = server.events
+    assert len(arrived) == ARRIVALS[section]
+    keys = [request.headers["Idempotency-Key"] for request in server.requests
+            if "Idempotency-Key" in request.headers]  # fmt: skip
+    assert len(keys) == len(set(keys))
+    for event in arrived:
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d[+-]\d\d:\d\d", event["occured_at"])
+    assert {request.headers["Authorization"] for request in server.requests} <= {f"Bearer {TOKEN}"}
+    for printed in _objects(SECTIONS[section]):
+        alike = [
+            event
+            for event in arrived
+            if {**event, "occured_at": ""} == {**printed, "occured_at": ""}
+        ]
+        assert len(alike) == 1, printed
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_document_renders_without_a_warning(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    _doctree(name, report_level=1, highlight="long")  # which knows what languages there are
+    assert capfd.readouterr().err == ""
+
+
+def test_every_section_with_python_is_run() -> None:
+    with_python = [
+        title
+        for title, blocks in SECTIONS.items()
+        if any(block.language == "python" for block in blocks)
+    ]
+    assert with_python == [FIRST, *ARRIVALS]
+
+
+@pytest.mark.parametrize("section", [name for name in ARRIVALS if name != "Gunicorn"])
+def test_section_runs_as_printed_and_its_events_arrive(
+    section: str, server: Server, shell: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if section == "Testing your application":  # as its reader has it, who sets no environment
+        monkeypatch.delenv("VALUED_ENV")
+    python = [block for block in SECTIONS[section] if block.language == "python"]
+    _write_files(shell, python)
+    output = ""
+    if section in DRIVERS:
+        _run(shell, *DRIVERS[section])
+    script = "\n".join(block.code for block in python if block.file is None)
+    if script:
+        (shell / "script.py").write_text(script, "utf-8")
+        output = _run(shell, "script.py")
+    assert all(block.file is None or section in DRIVERS for block in python)
+    printed = [block.code for block in SECTIONS[section] if block.language == "text"]
+    assert output.splitlines() == "\n".join(printed).splitlines()
+    _assert_arrived(server, section)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="Gunicorn forks")
+def test_gunicorn_section_runs_as_printed_and_each_event_arrives_once(
+    server: Server, shell: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _write_files(shell, SECTIONS["Gunicorn"])
+    [command] = [block.code for block in SECTIONS["Gunicorn"] if block.language == "console"]
+    program, *arguments = shlex.split(command.removeprefix("$ "))
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", "--bind 127.0.0.1:0 --no-control-socket")
+    process = subprocess.Popen(
+        [sys.executable, "-m", program, *arguments], cwd=shell, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stderr is not None
+        url = ""
+        while not url:  # ends with the log at the latest, by the StopIteration
+            match = re.search(r"Listening at: (\S+)", next(process.stderr))
+            url = match[1] if match else ""
+        for user in range(20):
+            answer = requests.post(f"{url}/reports", headers={"X-User-Id": str(user)}, timeout=10)
+            assert answer.status_code == 204
+        process.send_signal(signal.SIGTERM)
+        log = process.communicate(timeout=30)[1]
+    finally:
+        process.kill()
+        process.wait(10)
+    assert process.returncode == 0, log
+    _assert_arrived(server, "Gunicorn")
+    seen = sorted((event["category"], event["user"]["id"]) for event in server.events)
+    assert seen == sorted((kind, user) for kind in ("action", "pageview") for user in range(20))
+
+
+@contextlib.contextmanager
+def _listening(command: str, folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Run ``valued listen …`` on a free port; its URL, and, at the end, the lines it printed."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", *shlex.split(command), "--port", "0"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    lines: list[str] = []
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        heading = process.stderr if "--json" in command else process.stdout
+        lines.append(next(heading))
+        yield lines[0].split()[-1], lines
+        process.terminate()
+        lines += process.communicate(timeout=30)[0].splitlines(keepends=True)
+        assert process.returncode == 0
+    finally:
+        process.kill()
+        process.communicate(timeout=10)
+
+
+def _without_what_differs(text: str) -> str:
+    """*text* without port, process and time."""
+    text = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:PORT", text)
+    text = re.sub(r"from \S+ \(pid \d+\)", "from PROCESS", text)
+    return re.sub(r'"occured_at": "[^"]+"', '"occured_at": TIME', text)
+
+
+def test_first_event_is_shown_as_printed(shell: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [program] = [block.code for block in SECTIONS[FIRST] if block.language == "python"]
+    [shown] = [block.code for block in SECTIONS[FIRST] if block.language == "text"]
+    typed = [block.code for block in SECTIONS[FIRST] if block.language == "console"]
+    [listen], exports = ([line.removeprefix("$ ") for line in text.splitlines()] for text in typed)
+    (shell / "first.py").write_text(program, "utf-8")
+    with _listening(listen, shell) as (url, lines):
+        for line in exports:
+            name, _, value = line.removeprefix("export ").partition("=")
+            monkeypatch.setenv(name, value)
+        assert _without_what_differs(os.environ["VALUED_ENDPOINT"]) == _without_what_differs(url)
+        monkeypatch.setenv("VALUED_ENDPOINT", url)
+        assert _run(shell, "first.py") == ""
+    assert _without_what_differs("".join(lines).rstrip()) == _without_what_differs(shown)
+
+
+def test_command_line_works_as_printed(shell: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    [block] = SECTIONS["Command line"]
+    commands = [line.removeprefix("$ ") for line in block.code.splitlines()]
+    plain, in_json = (line for line in commands if line.startswith("valued listen"))
+    event = {"category": "sync", "user": {"id": 5}, "occured_at": "2026-11-23T10:00:00+01:00"}
+    (shell / "events.jsonl").write_text(json.dumps(event) + "\n", "utf-8")
+    with _listening(plain, shell):
+        pass  # it starts, and ends when it is told to
+    with _listening(in_json, shell) as (url, lines):
+        monkeypatch.setenv("VALUED_ENDPOINT", url)
+        for line in commands:
+            if line not in (plain, in_json, "valued demo"):
+                done = run("-m", *shlex.split(line), cwd=shell)
+                assert done.returncode == 0, done.stderr
+    arrived = [json.loads(line)["event"] for line in lines[1:]]
+    assert [event["category"] for event in arrived] == ["action", "pageview", *["sync"] * 3]
+    assert arrived[-1] == event
+
+
+def test_demo_works_as_printed(shell: Path) -> None:
+    assert "valued demo" in _commands()
+    done = run("-m", "valued", "demo", cwd=shell)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert TOKEN not in done.stdout + done.stderr
+
+
+def test_options_are_those_of_the_client() -> None:
+    rows = {
+        row[0].astext(): row[1].astext()
+        for node in _doctree("README.rst").findall(docutils.nodes.row)
+        if len(row := list(node.findall(docutils.nodes.entry))) == 3
+    }
+    options = {
+        name: parameter.default
+        for name, parameter in inspect.signature(valued.Client).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    documented = {name: rows[name] for name in rows if name in options or name == "idle_time"}
+    assert {name: ast.literal_eval(default) for name, default in documented.items()} == options
+    for name, default in options.items():
+        assert type(ast.literal_eval(documented[name])) is type(default)
+
+
+def test_every_public_function_is_mentioned() -> None:
+    text = (ROOT / "README.rst").read_text("utf-8")
+    aliases = {"pageview", "Executor", "Stats", "Transport", "__version__"}
+    missing = [
+        name
+        for name in valued.__all__
+        if name not in aliases and not re.search(rf"\b{name}\b", text)
+    ]
+    assert missing == []
+
+
+def test_ci_runs_the_command_of_the_readme_and_nothing_more() -> None:
+    lines = (ROOT / ".ci" / "run").read_text("utf-8").splitlines()
+    assert lines[:-1] == ["#!/usr/bin/env bash", "set -euo pipefail", 'cd "$(dirname "$0")/.."']
+    assert lines[-1] in _commands()
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)

@@ -1,0 +1,248 @@
+"""What is said of trouble: on the logger `valued`, and to `on_error`."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import valued
+from tests.support.server import Reply, Server
+from valued._reporting import QUIET, Reporter
+
+ERROR = valued.DeliveryError("the service answered 503", 503, attempts=2, age=1.5)
+
+
+class Clock:
+    now = 0.0  # as a monotonic clock may stand right after the machine has started
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    """The lines of the logger `valued` at its usual level, as the application sees them."""
+    caplog.set_level(logging.INFO, "valued")
+
+    def said() -> list[str]:
+        assert {record.name for record in caplog.records} <= {"valued"}
+        return [record.getMessage() for record in caplog.records]
+
+    return said
+
+
+def test_one_line_a_minute_of_each_kind_that_tells_how_many_there_were(
+    clock: Clock, lines: Callable[[], list[str]]
+) -> None:
+    reporter = Reporter(None, clock)
+    for _ in range(1000):
+        reporter.retrying(ERROR)
+    reporter.gave_up(ERROR, b"{}")
+    clock.now = QUIET - 0.01
+    reporter.retrying(ERROR)
+    reporter.gave_up(ERROR, b"{}")
+    assert lines() == [
+        f"1 deliveries failed and are tried again; the latest: {ERROR}",
+        f"1 events were given up; the latest: {ERROR}",
+    ]
+    clock.now = QUIET
+    reporter.retrying(ERROR)
+    reporter.gave_up(ERROR, b"{}")
+    assert lines()[2:] == [
+        f"1001 deliveries failed and are tried again; the latest: {ERROR}",
+        f"2 events were given up; the latest: {ERROR}",
+    ]
+
+
+def test_counts_start_anew_after_each_line(clock: Clock, lines: Callable[[], list[str]]) -> None:
+    reporter = Reporter(None, clock)
+    for minute in range(3):
+        clock.now = minute * QUIET
+        reporter.warn("kind", "%d", count=5)
+        reporter.warn("kind", "%d", count=2)
+    assert lines() == ["5", "7", "7"]
+
+
+def test_nothing_is_said_of_none(clock: Clock, lines: Callable[[], list[str]]) -> None:
+    Reporter(None, clock).warn("closed", "%d events were dropped", count=0)
+    assert lines() == []
+
+
+def test_no_count_is_lost_between_threads(clock: Clock, lines: Callable[[], list[str]]) -> None:
+    reporter = Reporter(None, clock)
+    start = threading.Barrier(4)
+
+    def report() -> None:
+        start.wait(10)
+        for _ in range(500):
+            reporter.warn("kind", "%d")
+
+    threads = [threading.Thread(target=report, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    clock.now = QUIET
+    reporter.warn("kind", "%d")
+    assert sum(map(int, lines())) == 2001
+
+
+def test_two_that_speak_in_one_instant_count_each_event_once(
+    lines: Callable[[], list[str]],
+) -> None:
+    def clock() -> float:  # called between counting and looking: the other one comes right there
+        nonlocal first
+        if first:
+            first = False
+            reporter.warn("kind", "%d", count=2)
+        return 0.0
+
+    first = True
+    reporter = Reporter(None, clock)
+    reporter.warn("kind", "%d", count=1)
+    assert lines() == ["3"]
+
+
+def test_on_error_gets_the_error_and_the_event(clock: Clock) -> None:
+    heard: list[tuple[Any, ...]] = []
+    reporter = Reporter(lambda *arguments: heard.append(arguments), clock)
+    reporter.gave_up(ERROR, b'{"category":"action","key":"a"}')
+    assert heard == [(ERROR, {"category": "action", "key": "a"})]
+
+
+def test_on_error_hears_of_every_event_and_not_of_retries(clock: Clock) -> None:
+    heard: list[Any] = []
+    reporter = Reporter(lambda _error, event: heard.append(event["n"]), clock)
+    for number in range(100):
+        reporter.retrying(ERROR)
+        reporter.gave_up(ERROR, b'{"n":%d}' % number)
+    assert heard == list(range(100))
+
+
+def test_on_error_that_raises_is_logged_with_its_traceback_once_a_minute(
+    clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_error: valued.DeliveryError, _event: dict[str, Any]) -> None:
+        raise LookupError("broken on_error")
+
+    reporter = Reporter(broken, clock)
+    for _ in range(100):
+        reporter.gave_up(ERROR, b"{}")
+    clock.now = QUIET
+    reporter.gave_up(ERROR, b"{}")
+    said = [record for record in caplog.records if "on_error" in record.getMessage()]
+    assert [record.getMessage() for record in said] == [
+        "on_error raised 1 times; the events stay given up",
+        "on_error raised 100 times; the events stay given up",
+    ]
+    assert "LookupError: broken on_error" in caplog.text
+
+
+def test_the_body_is_shown_at_debug_only(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "valued")
+    Reporter(None, clock).gave_up(ERROR, b'{"key":"private"}')
+    assert [record.levelname for record in caplog.records if "private" in record.getMessage()] == [
+        "DEBUG"
+    ]
+
+
+@pytest.fixture
+def broken_log() -> Iterator[list[str]]:
+    """A log whose handler raises, as an application's own may."""
+    emitted: list[str] = []
+
+    class Broken(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            emitted.append(record.getMessage())
+            raise OSError("disk full")
+
+    handler = Broken()
+    log = logging.getLogger("valued")
+    log.addHandler(handler)
+    yield emitted
+    log.removeHandler(handler)
+
+
+def test_a_log_that_raises_keeps_nothing_from_going_on(clock: Clock, broken_log: list[str]) -> None:
+    heard: list[Any] = []
+    reporter = Reporter(lambda _error, event: heard.append(event), clock)
+    reporter.retrying(ERROR)
+    reporter.gave_up(ERROR, b'{"n":1}')
+    assert heard == [{"n": 1}]
+    assert len(broken_log) == 2
+
+
+def test_an_event_recorded_by_the_log_itself_is_no_endless_loop(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reporter = Reporter(None, clock)
+    depth = 0
+
+    class Recording(logging.Handler):
+        def emit(self, _record: logging.LogRecord) -> None:
+            nonlocal depth
+            depth += 1
+            reporter.gave_up(ERROR, b"{}")
+
+    handler = Recording()
+    monkeypatch.setattr(logging.getLogger("valued"), "handlers", [handler])
+    reporter.gave_up(ERROR, b"{}")
+    assert depth == 1
+
+
+# -- with a real client ----------------------------------------------------------------------------
+
+
+def test_figures_stay_right_when_on_error_raises(server: Server) -> None:
+    def broken(_error: valued.DeliveryError, _event: dict[str, Any]) -> None:
+        raise LookupError("broken on_error")
+
+    server.script = lambda _request: Reply(400)
+    with valued.Client("test-token", server.url, on_error=broken) as client:
+        for _ in range(10):
+            client.action("a", {"user.id": 1})
+        assert client.flush(10)
+        stats = client.stats()
+        assert (stats["accepted"], stats["failed"], stats["pending"]) == (10, 10, 0)
+
+
+def test_delivery_trouble_shows_no_token_at_any_level(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    heard: list[valued.DeliveryError] = []
+    server.script = lambda _request: Reply(401)
+    client = valued.Client(
+        "s3cret-token", server.url, on_error=lambda error, _event: heard.append(error)
+    )
+    with client:
+        client.action("a", {"user.id": 1})
+        assert client.flush(10)
+    assert "given up" in caplog.text
+    assert "s3cret" not in caplog.text
+    assert "s3cret" not in f"{heard} {heard[0]} {vars(heard[0])} {client!r}"
+
+
+def test_an_answer_that_repeats_the_token_shows_no_token(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    heard: list[valued.DeliveryError] = []
+    server.script = lambda request: Reply(
+        401, body=f"no such token: {request.headers['Authorization']}".encode()
+    )
+    with valued.Client(
+        "s3cret-token", server.url, on_error=lambda error, _event: heard.append(error)
+    ) as client:
+        client.action("a", {"user.id": 1})
+        assert client.flush(10)
+    assert "no such token" in str(heard[0])
+    assert "s3cret" not in caplog.text + str(heard[0]) + heard[0].body

@@ -1,0 +1,94 @@
+"""What is tried again, and when: tables."""
+
+from __future__ import annotations
+
+import pytest
+
+import valued
+from valued import _retry
+from valued._retry import is_transient, pause
+
+
+def longest(_low: float, high: float) -> float:
+    return high
+
+
+def shortest(low: float, _high: float) -> float:
+    return low
+
+
+def failure(
+    status: int | None = 503,
+    attempts: int = 1,
+    age: float = 0.0,
+    retry_after: float | None = None,
+) -> valued.DeliveryError:
+    return valued.DeliveryError("stand-in", status, attempts, age, retry_after=retry_after)
+
+
+@pytest.mark.parametrize("status", [None, 408, 425, 429, 500, 501, 502, 503, 504, 521, 599])
+def test_the_same_event_may_succeed_later_after(status: int | None) -> None:
+    assert is_transient(status)
+    assert pause(failure(status), 8, longest) == 0.5
+
+
+@pytest.mark.parametrize(
+    "status", [100, 199, 301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 409, 413, 422, 499, 600]
+)
+def test_an_event_is_given_up_at_once_after(status: int) -> None:
+    assert not is_transient(status)
+    assert pause(failure(status), 8, longest) < 0
+    assert pause(failure(status, retry_after=5.0), 8, longest) < 0
+
+
+@pytest.mark.parametrize(
+    ("attempts", "retries", "again"),
+    [(1, 0, False), (1, 1, True), (2, 1, False), (8, 8, True), (9, 8, False), (9, 9, True)],
+)
+def test_retries_are_the_attempts_after_the_first(attempts: int, retries: int, again: bool) -> None:
+    assert (pause(failure(attempts=attempts), retries, longest) >= 0) is again
+
+
+@pytest.mark.parametrize(
+    ("age", "again"), [(0.0, True), (3600.0, True), (3600.1, False), (1e9, False)]
+)
+def test_an_event_older_than_an_hour_is_given_up_however_many_retries_are_left(
+    age: float, again: bool
+) -> None:
+    assert _retry.MAX_AGE == 3600.0
+    assert (pause(failure(age=age), 1000, longest) >= 0) is again
+    assert (pause(failure(age=age, retry_after=1.0), 1000, longest) >= 0) is again
+
+
+@pytest.mark.parametrize(
+    ("attempts", "bound"),
+    [(1, 0.5), (2, 1.0), (3, 2.0), (4, 4.0), (5, 8.0), (6, 16.0), (7, 30.0), (8, 30.0),
+     (1024, 30.0), (1026, 30.0), (10**6, 30.0)],
+)  # fmt: skip
+def test_pauses_lie_between_nothing_and_a_bound_that_doubles(attempts: int, bound: float) -> None:
+    assert pause(failure(attempts=attempts), 10**6, longest) == bound
+    assert pause(failure(attempts=attempts), 10**6, shortest) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("asked", "seconds"),
+    [(0.6, 0.6), (5.0, 5.0), (120.0, 120.0), (120.1, 120.0), (86_400.0, 120.0),
+     (float("inf"), 120.0)],
+)  # fmt: skip
+def test_retry_after_is_obeyed_up_to_two_minutes(asked: float, seconds: float) -> None:
+    assert pause(failure(429, retry_after=asked), 8, longest) == seconds
+    assert pause(failure(429, retry_after=asked), 8, shortest) == seconds
+
+
+@pytest.mark.parametrize("asked", [0.0, -5.0, 0.1])
+def test_retry_after_never_makes_a_pause_shorter(asked: float) -> None:
+    # A service whose clock is wrong would otherwise use up all attempts in an instant.
+    assert pause(failure(retry_after=asked), 8, longest) == 0.5
+    assert pause(failure(attempts=3, retry_after=asked), 8, longest) == 2.0
+    assert pause(failure(retry_after=asked), 8, shortest) == max(0.0, asked)
+
+
+def test_a_default_of_8_retries_rides_out_a_minute_and_a_half_at_most() -> None:
+    longest_pauses = [pause(failure(attempts=attempt), 8, longest) for attempt in range(1, 9)]
+    assert sum(longest_pauses) == 91.5
+    assert pause(failure(attempts=9), 8, longest) < 0

@@ -1,0 +1,631 @@
+"""Outbox → executor → transport, by a client: who delivers when, and what ends it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+import valued
+from tests.support.processes import until
+from valued import _leaving, _sender
+
+BOUND = 10.0  # seconds that bound a failure, no pause
+
+
+class Service:
+    """A transport that can be told to hold what comes, or to raise."""
+
+    def __init__(self) -> None:
+        self.got: list[str] = []
+        self.threads: set[int] = set()
+        self.failure: BaseException | None = None
+        self.hold = threading.Event()
+        self.hold.set()
+        self._inside = threading.Semaphore(0)
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        self._inside.release()
+        self.threads.add(threading.get_ident())
+        assert self.hold.wait(BOUND)
+        if self.failure is not None:
+            failure = self.failure
+            raise failure
+        self.got.append(event["key"])
+
+    def wait_until_inside(self, count: int = 1) -> None:
+        for _ in range(count):
+            assert self._inside.acquire(timeout=BOUND)
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    service = Service()
+    yield service
+    service.hold.set()
+
+
+Make = Callable[..., valued.Client]
+
+
+@pytest.fixture
+def make(service: Service) -> Iterator[Make]:
+    """Make a client of that service."""
+    clients: list[valued.Client] = []
+
+    def make(**options: Any) -> valued.Client:
+        clients.append(valued.Client(service, **options))
+        return clients[-1]
+
+    yield make
+    service.hold.set()
+    service.failure = None
+    for client in clients:
+        client.close(BOUND)
+
+
+def record(client: valued.Client, *keys: str) -> None:
+    for key in keys:
+        client.action(key, {"user.id": 1})
+
+
+def inner(client: valued.Client) -> Any:
+    return client._sender._here.peek()
+
+
+def transient(retry_after: float) -> valued.DeliveryError:
+    return valued.DeliveryError("not now", 503, retry_after=retry_after)
+
+
+def test_nothing_is_started_before_the_first_event(make: Make) -> None:
+    before = threading.active_count()
+    client = make()
+    assert client.flush(0)
+    assert client.park(0)
+    assert client.close(0)
+    assert client.stats()["accepted"] == 0
+    assert threading.active_count() == before
+    assert inner(client) is None
+
+
+def test_workers_are_added_while_events_wait_up_to_the_limit(
+    make: Make, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_sender, "PATIENCE", 0.0)
+    client = make(max_workers=3)
+    service.hold.clear()
+    record(client, *"abcdefgh")
+    service.wait_until_inside(3)
+    assert inner(client)._jobs == 3
+    service.hold.set()
+    assert client.flush(BOUND)
+    assert sorted(service.got) == list("abcdefgh")
+    assert len(service.threads) <= 3
+
+
+def test_a_worker_whose_delivery_took_long_adds_one(
+    make: Make, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # So patient that only a slow delivery's own end adds a worker, not the next event.
+    client = make(max_workers=2)
+    service.hold.clear()
+    monkeypatch.setattr(_sender, "PATIENCE", 3600.0)
+    record(client, "a", "b", "c")
+    service.wait_until_inside()
+    assert inner(client)._jobs == 1
+    monkeypatch.setattr(_sender, "PATIENCE", 0.0)
+    service.hold.set()
+    assert client.flush(BOUND)
+    assert sorted(service.got) == ["a", "b", "c"]
+
+
+def test_one_worker_is_enough_for_a_fast_service(
+    make: Make, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_sender, "PATIENCE", 3600.0)
+    client = make()
+    for number in range(200):
+        record(client, str(number))
+    assert client.flush(BOUND)
+    assert service.got == [str(number) for number in range(200)]
+    assert len(service.threads) == 1
+
+
+def test_a_limit_falls_back_when_the_load_is_gone(
+    make: Make, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_sender, "PATIENCE", 0.0)
+    client = make(max_workers=4)
+    service.hold.clear()
+    record(client, *"abcdefgh")
+    service.wait_until_inside(4)
+    service.hold.set()
+    assert client.flush(BOUND)
+    until(lambda: inner(client)._jobs == 0)
+    assert inner(client)._limit == 1
+
+
+def test_flush_waits_for_what_was_accepted_before_it_only(make: Make, service: Service) -> None:
+    client = make(max_workers=1)
+    assert client.flush(0)
+    service.hold.clear()
+    record(client, "a")
+    service.wait_until_inside()
+    assert not client.flush(0)
+    assert not client.flush(0.01)
+    service.hold.set()
+    assert client.flush(None)
+    assert client.flush()
+
+
+@pytest.mark.parametrize("call", ["flush", "close", "park"])
+@pytest.mark.parametrize("timeout", [-1, "5", float("nan"), True])
+def test_a_timeout_that_is_none_is_named(make: Make, call: str, timeout: Any) -> None:
+    with pytest.raises(valued.ValidationError, match="timeout: expected seconds"):
+        getattr(make(), call)(timeout)
+
+
+# -- ends of a client --------------------------------------------------------------------------
+
+
+def test_close_ends_the_threads_and_the_next_event_starts_anew(
+    make: Make, service: Service
+) -> None:
+    client = make()
+    record(client, "a")
+    assert client.close(BOUND)
+    assert not any(t.name.startswith("valued-sender") for t in threading.enumerate())
+    assert client.close(BOUND)
+    record(client, "b")
+    assert client.flush(BOUND)
+    assert service.got == ["a", "b"]
+
+
+def test_what_close_could_not_wait_for_is_dropped_counted_and_said(
+    make: Make, service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = make(max_workers=1)
+    service.hold.clear()
+    record(client, "under way", "waits", "waits, too")
+    service.wait_until_inside()
+    assert not client.close(0)
+    stats = client.stats()
+    assert (stats["dropped"], stats["dropped_by_reason"]["closed"], stats["pending"]) == (2, 2, 1)
+    assert "2 events were dropped" in caplog.text
+    service.failure = transient(60)  # what was being tried fails: it isn't tried again
+    service.hold.set()
+    assert client.flush(BOUND)
+    assert client.stats()["dropped_by_reason"]["closed"] == 3
+    assert not inner(client).outbox.postponed()
+    assert service.got == []
+
+
+def test_what_was_under_way_when_the_client_was_closed_may_still_be_delivered(
+    make: Make, service: Service
+) -> None:
+    client = make(max_workers=1)
+    service.hold.clear()
+    record(client, "under way")
+    service.wait_until_inside()
+    assert not client.close(0)
+    service.hold.set()
+    assert client.flush(BOUND)
+    assert client.stats()["delivered"] == 1
+
+
+def test_close_without_a_bound_waits_for_all(make: Make, service: Service) -> None:
+    client = make()
+    record(client, "a")
+    assert client.close(None)
+    assert service.got == ["a"]
+
+
+def test_park_leaves_a_client_that_is_not_done_as_it_was(make: Make, service: Service) -> None:
+    client = make(max_workers=1)
+    service.hold.clear()
+    record(client, "a", "b")
+    service.wait_until_inside()
+    assert not client.park(0)
+    assert client.stats()["pending"] == 2
+    service.hold.set()
+    assert client.park(BOUND)
+    assert service.got == ["a", "b"]
+
+
+def test_park_from_a_thread_of_the_pool_says_that_it_is_not_done(service: Service) -> None:
+    answers: list[bool] = []
+    client = valued.Client(lambda _event: None, on_error=None, idle_time=0.01)
+
+    def transport(_event: dict[str, Any]) -> None:
+        raise valued.DeliveryError("no", 400)
+
+    client = valued.Client(
+        transport, on_error=lambda *_: answers.append(client.park(BOUND)), max_workers=1
+    )
+    record(client, "a")
+    until(lambda: answers)
+    assert answers == [False]
+    assert client.close(BOUND)
+
+
+@pytest.mark.parametrize("end", ["close", "park"])
+def test_an_executor_that_a_factory_made_ends_with_the_client(
+    make: Make, service: Service, end: str
+) -> None:
+    made: list[ThreadPoolExecutor] = []
+
+    def factory() -> ThreadPoolExecutor:
+        made.append(ThreadPoolExecutor(1))
+        return made[-1]
+
+    client = make(executor=factory)
+    record(client, "a")
+    assert getattr(client, end)(BOUND)
+    with pytest.raises(RuntimeError):
+        made[0].submit(int)
+    record(client, "b")
+    assert client.close(BOUND)
+    assert len(made) == 2
+    assert service.got == ["a", "b"]
+
+
+def test_an_executor_that_was_given_is_left_to_its_owner(make: Make, service: Service) -> None:
+    with ThreadPoolExecutor(1) as executor:
+        client = make(executor=executor)
+        record(client, "a")
+        assert client.close(BOUND)
+        assert executor.submit(int).result(BOUND) == 0
+
+
+def test_an_executor_that_can_not_be_shut_down_is_said(
+    make: Make, service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Stubborn(valued.ImmediateExecutor):
+        def shutdown(self) -> None:  # takes no `wait`
+            raise AssertionError("not called")
+
+    class Pool(Stubborn):
+        pass
+
+    class Threads:
+        def submit(self, fn: Callable[..., Any], /, *args: Any) -> None:
+            threading.Thread(target=fn, args=args).start()
+
+        def shutdown(self) -> None:
+            raise AssertionError("not called")
+
+    client = make(executor=Threads)
+    record(client, "a")
+    assert client.close(BOUND)
+    assert "could not be shut down" in caplog.text
+
+
+# -- threads and executors that fail -----------------------------------------------------------
+
+
+def test_where_no_thread_can_be_started_the_caller_delivers(
+    make: Make, service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def start(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")  # as at the limit of the system
+
+    client = make()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        record(client, "a", "b")
+    assert service.got == ["a", "b"]
+    assert service.threads == {threading.get_ident()}
+    assert "1 times no thread could be started" in caplog.text
+    record(client, "c")
+    assert client.flush(BOUND)
+    assert len(service.threads) == 2
+
+
+def test_where_one_more_thread_can_not_be_started_the_living_ones_deliver(
+    make: Make, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = make(max_workers=2)
+    service.hold.clear()
+    record(client, "a")
+    service.wait_until_inside()
+
+    def start(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        patch.setattr(_sender, "PATIENCE", 0.0)
+        record(client, "b")  # returns, though all is held
+    service.hold.set()
+    assert client.flush(BOUND)
+    assert service.got == ["a", "b"]
+    assert len(service.threads) == 1
+
+
+def test_a_retry_that_no_thread_can_wait_for_is_made_by_the_next_flush(
+    make: Make, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = make()
+    service.hold.clear()
+    service.failure = transient(0)
+    record(client, "a")
+    service.wait_until_inside()
+
+    def start(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        service.hold.set()
+        until(lambda: inner(client) in _leaving._here.get().unfinished)
+        service.failure = None
+    record(client, "b")  # a thread takes up both
+    assert client.flush(BOUND)
+    assert sorted(service.got) == ["a", "b"]
+
+
+def test_an_interrupt_while_a_worker_is_hired_costs_no_event(
+    make: Make, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = make()
+
+    def interrupted(_thread: threading.Thread) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            record(client, "a")
+    assert client.stats()["accepted"] == 1
+    record(client, "b")
+    assert client.flush(BOUND)
+    assert sorted(service.got) == ["a", "b"]
+
+
+def test_a_factory_that_raises_is_said_and_a_default_pool_delivers(
+    make: Make, service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    def factory() -> ThreadPoolExecutor:
+        raise ZeroDivisionError
+
+    client = make(executor=factory)
+    record(client, "a")
+    assert client.flush(BOUND)
+    assert service.got == ["a"]
+    assert "no executor could be made" in caplog.text
+
+
+def test_an_executor_that_was_shut_down_is_said_once_and_a_default_pool_delivers(
+    make: Make, service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    executor = ThreadPoolExecutor(1)
+    client = make(executor=executor)
+    record(client, "a")
+    assert client.flush(BOUND)
+    executor.shutdown()
+    record(client, "b", "c")
+    assert client.flush(BOUND)
+    assert service.got == ["a", "b", "c"]
+    warnings = [r for r in caplog.records if "takes no more work" in r.getMessage()]
+    assert len(warnings) == 1
+    assert "ThreadPoolExecutor" in warnings[0].getMessage()
+
+
+def test_jobs_that_an_executor_cancels_cost_no_event(
+    make: Make, service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    executor = ThreadPoolExecutor(1)
+    client = make(executor=executor)
+    service.hold.clear()
+    record(client, "under way", "queued", "queued, too")
+    service.wait_until_inside()
+    executor.shutdown(wait=False, cancel_futures=True)
+    service.hold.set()
+    assert client.flush(BOUND)
+    assert sorted(service.got) == ["queued", "queued, too", "under way"]
+    assert "it was cancelled" in caplog.text
+
+
+def test_a_job_that_an_executor_could_not_run_costs_no_event(make: Make, service: Service) -> None:
+    class Broken:
+        def submit(self, _fn: Callable[..., Any], /, *_args: Any) -> Future[None]:
+            future: Future[None] = Future()
+            future.set_exception(ZeroDivisionError())  # as a process pool that can't pickle it
+            return future
+
+    client = make(executor=Broken())
+    record(client, "a")
+    assert client.flush(BOUND)
+    assert service.got == ["a"]
+
+
+class Leaves(BaseException):
+    """As `SystemExit`, and no error of pytest's own."""
+
+
+def test_an_exit_out_of_a_transport_costs_no_event_and_no_worker(
+    make: Make, service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = make(max_workers=1)
+    service.hold.clear()
+    service.failure = Leaves()
+    record(client, "a", "b")
+    service.wait_until_inside()
+    service.hold.set()
+    until(lambda: "ended its worker" in caplog.text)
+    service.failure = None
+    inner(client).outbox.hasten()
+    assert client.flush(BOUND)
+    assert sorted(service.got) == ["a", "b"]
+
+
+def test_an_interrupt_of_a_delivery_in_the_caller_is_the_callers(
+    make: Make, service: Service
+) -> None:
+    client = make(executor=valued.ImmediateExecutor())
+    service.failure = Leaves()
+    with pytest.raises(Leaves):
+        record(client, "a")
+    assert client.stats()["pending"] == 1
+    service.failure = None
+    assert client.flush(BOUND)
+    assert service.got == ["a"]
+
+
+def test_an_executor_in_the_caller_retries_at_the_next_event_or_flush(
+    make: Make, service: Service
+) -> None:
+    client = make(executor=valued.ImmediateExecutor())
+    service.failure = transient(0)
+    record(client, "a")
+    assert client.stats()["pending"] == 1
+    service.failure = None
+    inner(client).outbox.hasten()  # as if its time had come
+    record(client, "b")
+    assert service.got == ["a", "b"]
+    service.failure = transient(0)
+    record(client, "c")
+    service.failure = None
+    assert client.flush(BOUND)
+    assert service.got == ["a", "b", "c"]
+    assert inner(client) not in _leaving._here.get().unfinished
+
+
+def test_a_flush_that_leaves_later_events_postponed_keeps_them(
+    make: Make, service: Service
+) -> None:
+    client = make(executor=valued.ImmediateExecutor(), retries=1)
+    later = iter([transient(0), transient(60)])
+
+    def fails(event: dict[str, Any]) -> None:
+        raise next(later)
+
+    # The first event's retry is refused for good in the middle of a flush, whose `on_error`
+    # records another one: that one is postponed when the flush is done.
+    recorded: list[str] = []
+
+    def on_error(_error: valued.DeliveryError, event: dict[str, Any]) -> None:
+        if not recorded:
+            recorded.append(event["key"])
+            client.action("later", {"user.id": 1})
+
+    outcomes = iter([transient(0), valued.DeliveryError("no", 400), transient(60)])
+
+    def transport(_event: dict[str, Any]) -> None:
+        raise next(outcomes)
+
+    client = valued.Client(
+        transport, executor=valued.ImmediateExecutor(), retries=1, on_error=on_error
+    )
+    record(client, "first")
+    assert client.flush(BOUND)
+    assert recorded == ["first"]
+    assert client.stats()["pending"] == 1
+    assert inner(client) in _leaving._here.get().unfinished
+    assert not client.close(0)
+
+
+def test_the_caller_delivers_what_an_outbox_that_is_full_hands_back(
+    make: Make, service: Service
+) -> None:
+    client = make(max_queue=1, max_workers=1, overflow="caller_runs")
+    service.hold.clear()
+    record(client, "a")
+    service.wait_until_inside()
+    threading.Thread(target=record, args=(client, "b")).start()
+    service.wait_until_inside()
+    service.hold.set()
+    assert client.flush(BOUND)
+    assert threading.get_ident() not in service.threads
+    assert sorted(service.got) == ["a", "b"]
+
+
+def test_retries_wait_on_one_thread_and_end_with_it(make: Make, service: Service) -> None:
+    client = make(idle_time=0.01)
+    service.failure = transient(0)
+    record(client, *"abc")
+    until(lambda: client.stats()["retried"] >= 3)
+    service.failure = None
+    assert client.flush(BOUND)
+    assert sorted(service.got) == ["a", "b", "c"]
+    until(lambda: not inner(client)._threads._workers)
+
+
+def test_an_event_that_is_postponed_while_the_watch_ends_is_not_forgotten(
+    make: Make, service: Service
+) -> None:
+    client = make()
+    record(client, "a")
+    assert client.flush(BOUND)
+    mine = inner(client)
+    outbox = mine.outbox
+    wait = outbox.wait_until_due
+    postponed = threading.Event()
+
+    def wait_until_due() -> bool:
+        due: bool = wait()
+        if not due and not postponed.is_set():
+            # The watch found nothing, and has not said yet that it ends.
+            postponed.set()
+            postpone(b'{"key": "late"}')
+        return due
+
+    def postpone(body: bytes) -> None:
+        outbox.put(body)
+        # A moment from now, or whoever looks for work takes it before anybody watches.
+        outbox.postpone(outbox.take(), time.monotonic() + 0.1)
+
+    until(lambda: mine._jobs == 0)
+    outbox.wait_until_due = wait_until_due
+    postpone(b'{"key": "b"}')
+    mine._watch()
+    assert postponed.wait(BOUND)
+    assert outbox.wait(outbox.mark(), time.monotonic() + BOUND)  # no flush, which would watch, too
+    assert service.got == ["a", "b", "late"]
+
+
+# -- the end of the process --------------------------------------------------------------------
+
+
+def test_the_end_drops_what_it_has_no_time_for_counts_it_and_says_so(
+    make: Make, service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = make(max_workers=1, shutdown_timeout=0.05)
+    service.hold.clear()
+    record(client, "under way", "waits")
+    service.wait_until_inside()
+    inner(client).leave(time.monotonic() - 1.0)
+    stats = client.stats()
+    assert stats["dropped_by_reason"]["exit"] == 1
+    assert "the process ends with 2 events not delivered: shutdown_timeout (0.05 s)" in caplog.text
+    record(client, "too late")
+    assert client.stats()["dropped_by_reason"]["exit"] == 2
+    service.hold.set()
+
+
+def test_a_process_that_hears_twice_of_its_end_has_the_time_of_the_first(
+    make: Make, service: Service
+) -> None:
+    client = make(shutdown_timeout=BOUND)
+    record(client, "a")
+    inner(client).leave(time.monotonic())
+    end = inner(client)._end
+    inner(client).leave(time.monotonic() + 5.0)
+    assert inner(client)._end == end
+    record(client, "b")  # in the caller by now
+    assert service.got == ["a", "b"]
+    assert client.stats()["pending"] == 0
+
+
+def test_logging_and_stats_know_the_figures(make: Make, service: Service) -> None:
+    client = make()
+    record(client, "a")
+    assert client.flush(BOUND)
+    stats = client.stats()
+    assert stats["accepted"] == stats["delivered"] == 1
+    assert logging.getLogger("valued").handlers
