@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -299,6 +300,87 @@ def test_a_thread_stays_in_its_attempt_when_one_inside_it_ends() -> None:
     assert post.figures() == {"accepted": 2, "failed": 2}
 
 
+# -- whoever waits for on_error --------------------------------------------------------------------
+
+
+def test_who_waits_for_on_error_waits_for_the_calls_of_other_threads_until_the_deadline(
+    in_thread: InThread,
+) -> None:
+    inside, leave = threading.Event(), threading.Event()
+    own: list[bool] = []
+
+    def on_error(*_args: object) -> None:
+        # Its own thread would wait for ever.
+        own.append(post.delivery.wait_until_told(None))
+        inside.set()
+        assert leave.wait(BOUND)
+
+    post = Post(raising(DeliveryError("no", 400)), on_error=on_error)
+    assert post.delivery.wait_until_told(None)
+    assert post.delivery.wait_until_told(time.monotonic() - 1)
+    attempt = in_thread(post.attempt)
+    assert inside.wait(BOUND)
+    assert own == [True]
+    assert post.figures() == {"accepted": 1, "failed": 1}
+    assert not post.delivery.wait_until_told(time.monotonic() - 1)
+    started = time.monotonic()
+    assert not post.delivery.wait_until_told(started + 0.05)
+    assert 0.05 <= time.monotonic() - started < 2
+    waiting = in_thread(post.delivery.wait_until_told, None)
+    for_ages = in_thread(post.delivery.wait_until_told, time.monotonic() + sys.maxsize)
+    assert not waiting.done()
+    leave.set()
+    assert attempt.result(BOUND) is True
+    assert waiting.result(BOUND) is True
+    assert for_ages.result(BOUND) is True
+    assert post.delivery.wait_until_told(time.monotonic() - 1)
+
+
+def test_who_waits_for_on_error_does_not_wait_for_what_fails_later(in_thread: InThread) -> None:
+    entered = threading.Semaphore(0)
+    leave = [threading.Event(), threading.Event()]
+    order = iter(leave)
+
+    def on_error(*_args: object) -> None:
+        mine = next(order)
+        entered.release()
+        assert mine.wait(BOUND)
+
+    post = Post(raising(DeliveryError("no", 400)), on_error=on_error)
+    first = in_thread(post.attempt)
+    assert entered.acquire(timeout=BOUND)
+    begun = threading.Event()
+    told = post.delivery._told
+
+    class Watched(threading.Condition):
+        def wait(self, timeout: float | None = None) -> bool:
+            begun.set()
+            return super().wait(timeout)
+
+    post.delivery._told = Watched(told._lock)
+    waiting = in_thread(post.delivery.wait_until_told, time.monotonic() + BOUND)
+    assert begun.wait(BOUND)
+    second = in_thread(post.attempt)
+    assert entered.acquire(timeout=BOUND)
+    leave[0].set()
+    assert first.result(BOUND) is True
+    assert waiting.result(BOUND) is True
+    assert not second.done()
+    leave[1].set()
+    assert second.result(BOUND) is True
+
+
+def test_an_on_error_that_ends_by_an_exception_of_its_own_is_not_waited_for() -> None:
+    def on_error(*_args: object) -> None:
+        raise KeyboardInterrupt
+
+    post = Post(raising(DeliveryError("no", 400)), on_error=on_error)
+    with pytest.raises(KeyboardInterrupt):
+        post.attempt()
+    assert post.delivery.wait_until_told(time.monotonic() - 1)
+    assert post.figures() == {"accepted": 1, "failed": 1}
+
+
 # -- forks -----------------------------------------------------------------------------------------
 
 
@@ -401,6 +483,69 @@ def test_a_child_that_comes_out_of_on_error_touches_nothing_of_its_parents(fork:
         assert post.figures() == {"accepted": 1, "failed": 1}
 
     assert fork(parent).wait(BOUND) == 0
+
+
+@pytest.mark.parametrize(
+    "error", [None, DeliveryError("no", 400), OSError("not now"), SystemExit(0)], ids=repr
+)
+def test_an_attempt_in_a_child_leaves_the_parents_event_to_the_parent(
+    error: BaseException | None, fork: Fork
+) -> None:
+    def wire(*_args: object) -> None:
+        if error is not None:
+            raise error
+
+    post = Post(wire)
+    item = post.take()
+    holder = Holder(post.outbox._lock)
+
+    def child() -> None:
+        try:
+            assert not post.delivery.attempt(item)
+        except SystemExit:
+            assert isinstance(error, SystemExit)
+        assert post.given_up == post.postponed == []
+
+    started = fork(child)
+    assert started.wait() == 0
+    holder.end()
+    assert post.figures() == {"accepted": 1, "pending": 1}
+
+
+def test_a_child_that_on_error_forked_leaves_it_to_the_parent_to_say_that_it_was_told(
+    fork: Fork,
+) -> None:
+    post = Post(raising(DeliveryError("no", 400)))
+    item = post.take()
+
+    def child() -> None:
+        told = post.delivery._told
+        post.delivery._give_up(item, DeliveryError("no", 400))
+        assert len(post.delivery._telling) == 1
+        assert post.delivery._told is told
+
+    assert fork(child).wait() == 0
+    assert post.delivery.wait_until_told(None)
+
+
+@pytest.mark.parametrize("odd", ["503", "soon", [], object()])
+def test_an_error_of_a_transport_may_hold_anything(odd: Any) -> None:
+    post = Post(raising(DeliveryError("odd", odd, retry_after=odd)), retries=0)
+    assert post.attempt()
+    ((error, _event),) = post.given_up
+    assert (error.status, error.retry_after) == (None, None)
+    assert post.figures() == {"accepted": 1, "failed": 1}
+
+
+def test_an_error_of_a_class_that_forgot_its_base_loses_no_event() -> None:
+    class Mine(DeliveryError):
+        def __init__(self) -> None:
+            pass
+
+    post = Post(raising(Mine()), retries=0)
+    assert post.attempt()
+    assert post.given_up[0][0].reason == "Mine"
+    assert post.figures() == {"accepted": 1, "failed": 1}
 
 
 def test_a_transport_that_forks_delivers_its_event_once(server: Server) -> None:

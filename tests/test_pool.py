@@ -10,6 +10,7 @@ import queue
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -24,7 +25,7 @@ from tests.support.processes import Child, run_program, until
 from tests.support.proxy import Listener, Proxy, read_request
 from tests.support.tls import Authority
 from valued import Connection, _pool
-from valued._pool import Adapter, _derived, _LetGo, _Stack
+from valued._pool import Adapter, _derived, _LetGo, _Paced, _Stack
 
 BOUND = 10.0  # seconds; bounds a failure
 ROADS = ["plain", "tls", "forwarded", "tunnel", "tls in tls"]
@@ -478,6 +479,25 @@ def test_threads_that_take_and_put_back_neither_lose_nor_double_anything(
         one.result(30)
     assert stack.qsize() == 8
     assert {stack.get() for _ in range(8)} == set(things)
+
+
+# -- an answer -------------------------------------------------------------------------------------
+
+
+def test_an_answer_that_is_late_before_it_is_read_is_late() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ours.makefile("rb", 0) as raw:
+        theirs.sendall(b"ab")
+        now = time.monotonic()
+        assert _Paced(ours, raw, now + BOUND).read(1) == b"a"
+        with pytest.raises(TimeoutError, match="timed out"):
+            _Paced(ours, raw, now - 1).read(1)
+
+
+def test_an_answer_to_somebody_who_set_no_timeout_is_waited_for(road: Road) -> None:
+    road.service.answer.set()
+    answer = road.connection.session.post(road.connection.endpoint, b"{}")
+    assert answer.content == b"ok"
 
 
 # -- classes ---------------------------------------------------------------------------------------

@@ -163,6 +163,27 @@ def test_flush_waits_for_what_was_accepted_before_it_only(make: Make, service: S
     assert client.flush()
 
 
+def test_a_flush_does_not_let_events_wait_for_a_delivery_that_hangs(make: Make) -> None:
+    others = threading.Semaphore(0)
+
+    def transport(event: dict[str, Any]) -> None:
+        if event["key"] == "hangs":
+            for _ in range(5):
+                assert others.acquire(timeout=BOUND)
+        others.release()
+
+    client = valued.Client(transport, max_workers=2)
+    record(client, "hangs", *"abcde")
+    assert client.flush(BOUND)
+    assert client.close(BOUND)
+
+
+def test_a_flush_with_one_worker_waits_for_it(make: Make, service: Service) -> None:
+    client = make(max_workers=1)
+    record(client, "a")
+    assert client.flush(None)
+
+
 @pytest.mark.parametrize("call", ["flush", "close", "park"])
 @pytest.mark.parametrize("timeout", [-1, "5", float("nan"), True])
 def test_a_timeout_that_is_none_is_named(make: Make, call: str, timeout: Any) -> None:

@@ -87,8 +87,9 @@ class Client:
                 raise ValidationError("endpoint: a transport has its own; give a token with it")
             self._build(token, options)
         else:
-            workers = options.max_workers or DEFAULT_WORKERS
-            self._build(Connection(token, endpoint, timeout=timeout, pool_size=workers), options)
+            # One more: at the end of a process its main thread delivers beside the workers.
+            size = 1 + (options.max_workers or DEFAULT_WORKERS)
+            self._build(Connection(token, endpoint, timeout=timeout, pool_size=size), options)
 
     def _build(self, transport: Connection | Transport, options: Options) -> None:
         self._transport = transport

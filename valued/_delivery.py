@@ -123,7 +123,7 @@ class Delivery:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
                     return False
-                self._told.wait(left)
+                self._told.wait(left if left is None else min(left, threading.TIMEOUT_MAX))
         return True
 
 
@@ -133,10 +133,14 @@ def _delivery_error(cause: BaseException, attempts: int, age: float) -> Delivery
         error = DeliveryError(f"{type(cause).__name__}: {_text(cause)}", None, attempts, age)
         error.__cause__ = cause
         return error
-    # A transport of the user's may have made it of anything, and what follows calculates with it.
-    status = cause.status if isinstance(cause.status, int) else None
-    retry_after = cause.retry_after if isinstance(cause.retry_after, (int, float)) else None
-    error = DeliveryError(cause.reason, status, attempts, age, cause.body, retry_after)
+    # A transport of the user's may have made it of anything, or of nothing at all, and what follows
+    # calculates with it.
+    given = vars(cause)
+    reason, body = given.get("reason", type(cause).__name__), given.get("body", "")
+    status, retry_after = given.get("status"), given.get("retry_after")
+    status = status if isinstance(status, int) else None
+    retry_after = retry_after if isinstance(retry_after, (int, float)) else None
+    error = DeliveryError(reason, status, attempts, age, body, retry_after)
     error.__cause__ = cause.__cause__
     return error
 

@@ -255,15 +255,18 @@ class _ProcessSender:
 
     def _grow(self) -> None:
         """One worker more, where they are added by load and events wait."""
-        staffing = self._staffing
-        if staffing is None or not staffing.by_load or not self.outbox.ready():
+        if not self._may_grow() or not self.outbox.ready():
             return
         with self._lock:
-            if self._limit >= staffing.limit:
+            if not self._may_grow():
                 return
             self._limit += 1
             self._progress = time.monotonic()
         self._hire()
+
+    def _may_grow(self) -> bool:
+        staffing = self._staffing
+        return staffing is not None and staffing.by_load and self._limit < staffing.limit
 
     def _watch(self) -> None:
         """See to it that what is postponed, if anything is, is taken up when it is due."""
@@ -300,8 +303,19 @@ class _ProcessSender:
             settled = self._drive(mark, deadline)
         else:
             self._watch()
-            settled = self.outbox.wait(mark, deadline)
+            settled = self._wait(mark, deadline)
         return settled and self._born.is_here() and self._delivery.wait_until_told(deadline)
+
+    def _wait(self, mark: int, deadline: float | None) -> bool:
+        # Nobody records meanwhile, maybe, and a delivery may hang: others are not to wait for it.
+        while self._may_grow():
+            step = time.monotonic() + PATIENCE
+            if deadline is not None and deadline <= step:
+                break
+            if self.outbox.wait(mark, step):
+                return True
+            self._grow()
+        return self.outbox.wait(mark, deadline)
 
     def park(self, deadline: float | None) -> bool:
         return self.flush(deadline) and self._dismiss(deadline, settled=True)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.support.server import Reply, Request, Server
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 #: Seconds after which a test that forgot to release fails, and doesn't hang.
 BOUND = 60.0
@@ -30,7 +33,7 @@ class Hold:
     def release(self) -> None:
         self._released.set()
 
-    def __enter__(self) -> Hold:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

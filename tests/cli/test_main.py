@@ -1,0 +1,166 @@
+"""The command line as a whole: arguments, exit statuses, errors in one line."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import valued
+from tests.support.cli import COMMAND
+from tests.support.processes import run
+from valued.cli import main
+
+
+def usage_error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as exit_info:
+        main(arguments)
+    assert exit_info.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(["--version"])
+    assert exit_info.value.code == 0
+    assert capsys.readouterr().out == f"valued {valued.__version__}\n"
+
+
+def test_without_a_command_the_help_is_shown_and_the_status_is_2(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main([]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("usage: valued ")
+    for command in ("listen", "send", "action", "page-view", "sync-user", "sync-customer", "demo"):
+        assert re.search(rf"^ +{command}\s", shown.err, re.MULTILINE)
+
+
+def test_module_and_console_script_are_the_same() -> None:
+    script = Path(sys.executable).with_name("valued")
+    by_script = subprocess.run([script, "listen", "-h"], capture_output=True, text=True, timeout=60)
+    by_module = run("-m", "valued", "listen", "-h")
+    assert by_module.stdout.startswith("usage: valued listen ")
+    assert (by_module.returncode, by_module.stdout) == (by_script.returncode, by_script.stdout)
+
+
+@pytest.mark.parametrize("command", ["send", "action"])
+def test_help_warns_of_a_token_on_the_command_line(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "VALUED_TOKEN" in shown
+    assert "list of processes" in shown
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["lisen"],
+        ["listen", "--port", "65536"],
+        ["listen", "--port", "-1"],
+        ["listen", "--port", "http"],
+        ["listen", "--delay", "-0.1"],
+        ["listen", "--delay", "nan"],
+        ["listen", "--delay", "soon"],
+        ["listen", "--fail", "503"],
+        ["listen", "--fail", "503:0"],
+        ["listen", "--fail", "200:1"],
+        ["listen", "--fail", "600:1"],
+        ["listen", "--fail", "x:1"],
+        ["listen", "--fail", "503:x"],
+        ["demo", "--events", "0"],
+        ["demo", "--events", "many"],
+        ["action"],
+        ["page-view"],
+        ["send"],
+        ["action", "a.b", "user.id"],
+        ["action", "a.b", "=1"],
+        ["sync-user", "id"],
+    ],
+)
+def test_usage_error_names_what_is_wrong(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = usage_error(capsys, *arguments)
+    wrong = {"action": "KEY", "page-view": "URL", "send": "FILE"}
+    assert wrong.get(arguments[-1], arguments[-1]) in shown.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["action", "a.b", "user.id=1"], "token: none was given"),
+        (["action", "a.b", "user.id=1", "--token", "a b"], "token: it holds blanks"),
+        (["action", "a.b", "user.id=1", "--token", "t", "--endpoint", "x"], "endpoint: expected"),
+        (["action", "a.b", "--token", "t"], "Missing user.id or customer.id"),
+        (["action", "", "user.id=1", "--token", "t"], "key: expected a text"),
+        (["page-view", "/", "customer.id=1", "--token", "t"], "Missing user.id"),
+        (["sync-user", "name=x", "--token", "t"], "Missing user.id"),
+        (["sync-user", "id=1", "a..b=1", "--token", "t"], "a..b: the key 'a..b' has an empty part"),
+        (["send", os.devnull], "token: none was given"),
+    ],
+)
+def test_what_the_library_refuses_is_one_line_and_status_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"valued: {message}")
+    assert shown.err.count("\n") == 1
+    assert shown.out == ""
+
+
+def test_interrupted_command_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("valued.cli.events.run", _raising(KeyboardInterrupt()))
+    assert main(["sync-user", "id=1"]) == 130
+
+
+def test_trouble_of_the_system_is_one_line_and_status_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("valued.cli.events.run", _raising(OSError(28, "No space left on device")))
+    assert main(["sync-user", "id=1"]) == 1
+    assert capsys.readouterr().err == "valued: [Errno 28] No space left on device\n"
+
+
+def _raising(error: BaseException) -> Any:
+    def run(_arguments: object) -> int:
+        raise error
+
+    return run
+
+
+def test_reader_that_went_away_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Unbuffered, argparse itself meets the broken pipe, and says nothing either.
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as output:
+        ended = subprocess.run(
+            [*COMMAND, "demo", "--help"], stdout=output, stderr=subprocess.PIPE, timeout=60
+        )
+    assert (ended.returncode, ended.stderr) == (1, b"")
+
+
+def test_streams_that_are_no_files_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    import io
+
+    shown = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", shown)
+    assert main([]) == 2
+    assert "usage" in shown.getvalue()
+
+
+def test_main_module_that_is_imported_runs_no_command() -> None:
+    # As a process does that multiprocessing spawned.
+    assert importlib.import_module("valued.__main__").main is main

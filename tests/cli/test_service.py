@@ -1,0 +1,383 @@
+"""The stand-in for the service: what it answers, and that connections stay in step."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psutil
+import pytest
+
+import valued
+from valued.cli.service import MAX_BODY, MAX_DISCARD, Listener, Received
+
+EVENT = {"category": "action", "key": "a.b", "user": {"id": 1}}
+BODY = json.dumps(EVENT)
+AUTHORIZATION = {"Authorization": "Bearer t"}
+
+
+class Running:
+    """A listener that serves on a thread, and a connection to it."""
+
+    def __init__(self, **options: Any) -> None:
+        self.received: list[Received] = []
+        self.listener = Listener(options.pop("report", self.received.append), **options)
+        self.port = int(self.listener.url.rpartition(":")[2].partition("/")[0])
+        self._thread = threading.Thread(target=self.listener.serve)
+        self._thread.start()
+        self.connection = http.client.HTTPConnection(
+            self.listener._server.server_name, self.port, 10
+        )
+        self.connection.connect()
+
+    def ask(
+        self, method: str = "POST", path: str = "/events", body: str | None = BODY, **headers: str
+    ) -> tuple[int, http.client.HTTPMessage, Any]:
+        names = {name.replace("_", "-"): value for name, value in headers.items()}
+        self.connection.request(method, path, body, {**AUTHORIZATION, **names})
+        return self.answer()
+
+    def answer(self, method: str = "POST") -> tuple[int, http.client.HTTPMessage, Any]:
+        answer = self.connection.getresponse()
+        content = answer.read()
+        return answer.status, answer.headers, json.loads(content) if content else None
+
+    def raw(self, text: bytes) -> bytes:
+        """Send bytes on a connection of their own; all of the answer, up to its end."""
+        with socket.create_connection(("127.0.0.1", self.port), 10) as connection:
+            connection.sendall(text)
+            answer = b""
+            while piece := connection.recv(65536):
+                answer += piece
+            return answer
+
+    def close(self) -> None:
+        self.connection.close()
+        self.listener.stop()
+        self._thread.join(10)
+        self.listener.close()
+
+
+@pytest.fixture
+def run_listener() -> Iterator[Callable[..., Running]]:
+    made: list[Running] = []
+
+    def make(**options: Any) -> Running:
+        made.append(Running(**options))
+        return made[-1]
+
+    yield make
+    for running in made:
+        running.close()
+
+
+@pytest.fixture
+def running(run_listener: Callable[..., Running]) -> Running:
+    return run_listener()
+
+
+def is_in_step(running: Running) -> bool:
+    """Whether the connection is as it was, and the next request on it is understood."""
+    ours = running.connection.sock
+    return running.ask()[0] == 204 and running.connection.sock is ours
+
+
+def test_event_is_answered_204_after_it_was_reported(running: Running) -> None:
+    status, headers, content = running.ask(Idempotency_Key="k-1")
+    assert (status, content) == (204, None)
+    assert headers["Access-Control-Allow-Origin"] == "*"
+    assert "Content-Length" not in headers
+    (received,) = running.received
+    assert (received.event, received.idempotency_key) == (EVENT, "k-1")
+    host, port = running.connection.sock.getsockname()
+    assert received.connection == f"{host}:{port}"
+
+
+def test_event_of_an_unknown_process_is_received(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(psutil, "net_connections", lambda _kind: [])
+    assert running.ask()[0] == 204
+    assert (running.received[0].pid, running.received[0].process) == (None, None)
+    assert "from 0 processes of this machine" in running.listener.summary()
+
+
+def test_connection_is_kept_for_the_next_event(running: Running) -> None:
+    assert all(is_in_step(running) for _ in range(3))
+    assert len({received.connection for received in running.received}) == 1
+    assert running.listener.summary() == (
+        "3 events received, 0 refused, on 1 connection from 1 process of this machine"
+    )
+
+
+def test_query_is_no_part_of_the_path(running: Running) -> None:
+    assert running.ask(path="/events?a=b")[0] == 204
+
+
+@pytest.mark.parametrize(
+    "authorization", ["", "Bearer", "Bearer ", "Basic dDp0", "t", "Bearer a b", "Bearertoken"]
+)
+def test_malformed_authorization_is_401(authorization: str, running: Running) -> None:
+    status, headers, content = running.ask(Authorization=authorization)
+    assert (status, headers["WWW-Authenticate"]) == (401, "Bearer")
+    assert content == {"errors": ["Authorization: expected 'Bearer TOKEN'"]}
+    assert running.received == []
+    assert is_in_step(running)
+
+
+def test_missing_authorization_is_401(running: Running) -> None:
+    running.connection.request("POST", "/events", BODY)
+    assert running.answer()[0] == 401
+    assert is_in_step(running)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("", "the body is not JSON in UTF-8: "),
+        ("{", "the body is not JSON in UTF-8: "),
+        (b"\xff", "the body is not JSON in UTF-8: "),
+        ("[" * 100_000, "the body is not JSON in UTF-8: "),
+        ('{"a": NaN}', "the body is not JSON in UTF-8: NaN is no JSON"),
+        ("[]", "event: expected a mapping"),
+        ("{}", "category: expected one of"),
+        ('{"category": "action", "user": {"id": 1}}', "key: expected"),
+        ('{"category": "action", "key": "a", "user": {"id": 1e999}}', "user.id: "),
+    ],
+)
+def test_body_that_is_no_event_is_400_with_the_reasons(
+    body: Any, reason: str, running: Running
+) -> None:
+    status, headers, content = running.ask(body=body)
+    assert (status, headers["Content-Type"]) == (400, "application/json")
+    assert content["errors"][0].startswith(reason)
+    assert is_in_step(running)
+    assert len(running.received) == 1
+
+
+def test_all_problems_of_an_event_are_named(running: Running) -> None:
+    errors = running.ask(body='{"category": "action"}')[2]["errors"]
+    assert len(errors) == 2
+
+
+@pytest.mark.parametrize("path", ["/", "/event", "/events/", "/events/1"])
+@pytest.mark.parametrize("method", ["POST", "GET", "OPTIONS"])
+def test_other_paths_are_404(method: str, path: str, running: Running) -> None:
+    assert running.ask(method, path)[0] == 404
+    assert is_in_step(running)
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "BREW"])
+def test_other_methods_are_405_with_those_that_are_allowed(method: str, running: Running) -> None:
+    status, headers, _ = running.ask(method)
+    assert (status, headers["Allow"]) == (405, "POST, OPTIONS")
+    assert headers["Access-Control-Allow-Origin"] == "*"
+    assert is_in_step(running)
+
+
+def test_answer_to_head_has_no_body(running: Running) -> None:
+    status, headers, content = running.ask("HEAD", body=None)
+    assert (status, content) == (405, None)
+    assert int(headers["Content-Length"]) > 0
+    assert is_in_step(running)
+
+
+def test_preflight_of_a_browser_is_allowed(running: Running) -> None:
+    running.connection.request("OPTIONS", "/events", headers={"Origin": "https://example.com"})
+    status, headers, content = running.answer()
+    assert (status, content) == (204, None)
+    assert headers["Access-Control-Allow-Origin"] == "*"
+    assert headers["Access-Control-Allow-Methods"] == "POST, OPTIONS"
+    assert headers["Access-Control-Allow-Headers"] == "Authorization, Content-Type"
+    assert is_in_step(running)
+    assert running.listener.summary().startswith("1 event received, 0 refused")
+
+
+HEAD = b"POST /events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer t\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"Transfer-Encoding: chunked\r\n", 411),
+        (b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n", 411),
+        (b"", 411),
+        (b"Content-Length: -5\r\n", 400),
+        (b"Content-Length: +5\r\n", 400),
+        (b"Content-Length: five\r\n", 400),
+        (b"Content-Length: 99999999999999999999\r\n", 400),
+        (b"Content-Length: 5\r\nContent-Length: 6\r\n", 400),
+        (b"Content-Length: %d\r\n" % (MAX_DISCARD + 1), 413),
+    ],
+)
+def test_body_without_a_known_end_is_refused_and_the_connection_closed(
+    head: bytes, status: int, running: Running
+) -> None:
+    # What follows is no second request: it must not be answered.
+    answer = running.raw(HEAD + head + b"\r\n" + b"5\r\nhello\r\n0\r\n\r\n" + b"x" * 200_000)
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    assert b"Connection: close" in answer
+    assert answer.count(b"HTTP/1.1") == 1
+    assert running.received == []
+
+
+def test_large_body_is_413_and_the_connection_is_kept(running: Running) -> None:
+    status, _, content = running.ask(body=" " * (MAX_BODY + 1))
+    assert status == 413
+    assert str(MAX_BODY) in content["errors"][0]
+    assert is_in_step(running)
+
+
+def test_largest_body_is_taken(running: Running) -> None:
+    assert running.ask(body=BODY + " " * (MAX_BODY - len(BODY)))[0] == 204
+
+
+@pytest.mark.parametrize("size", [len(BODY) + 1, MAX_BODY + 1])
+def test_body_that_ends_early_is_no_event(size: int, running: Running) -> None:
+    with socket.create_connection(("127.0.0.1", running.port), 10) as connection:
+        connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % size + BODY.encode())
+        connection.shutdown(socket.SHUT_WR)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 4")
+    assert running.received == []
+
+
+def test_same_length_twice_is_a_length(running: Running) -> None:
+    length = b"Content-Length: %d\r\n" % len(BODY)
+    answer = running.raw(HEAD + length + length + b"Connection: close\r\n\r\n" + BODY.encode())
+    assert answer.startswith(b"HTTP/1.1 204 ")
+
+
+def test_malformed_request_line_is_400(running: Running) -> None:
+    assert b" 400 " in running.raw(b"GET /events now HTTP/1.1\r\n\r\n")
+
+
+def test_sender_that_asks_whether_to_go_on_is_told_so_at_once(running: Running) -> None:
+    with socket.create_connection(("127.0.0.1", running.port), 10) as connection:
+        length = b"Content-Length: %d\r\n" % len(BODY)
+        connection.sendall(HEAD + length + b"Expect: 100-continue\r\n\r\n")
+        assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(BODY.encode())
+        assert connection.recv(65536).startswith(b"HTTP/1.1 204 ")
+
+
+def test_first_events_fail_as_told_and_are_not_reported(
+    run_listener: Callable[..., Running],
+) -> None:
+    running = run_listener(failures=[(503, 2), (304, 1), (429, 1)])
+    statuses = [running.ask()[0] for _ in range(2)] + [running.ask(body="{}")[0]]
+    statuses += [running.ask()[0] for _ in range(4)]
+    assert statuses == [503, 503, 400, 304, 429, 204, 204]
+    assert len(running.received) == 2
+    assert running.listener.summary().startswith("2 events received, 5 refused, on 1 connection")
+
+
+def test_client_delivers_what_failed_at_first(run_listener: Callable[..., Running]) -> None:
+    running = run_listener(failures=[(503, 3)])
+    with valued.Client("t", running.listener.url) as client:
+        for number in range(5):
+            client.action("a.b", {"user.id": number})
+        assert client.flush(10)
+    assert sorted(received.event["user"]["id"] for received in running.received) == [0, 1, 2, 3, 4]
+
+
+def test_delay_comes_before_the_answer(run_listener: Callable[..., Running]) -> None:
+    running = run_listener(delay=0.05)
+    asked_at = time.monotonic()
+    assert running.ask()[0] == 204
+    assert time.monotonic() - asked_at >= 0.05
+
+
+def test_close_answers_what_is_under_way_and_ends_what_idles(
+    run_listener: Callable[..., Running],
+) -> None:
+    running = run_listener(delay=600)
+    idle = socket.create_connection(("127.0.0.1", running.port), 10)
+    running.connection.request("POST", "/events", BODY, AUTHORIZATION)
+    while not running.listener._stopping._cond._waiters:  # type: ignore[attr-defined]
+        time.sleep(0.001)  # how often to look; what is waited for is the answer's delay
+    running.listener.stop()
+    running.listener.close()
+    assert running.answer()[0] == 204
+    assert len(running.received) == 1
+    assert idle.recv(1) == b""
+    idle.close()
+
+
+def test_report_that_raises_ends_the_serving_and_the_event_is_not_acknowledged(
+    run_listener: Callable[..., Running],
+) -> None:
+    error = RuntimeError("no more")
+
+    def report(_received: Received) -> None:
+        raise error
+
+    running = run_listener(report=report)
+    with pytest.raises((http.client.RemoteDisconnected, ConnectionResetError)):
+        running.ask()
+    running._thread.join(10)
+    assert not running._thread.is_alive()
+    assert running.listener.trouble is error
+
+
+def test_sender_that_breaks_off_is_not_worth_a_word(
+    run_listener: Callable[..., Running], capfd: pytest.CaptureFixture[str]
+) -> None:
+    reset = (1).to_bytes(4, "little") + (0).to_bytes(4, "little")  # linger, no time: a reset
+    running = run_listener()
+    with socket.create_connection(("127.0.0.1", running.port), 10) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+        connection.sendall(HEAD + b"Content-Length: 1000\r\n\r\n")
+    assert is_in_step(running)
+    running.close()  # waits for the connections' threads
+    assert capfd.readouterr().err == ""
+
+
+def test_defect_of_our_own_is_a_traceback(
+    running: Running, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("valued.cli.service._event", None)
+    with pytest.raises((http.client.RemoteDisconnected, ConnectionResetError)):
+        running.ask()
+    running.close()
+    assert "TypeError: 'NoneType' object is not callable" in capfd.readouterr().err
+
+
+def test_only_verbs_are_looked_up_as_answers(running: Running) -> None:
+    handler_class: Any = running.listener._server.RequestHandlerClass
+    with pytest.raises(AttributeError, match="missing"):
+        _ = handler_class.__new__(handler_class).missing
+
+
+def test_listens_on_ipv6(run_listener: Callable[..., Running]) -> None:
+    try:
+        running = run_listener(host="::1")
+    except OSError:
+        pytest.skip("no IPv6 here")
+    assert running.listener.url.startswith("http://[::1]:")
+    assert running.ask()[0] == 204
+    assert running.received[0].connection.startswith("[::1]:")
+    assert running.received[0].pid is not None
+
+
+def test_many_connections_at_once(run_listener: Callable[..., Running]) -> None:
+    running = run_listener()
+    together = threading.Barrier(50)
+
+    def ask() -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=20)
+        together.wait(20)
+        connection.request("POST", "/events", BODY, AUTHORIZATION)
+        assert connection.getresponse().status == 204
+        connection.close()
+
+    threads = [threading.Thread(target=ask) for _ in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len({received.connection for received in running.received}) == 50

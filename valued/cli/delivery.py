@@ -1,0 +1,65 @@
+"""The client of a command: what the commands that send have in common."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import TYPE_CHECKING, Any
+
+import valued
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Seconds between two looks, while a command waits: how soon a progress bar moves, and where a
+#: wait can't be interrupted (Windows), how soon Ctrl-C is noticed.
+GLANCE = 0.1
+
+#: Seconds that a command which is broken off still waits for what is on its way.
+LAST_MOMENT = 1.0
+
+
+@contextlib.contextmanager
+def variables(**values: str) -> Iterator[None]:
+    """Set variables of the environment in the block.
+
+    A forked child that leaves through its end keeps them: it has events to send yet.
+    """
+    here = os.getpid()
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        _restore(before, here)
+
+
+def _restore(before: dict[str, str | None], here: int) -> None:
+    if os.getpid() != here:
+        return
+    for name, value in before.items():
+        if value is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = value
+
+
+@contextlib.contextmanager
+def client(token: str | None, endpoint: str | None, **options: Any) -> Iterator[valued.Client]:
+    """A client, closed with the block; what is not delivered then is dropped.
+
+    It sends in the background wherever it runs: what ``VALUED_ENV`` and its like say is meant for
+    an application, and the command line is one of its own.
+    """
+    with variables(VALUED_ENV="production"):
+        sender = valued.Client(token, endpoint, shutdown_timeout=LAST_MOMENT, **options)
+        try:
+            yield sender
+        finally:
+            sender.close(LAST_MOMENT)
+
+
+def settle(sender: valued.Client) -> Iterator[None]:
+    """Wait until all events are settled; yields at each look in between."""
+    while not sender.flush(GLANCE):
+        yield

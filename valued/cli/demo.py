@@ -1,0 +1,253 @@
+"""``valued demo``: one client, made before all forks, used by every process that comes of them.
+
+A listener is started in a process of its own. Then this one records events, goes on doing so in
+threads while it forks four workers, and starts a pool and a spawned process. Each event has an id,
+so that what was sent can be held against what arrived, process by process.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import itertools
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+
+import valued
+from valued.cli import delivery, render
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable, Iterator
+
+WORKERS: Final = 4
+THREADS: Final = 3
+POOL: Final = 2
+
+#: Tasks for the pool, in which its processes' shares of the events go.
+TASKS: Final = 10 * POOL
+
+#: Seconds in which the listener, told to end, must do so.
+PATIENCE: Final = 10.0
+
+_HEADINGS: Final = ("process", "pid", "sent", "arrived", "lost", "duplicated", "connections")
+
+
+class Sent(NamedTuple):
+    """What one process recorded: the ids of its events. *status*: how it ended, 0 if well."""
+
+    name: str
+    pid: int
+    ids: list[str]
+    status: int = 0
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run all senders; 0 when each event arrived, once, from the process that recorded it."""
+    count = arguments.events
+    began_at = time.monotonic()
+    received: list[dict[str, Any]] = []
+    # Whatever is set for the applications of this machine: their environment, their proxies.
+    with (
+        delivery.variables(VALUED_ENV="production", no_proxy="127.0.0.1"),
+        _listener(received) as endpoint,
+    ):
+        # The options matter with 10,000 events and more: to wait is better than to drop here.
+        client = valued.Client("demo", endpoint, overflow="block", shutdown_timeout=30.0)
+        sent = [*_family(client, count), *_pool(client, count), _spawned(client, count)]
+        client.close(None)
+    rows, troubles = compare(sent, received)
+    render.table(sys.stdout, _HEADINGS, rows)
+    for trouble in troubles:
+        render.complain(trouble)
+    if troubles:
+        return 1
+    seconds = time.monotonic() - began_at
+    print(f"Each event arrived once, from {len(sent)} processes, in {seconds:.1f} s.")
+    return 0
+
+
+@contextlib.contextmanager
+def _listener(received: list[dict[str, Any]]) -> Iterator[str]:
+    """Run ``valued listen`` and give its endpoint; what it *received* is known after the block."""
+    here = os.getpid()
+    with tempfile.TemporaryFile("w+", encoding="ascii") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "valued", "listen", "--port", "0", "--json", "--until-eof"],
+            stdin=subprocess.PIPE,  # so it ends with this process, even a killed one
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert process.stderr is not None
+            said = process.stderr.readline()
+            if not said.startswith("Listening on "):
+                raise OSError(f"the listener did not start: {said}{process.stderr.read()}".rstrip())
+            yield said.split()[-1]
+        finally:
+            _end(process, here)
+        output.seek(0)
+        received += map(json.loads, output)
+
+
+def _end(process: subprocess.Popen[str], parent: int) -> None:
+    if os.getpid() != parent:  # a forked worker, which leaves on the way that it came
+        return
+    process.terminate()
+    try:
+        process.communicate(timeout=PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+
+
+# -- the senders -----------------------------------------------------------------------------------
+
+
+def _record(client: valued.Client, name: str, ids: Iterable[str]) -> None:
+    for identity in ids:
+        client.action(
+            "demo.recorded",
+            {"user.id": name, "attributes.id": identity, "attributes.pid": os.getpid()},
+        )
+
+
+def _ids(name: str, count: int) -> list[str]:
+    return [f"{name}-{number}" for number in range(1, count + 1)]
+
+
+def _family(client: valued.Client, count: int) -> list[Sent]:
+    """This process, its threads, and the workers that it forks while they record."""
+    names = ["parent", *(f"thread {number}" for number in range(1, THREADS + 1))]
+    ids = {name: _ids(name, count) for name in names}
+    _record(client, "parent", ids["parent"])
+    threads = [
+        threading.Thread(target=_record, args=(client, name, ids[name])) for name in names[1:]
+    ]
+    for thread in threads:
+        thread.start()
+    workers = []
+    if hasattr(os, "fork"):
+        for number in range(1, WORKERS + 1):
+            name = f"worker {number}"
+            ids[name] = _ids(name, count)
+            pid = os.fork() or _work(client, name, ids[name], flushes=number == WORKERS)
+            workers.append(Sent(name, pid, ids.pop(name)))
+    for thread in threads:
+        thread.join()
+    own = Sent(f"parent, {THREADS} threads", os.getpid(), [*itertools.chain(*ids.values())])
+    return [own, *(worker._replace(status=_status(worker.pid)) for worker in workers)]
+
+
+def _work(client: valued.Client, name: str, ids: list[str], *, flushes: bool) -> NoReturn:
+    """The life of a worker that was just forked."""
+    try:
+        _record(client, name, ids)
+        if flushes:  # as must be done by those that leave by a way of which nothing hears
+            os._exit(0 if client.flush(None) else 1)
+    except BaseException:  # noqa: BLE001 - it must not go on as a second parent
+        traceback.print_exc()
+        os._exit(1)
+    # Nothing is flushed here: the library hears of the end of a process.
+    sys.exit(0)
+
+
+def _status(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+_pooled: valued.Client  # of a process of the pool
+
+
+def _adopt(client: valued.Client) -> None:
+    global _pooled
+    _pooled = client
+
+
+def _task(name: str, ids: list[str]) -> tuple[int, list[str]]:
+    _record(_pooled, name, ids)
+    return os.getpid(), ids
+
+
+def _pool(client: valued.Client, count: int) -> list[Sent]:
+    """A pool's processes, which are forked where that is possible."""
+    forks = "fork" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("fork" if forks else "spawn")
+    ids = _ids("pool", count * POOL)
+    tasks = [("pool", ids[number::TASKS]) for number in range(TASKS)]
+    recorded: dict[int, list[str]] = {}
+    with context.Pool(POOL, _adopt, (client,)) as pool:
+        for pid, share in pool.starmap(_task, tasks, chunksize=1):
+            recorded.setdefault(pid, []).extend(share)
+        # Before the end of the block, which terminates its processes: what they recorded last
+        # would be lost.
+        pool.close()
+        pool.join()
+    return [
+        Sent(f"pool {number}", pid, share)
+        for number, (pid, share) in enumerate(recorded.items(), 1)
+    ]
+
+
+def _spawned(client: valued.Client, count: int) -> Sent:
+    """A process that shares nothing with this one: it is handed the client."""
+    ids = _ids("spawned", count)
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=_record, args=(client, "spawned", ids))
+    process.start()
+    process.join()
+    return Sent("spawned", process.pid or 0, ids, process.exitcode or 0)
+
+
+# -- the account -----------------------------------------------------------------------------------
+
+
+def compare(
+    sent: list[Sent], received: list[dict[str, Any]]
+) -> tuple[list[tuple[object, ...]], list[str]]:
+    """The table's rows, with totals, and what is wrong.
+
+    *received*: objects as ``valued listen --json`` prints them.
+    """
+    times = collections.Counter(line["event"]["attributes"]["id"] for line in received)
+    connections: dict[int, set[str]] = collections.defaultdict(set)
+    for line in received:
+        connections[line["event"]["attributes"]["pid"]].add(line["connection"])
+    rows: list[tuple[Any, ...]] = []
+    for name, pid, ids, _ in sent:
+        arrived = sum(times[identity] > 0 for identity in ids)
+        again = sum(times[identity] for identity in ids) - arrived
+        lost = len(ids) - arrived
+        rows.append((name, pid, len(ids), arrived, lost, again, len(connections[pid])))
+    totals = [sum(column) for column in list(zip(*rows, strict=True))[2:]]
+    rows.append(("total", "", *totals))
+    return rows, list(_troubles(sent, received, lost=totals[2], duplicated=totals[3]))
+
+
+def _troubles(
+    sent: list[Sent], received: list[dict[str, Any]], *, lost: int, duplicated: int
+) -> Iterator[str]:
+    if lost or duplicated:
+        yield f"{lost} events were lost, {duplicated} arrived more than once"
+    for name, pid, _, status in sent:
+        if status:
+            yield f"{name} (pid {pid}) ended with status {status}"
+    pids = {identity: pid for _, pid, ids, _ in sent for identity in ids}
+    # Where the system doesn't tell whose connection it is, what the event says must do.
+    strays = sum(
+        pids.get(attributes["id"]) != attributes["pid"]
+        or line["pid"] not in (None, attributes["pid"])
+        for line in received
+        for attributes in [line["event"]["attributes"]]
+    )
+    if strays:
+        yield f"{strays} events came from another process than the one that recorded them"

@@ -1,0 +1,205 @@
+"""What the commands show: plain text; where it is a terminal and rich is installed, that does it.
+
+The text comes from outside, so what is not printable in it is escaped: a terminal obeys control
+characters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from rich.console import Console
+
+
+class Shown(Protocol):
+    """An event that was received, as far as it is shown."""
+
+    @property
+    def event(self) -> dict[str, Any]: ...
+    @property
+    def pid(self) -> int | None: ...
+    @property
+    def process(self) -> str | None: ...
+    @property
+    def connection(self) -> str: ...
+    @property
+    def idempotency_key(self) -> str | None: ...
+
+
+def printable(text: str) -> str:
+    """*text*, what is not printable in it escaped as in JSON; line ends stay."""
+    return "".join(
+        letter if letter == "\n" or letter.isprintable() else json.dumps(letter)[1:-1]
+        for letter in text
+    )
+
+
+def complain(message: str) -> None:
+    """Say on standard error what is wrong."""
+    print(f"valued: {printable(message)}", file=sys.stderr, flush=True)
+
+
+def console(stream: TextIO) -> Console | None:
+    """A console of rich on *stream*; None: it is no terminal, or rich is not installed."""
+    if not stream.isatty():
+        return None
+    try:
+        from rich.console import Console
+    except ImportError:
+        return None
+    return Console(file=stream, highlight=False, soft_wrap=True)
+
+
+class EventPrinter:
+    """Prints events on *stream*, each whole, and flushed before the call returns.
+
+    Any thread may call. Raises what writing raises, such as `BrokenPipeError`.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._console = console(stream)
+        self._lock = threading.Lock()  # held for the writing of one event
+
+    def lines(self, received: Shown) -> None:
+        """One line of JSON for each event."""
+        line = json.dumps(
+            {
+                "event": received.event,
+                "pid": received.pid,
+                "process": received.process,
+                "connection": received.connection,
+                "idempotency_key": received.idempotency_key,
+            }
+        )
+        self._write(f"{line}\n")
+
+    def pretty(self, received: Shown) -> None:
+        """A heading that says what came from whom, and the event below it."""
+        heading, sender, body = event_text(received)
+        if self._console is None:
+            self._write(f"{heading} {sender}\n{body}\n")
+            return
+        from rich.highlighter import JSONHighlighter
+        from rich.text import Text
+
+        text = Text.assemble((heading, "bold cyan"), " ", (sender, "dim"), "\n")
+        text.append_text(JSONHighlighter()(body))
+        with self._lock:
+            self._console.print(text)
+            self._stream.flush()
+
+    def _write(self, text: str) -> None:
+        with self._lock:
+            self._stream.write(text)
+            self._stream.flush()
+
+
+def event_text(received: Shown) -> tuple[str, str, str]:
+    """What came, from whom, and the event itself."""
+    event = received.event
+    heading = f"{event['category']} {event.get('key') or ''}".rstrip()
+    if received.pid is None:
+        sender = f"from {received.connection}"
+    else:
+        sender = f"from {received.process} (pid {received.pid}) on {received.connection}"
+    # Without line ends, which would let a key or a name of a process look like more than it is.
+    heading, sender = (printable(text).replace("\n", "\\n") for text in (heading, sender))
+    return heading, sender, printable(json.dumps(event, indent=2, ensure_ascii=False))
+
+
+def table(stream: TextIO, headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print *rows*; columns of numbers are aligned to the right. The last row holds totals."""
+    texts = [[printable(str(cell)) for cell in row] for row in rows]
+    right = [
+        all(isinstance(row[column], int) or row[column] == "" for row in rows)
+        for column in range(len(headings))
+    ]
+    terminal = console(stream)
+    if terminal is None:
+        _plain_table(stream, headings, texts, right)
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table()
+    for heading, to_right in zip(headings, right, strict=True):
+        grid.add_column(heading, justify="right" if to_right else "left", overflow="fold")
+    for number, row in enumerate(texts, 1):
+        if number == len(texts):
+            grid.add_section()
+        grid.add_row(*map(Text, row))
+    terminal.print(grid)
+    stream.flush()
+
+
+def _plain_table(
+    stream: TextIO, headings: Sequence[str], texts: list[list[str]], right: list[bool]
+) -> None:
+    lines = [list(headings), *texts]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
+    for line in lines:
+        cells = [
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(line, widths, right, strict=True)
+        ]
+        stream.write("  ".join(cells).rstrip() + "\n")
+    stream.flush()
+
+
+class Progress:
+    """How far a long command has come, on standard error; nothing where that is no terminal."""
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether anybody sees it."""
+        return False
+
+    def at(self, position: int, events: int) -> None:
+        """*position*: bytes done; *events*: how many were delivered."""
+
+    def say(self, message: str) -> None:
+        """Print a line, without harm to what else is shown. Any thread may call."""
+        print(printable(message), file=sys.stderr, flush=True)
+
+
+class _Bar(Progress):
+    def __init__(self, bar: Any, task: Any) -> None:
+        self._bar = bar
+        self._task = task
+
+    @property
+    def is_shown(self) -> bool:
+        return True
+
+    def at(self, position: int, events: int) -> None:
+        self._bar.update(self._task, completed=position, events=events)
+
+    def say(self, message: str) -> None:
+        from rich.text import Text
+
+        self._bar.console.print(Text(printable(message)))
+
+
+@contextlib.contextmanager
+def progress(total: int | None) -> Iterator[Progress]:
+    """Show progress while the block runs. *total*: bytes; None: unknown, events are counted."""
+    terminal = console(sys.stderr)
+    if terminal is None:
+        yield Progress()
+        return
+    from rich import progress as bars
+
+    columns: list[bars.ProgressColumn] = [bars.TextColumn("{task.fields[events]} delivered")]
+    if total is not None:
+        columns += [bars.BarColumn(), bars.TaskProgressColumn(), bars.TimeRemainingColumn()]
+    columns.append(bars.TimeElapsedColumn())
+    with bars.Progress(*columns, console=terminal) as bar:
+        yield _Bar(bar, bar.add_task("", total=total, events=0))

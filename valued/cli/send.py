@@ -1,0 +1,260 @@
+"""``valued send``: events from a file, one JSON object a line, as on the wire.
+
+They are recorded in chunks, each of them settled before the next one is read. A chunk is far
+smaller than a client's queue, so none of them can be lost by overflow, and memory is bounded
+whatever the size of the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import stat
+import sys
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, NoReturn
+
+import valued
+from valued.cli import delivery, render
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
+#: Lines of a chunk: a fifth of a client's queue, and some seconds of work.
+CHUNK_LINES: Final = 2000
+
+#: Bytes of a chunk, and of a line. As JSON in ASCII they are at most three times as many, far from
+#: the 64 MiB that a queue holds.
+CHUNK_BYTES: Final = 8 * 1024 * 1024
+
+_BOM: Final = b"\xef\xbb\xbf"
+
+
+class _Line(NamedTuple):
+    number: int
+    event: dict[str, Any]
+    #: Bytes of the file up to its end.
+    position: int
+    #: Why there is no event.
+    reason: str = ""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Deliver the file; 0 when every line of it was an event and was delivered."""
+    if arguments.file == "-":
+        return _send(sys.stdin.buffer, "<stdin>", arguments)
+    try:
+        file = open(arguments.file, "rb")  # noqa: SIM115 - closed below; only this may fail so
+    except OSError as error:
+        render.complain(f"can't read {arguments.file}: {error.strerror}")
+        return 2
+    with file:
+        return _send(file, arguments.file, arguments)
+
+
+def _send(file: BinaryIO, name: str, arguments: argparse.Namespace) -> int:
+    failures: list[tuple[valued.DeliveryError, dict[str, Any]]] = []
+
+    def on_error(error: valued.DeliveryError, event: dict[str, Any]) -> None:
+        failures.append((error, event))
+
+    with (
+        render.progress(_size(file)) as progress,
+        _warnings(progress),
+        delivery.client(arguments.token, arguments.endpoint, on_error=on_error) as client,
+    ):
+        sending = _Sending(client, name, failures, progress)
+        try:
+            sending.all_of(file)
+        except KeyboardInterrupt:
+            client.close(delivery.LAST_MOMENT)
+            sending.tell_failures()
+            interrupted = True
+        else:
+            interrupted = False
+    print(sending.summary(), file=sys.stderr, flush=True)
+    if interrupted:
+        raise KeyboardInterrupt
+    return 0 if sending.all_is_well() else 1
+
+
+class _Sending:
+    """One file on its way."""
+
+    def __init__(
+        self,
+        client: valued.Client,
+        name: str,
+        failures: list[tuple[valued.DeliveryError, dict[str, Any]]],
+        progress: render.Progress,
+    ) -> None:
+        self._client = client
+        self._name = name
+        self._failures = failures  # of this chunk; the client's threads add to it
+        self._progress = progress
+        self._chunk: list[_Line] = []
+        self._bad = 0
+
+    def all_of(self, file: BinaryIO) -> None:
+        began_at = position = 0
+        for line in _lines(file):
+            self._record(line)
+            position = line.position
+            if len(self._chunk) >= CHUNK_LINES or position - began_at >= CHUNK_BYTES:
+                self._settle(began_at, position)
+                began_at = position
+        self._settle(began_at, position)
+
+    def _record(self, line: _Line) -> None:
+        try:
+            if line.reason:
+                raise valued.ValidationError(line.reason)
+            event = valued.normalize(line.event)
+            _record(self._client, event)
+        except valued.ValuedError as error:
+            self._bad += 1
+            self._progress.say(f"{self._name}:{line.number}: {error}")
+        else:
+            self._chunk.append(line._replace(event=event))
+
+    def _settle(self, began_at: int, position: int) -> None:
+        """Wait for the chunk's events, and tell which of them failed."""
+        before = self._client.stats()["pending"] if self._progress.is_shown else 0
+        for _ in delivery.settle(self._client):
+            if self._progress.is_shown:
+                stats = self._client.stats()
+                done = 1 - stats["pending"] / max(1, before, stats["pending"])
+                here = began_at + round(done * (position - began_at))
+                self._progress.at(here, stats["delivered"])
+        self.tell_failures()
+        if self._progress.is_shown:
+            self._progress.at(position, self._client.stats()["delivered"])
+        self._chunk.clear()
+
+    def tell_failures(self) -> None:
+        """Name the lines of the events that were given up, in the order of the file."""
+        if not self._failures:
+            return
+        numbers = _numbers(self._chunk)
+        told = []
+        for error, event in self._failures:
+            # Lines that say the same can't be told apart, nor need they be.
+            lines = numbers.get(_identity(event)) or numbers[_identity(_untimed(event))]
+            told.append((lines.pop(), str(error)))
+        self._failures.clear()
+        for number, reason in sorted(told):
+            self._progress.say(f"{self._name}:{number}: not delivered: {reason}")
+
+    def summary(self) -> str:
+        stats = self._client.stats()
+        lost = stats["accepted"] - stats["delivered"] - stats["failed"]
+        text = f"{stats['delivered']} delivered, {stats['failed']} failed, {self._bad} bad lines"
+        return f"{text}, {lost} not delivered" if lost else text
+
+    def all_is_well(self) -> bool:
+        stats = self._client.stats()
+        return not self._bad and stats["delivered"] == stats["accepted"]
+
+
+def _record(client: valued.Client, event: dict[str, Any]) -> None:
+    """Record an event as on the wire, normalized, by the call that makes such."""
+    valued.validate(event)
+    match event["category"]:
+        case "action":
+            client.action(event["key"], event)
+        case "pageview":
+            client.page_view(event["attributes"]["source"]["url"], event)
+        case "sync":
+            client.sync(event)
+        case _:
+            # All that is there, so that what a config can't have is named, and not left out.
+            rest = {name: event[name] for name in event.keys() - {"category", "data"}}
+            client.config(event["data"], **rest)
+
+
+def _numbers(chunk: list[_Line]) -> dict[str, list[int]]:
+    """The numbers of the lines, last one first, by the events that a client made of them."""
+    made: list[dict[str, Any]] = []
+    maker = valued.Client(made.append, executor=valued.ImmediateExecutor())
+    numbers: dict[str, list[int]] = {}
+    for line in reversed(chunk):
+        _record(maker, line.event)
+        event = made.pop()
+        # The time that a call fills in is that of the call.
+        timed = line.event.get("occured_at") is not None
+        numbers.setdefault(_identity(event if timed else _untimed(event)), []).append(line.number)
+    return numbers
+
+
+# -- lines -----------------------------------------------------------------------------------------
+
+
+def _lines(file: BinaryIO) -> Iterator[_Line]:
+    position = number = 0
+    while raw := file.readline(CHUNK_BYTES):
+        number += 1
+        position += len(raw)
+        if len(raw) == CHUNK_BYTES and not raw.endswith(b"\n"):
+            while not raw.endswith(b"\n") and (raw := file.readline(CHUNK_BYTES)):
+                position += len(raw)
+            yield _Line(number, {}, position, f"the line is longer than {CHUNK_BYTES} bytes")
+            continue
+        if number == 1:
+            raw = raw.removeprefix(_BOM)
+        if raw.strip():
+            yield _parsed(number, raw, position)
+
+
+def _parsed(number: int, raw: bytes, position: int) -> _Line:
+    try:
+        event = json.loads(raw.decode(), parse_constant=_no_json)
+    except (ValueError, RecursionError) as error:
+        return _Line(number, {}, position, f"not JSON in UTF-8: {error}")
+    if isinstance(event, dict):
+        return _Line(number, event, position)
+    reason = f'expected an object, such as {{"category": …}}, got {type(event).__name__}'
+    return _Line(number, {}, position, reason)
+
+
+def _no_json(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _identity(event: object) -> str:
+    return json.dumps(event, sort_keys=True)
+
+
+def _untimed(event: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in event.items() if name != "occured_at"}
+
+
+def _size(file: BinaryIO) -> int | None:
+    """Bytes of a file; None where that is not known, as of a pipe."""
+    status = os.fstat(file.fileno())
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+# -- warnings --------------------------------------------------------------------------------------
+
+
+class _Said(logging.Handler):
+    def __init__(self, progress: render.Progress) -> None:
+        super().__init__(logging.WARNING)
+        self._progress = progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._progress.say(f"valued: {record.getMessage()}")
+
+
+@contextlib.contextmanager
+def _warnings(progress: render.Progress) -> Iterator[None]:
+    """Say what the library warns of: that a service is down, long before an event is given up."""
+    logger = logging.getLogger("valued")
+    handler = _Said(progress)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
