@@ -201,3 +201,18 @@ def test_no_other_module_asks_for_the_pid() -> None:
     package = Path(_fork.__file__).parent
     asking = [path.name for path in package.glob("*.py") if "getpid" in path.read_text("utf-8")]
     assert asking == ["_fork.py"]
+
+
+def test_where_there_is_no_fork_the_library_works_without_its_hook() -> None:
+    program = (
+        "import os\n"
+        "del os.register_at_fork, os.fork  # as on Windows\n"
+        "import valued\n"
+        "sent = []\n"
+        "client = valued.Client(sent.append)\n"
+        "client.action('k', {'user.id': 1})\n"
+        "assert client.flush(10)\n"
+        "print(len(sent))\n"
+    )
+    done = run("-c", program)
+    assert (done.stdout, done.stderr) == ("1\n", "")

@@ -650,3 +650,111 @@ def test_logging_and_stats_know_the_figures(make: Make, service: Service) -> Non
     stats = client.stats()
     assert stats["accepted"] == stats["delivered"] == 1
     assert logging.getLogger("valued").handlers
+
+
+# -- in a child that a transport, a factory or `on_error` forked --------------------------------
+#
+# Real forks of that kind are in tests/prefork/test_fork.py. No tracer sees the lines of a child
+# whose functions were called in its parent, so these go through them with a stand-in for the one
+# question that tells the two apart.
+
+
+class Elsewhere:
+    """What `Birthplace` is in a child."""
+
+    def is_here(self) -> bool:
+        return False
+
+
+def test_a_child_that_its_factory_forked_hires_nobody(make: Make, service: Service) -> None:
+    client = make()
+    mine = client._sender._here.get()
+    born, mine._born = mine._born, Elsewhere()
+    record(client, "the parent's")
+    assert service.got == []
+    assert mine._staffing is None
+    mine._born, mine._jobs = born, 0
+
+
+def test_a_child_looks_at_no_job_of_its_parent(make: Make, service: Service) -> None:
+    client = make(max_workers=1)
+    record(client, "a")
+    assert client.flush(BOUND)
+    mine = inner(client)
+    future: Future[None] = Future()
+    future.cancel()
+    born, mine._born = mine._born, Elsewhere()
+    mine._check(mine._staffing, future)
+    mine._born = born
+    assert mine._jobs in (0, 1)  # as it was: 1 while the worker takes leave of its job
+
+
+@pytest.mark.parametrize("road", ["_work", "_refused", "_drive", "leave"])
+def test_a_child_that_its_transport_forked_takes_one_event_no_further(
+    make: Make, service: Service, road: str
+) -> None:
+    client = make()
+    mine = client._sender._here.get()
+    record(client, "a")
+    assert client.flush(BOUND)
+    until(lambda: mine._jobs == 0)
+    for body in (b'{"key": "forks"}', b'{"key": "waits"}'):
+        mine.outbox.put(body)
+    births = mine._born, mine._delivery._born
+    mine._born = mine._delivery._born = Elsewhere()
+    calls: dict[str, Callable[[], object]] = {
+        "_work": lambda: mine._work(mine._staffing),
+        "_refused": lambda: mine._refused(mine._staffing, "no thread"),
+        "_drive": lambda: mine._drive(mine.outbox.mark(), time.monotonic() + BOUND),
+        "leave": lambda: mine.leave(time.monotonic()),
+    }
+    calls[road]()
+    assert service.got == ["a", "forks"]
+    assert mine.outbox.pending() == 2  # the parent settles both
+    mine._born, mine._delivery._born = births
+    mine._end = None
+    mine.outbox.abandon("closed")
+
+
+class Lies:
+    """A lock in whose place something happens before it is had."""
+
+    def __init__(self, happens: Callable[[], object]) -> None:
+        self._happens = happens
+
+    def __enter__(self) -> None:
+        self._happens()
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def test_of_two_threads_that_would_add_the_last_worker_one_does(
+    make: Make, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_sender, "PATIENCE", 3600.0)
+    client = make(max_workers=2)
+    service.hold.clear()
+    record(client, "a", "b")
+    service.wait_until_inside()
+    mine = inner(client)
+    lock, mine._lock = mine._lock, Lies(lambda: setattr(mine, "_limit", 2))
+    mine._grow()  # finds, once it has the lock, that another one has just done it
+    mine._lock = lock
+    assert mine._jobs == 1
+
+
+def test_of_two_threads_that_would_watch_one_does(make: Make, service: Service) -> None:
+    client = make()
+    record(client, "a")
+    assert client.flush(BOUND)
+    mine = inner(client)
+    until(lambda: mine._jobs == 0)
+    mine.outbox.put(b'{"key": "later"}')
+    mine.outbox.postpone(mine.outbox.take(), time.monotonic() + 3600.0)
+    workers = len(mine._threads._workers)
+    lock, mine._lock = mine._lock, Lies(lambda: setattr(mine, "_watching", True))
+    mine._watch()
+    mine._lock, mine._watching = lock, False
+    assert len(mine._threads._workers) == workers
+    mine.outbox.abandon("closed")

@@ -388,6 +388,22 @@ def test_a_hundred_forks_in_a_row_cost_the_parent_no_thread_and_no_descriptor(
     assert (process.num_fds() - len(server.connections()), process.num_threads()) <= before
 
 
+def test_a_daemon_that_closes_every_descriptor_sends_on_ones_of_its_own(
+    client: valued.Client, server: Server, fork: Fork
+) -> None:
+    client.action("parent", {"user.id": 1})
+    assert client.flush(BOUND)
+
+    def daemonize() -> None:
+        os.closerange(3, 1024)
+        record_and_flush(client)
+
+    assert fork(daemonize).wait() == 0
+    client.action("parent", {"user.id": 1})
+    finish(client, server, "child", "parent", "parent")
+    assert len(server.connections()) == 2
+
+
 def test_an_event_that_a_hook_before_ours_records_in_the_child_is_sent_once(
     server: Server,
 ) -> None:
