@@ -727,7 +727,7 @@ def test_an_executor_that_was_shut_down_before_is_replaced_with_one_warning(
 
 
 def test_an_executor_that_is_shut_down_while_events_wait_loses_none(
-    server: Server, gate: threading.Event, warnings: Callable[[], list[str]]
+    server: Server, gate: threading.Event
 ) -> None:
     pool = ThreadPoolExecutor(2)
     with valued.Client("token", server.url, executor=pool, max_workers=2) as client:
@@ -740,8 +740,6 @@ def test_an_executor_that_is_shut_down_while_events_wait_loses_none(
         send(client, "i")
         assert client.flush(BOUND)
     assert server.keys() == [*"abcdefghi"]
-    (warning,) = warnings()
-    assert "default pool" in warning
 
 
 def test_jobs_that_an_executor_cancelled_lose_no_event(

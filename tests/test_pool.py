@@ -359,8 +359,8 @@ def test_an_answer_that_the_child_inherited_closes_none_of_its_files(
     road.service.answer.set()
     session = road.connection.session
     answers = [session.post(road.connection.endpoint, b"{}", stream=True, timeout=BOUND)]
-    assert len(towards(road.gate.port)) == 1
     numbers = towards(road.gate.port)
+    assert numbers == {answers[0].raw.fileno()}
 
     def check() -> None:
         taken = take_numbers(numbers)
@@ -492,6 +492,16 @@ def test_an_answer_that_is_late_before_it_is_read_is_late() -> None:
         assert _Paced(ours, raw, now + BOUND).read(1) == b"a"
         with pytest.raises(TimeoutError, match="timed out"):
             _Paced(ours, raw, now - 1).read(1)
+
+
+def test_a_read_waits_for_what_is_left_and_not_for_a_timeout_of_its_own() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ours.makefile("rb", 0) as raw:
+        ours.settimeout(BOUND)
+        started = time.monotonic()
+        with pytest.raises(TimeoutError):
+            _Paced(ours, raw, started + 0.05).read(1)
+        assert 0.05 <= time.monotonic() - started < BOUND / 2
 
 
 def test_an_answer_to_somebody_who_set_no_timeout_is_waited_for(road: Road) -> None:

@@ -243,9 +243,7 @@ def _reason(error: Exception) -> str:
     # `requests` and urllib3 wrap each other's exceptions; the innermost says what happened.
     while cause.args and isinstance(cause.args[0], Exception):
         cause = cause.args[0]
-    reason = getattr(cause, "reason", None)
-    if isinstance(reason, Exception):  # of `ssl.SSLError` it is a text
-        cause = reason
+    cause = getattr(cause, "reason", None) or cause
     return f"no answer: {type(cause).__name__}: {cause}"
 
 
