@@ -18,7 +18,7 @@ import pytest
 
 import valued
 from tests.support.server import Reply, Request, Server
-from valued import _sender
+from valued import _process_sender
 
 TOKEN = "s3cret-token"
 
@@ -504,7 +504,7 @@ def test_development_has_one_thread(
     client = valued.Client(TOKEN, server.url)
     record(client, 2)
     server.wait_for(1)
-    assert client.flush(_sender.PATIENCE * 2) is False
+    assert client.flush(_process_sender.PATIENCE * 2) is False
     record(client)  # in production, this one would add a worker, and that one a request
     assert client.flush(0.1) is False
     assert len(server.requests) == 1
@@ -587,7 +587,7 @@ def test_by_default_10_requests_are_under_way_at_once(
 
 def test_the_pool_does_not_grow_while_deliveries_are_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     # What is fast is measured by it, and a busy machine may stop any thread for a while.
-    monkeypatch.setattr(_sender, "PATIENCE", 10.0)
+    monkeypatch.setattr(_process_sender, "PATIENCE", 10.0)
     threads: set[int] = set()
     arrived = threading.Event()
 

@@ -756,7 +756,6 @@ def test_jobs_that_an_executor_cancelled_lose_no_event(
     assert server.keys() == [*"abcdefghijklmnopqrst"]
 
 
-@pytest.mark.xfail(reason="each of the cancelled jobs warns: see `_ProcessSender._refused`")
 def test_jobs_that_an_executor_cancelled_are_one_warning(
     server: Server, gate: threading.Event, warnings: Callable[[], list[str]]
 ) -> None:

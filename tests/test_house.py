@@ -45,10 +45,10 @@ MAY_IMPORT = {
     "_executors": ["_errors", "_typing", "_fork", "_options"],
     "_reporting": ["_errors", "_typing"],
     "_delivery": ["_errors", "_typing", "_fork", "_options", "_retry", "_reporting"],
-    "_sender": [
-        "_typing", "_fork", "_leaving", "_options", "_outbox", "_executors", "_reporting",
-        "_delivery",
+    "_process_sender": [
+        "_typing", "_fork", "_leaving", "_options", "_executors", "_reporting", "_delivery",
     ],
+    "_sender": ["_typing", "_fork", "_options", "_outbox", "_executors", "_process_sender"],
     "_pool": ["_fork", "_weak"],
     "_connection": [
         "_errors", "_typing", "_version", "_fork", "_options", "_serializer", "_pool",

@@ -13,7 +13,7 @@ import pytest
 
 import valued
 from tests.support.processes import until
-from valued import _leaving, _sender
+from valued import _leaving, _process_sender
 
 BOUND = 10.0  # seconds that bound a failure, no pause
 
@@ -96,7 +96,7 @@ def test_nothing_is_started_before_the_first_event(make: Make) -> None:
 def test_workers_are_added_while_events_wait_up_to_the_limit(
     make: Make, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_sender, "PATIENCE", 0.0)
+    monkeypatch.setattr(_process_sender, "PATIENCE", 0.0)
     client = make(max_workers=3)
     service.hold.clear()
     record(client, *"abcdefgh")
@@ -114,11 +114,11 @@ def test_a_worker_whose_delivery_took_long_adds_one(
     # So patient that only a slow delivery's own end adds a worker, not the next event.
     client = make(max_workers=2)
     service.hold.clear()
-    monkeypatch.setattr(_sender, "PATIENCE", 3600.0)
+    monkeypatch.setattr(_process_sender, "PATIENCE", 3600.0)
     record(client, "a", "b", "c")
     service.wait_until_inside()
     assert inner(client)._jobs == 1
-    monkeypatch.setattr(_sender, "PATIENCE", 0.0)
+    monkeypatch.setattr(_process_sender, "PATIENCE", 0.0)
     service.hold.set()
     assert client.flush(BOUND)
     assert sorted(service.got) == ["a", "b", "c"]
@@ -127,7 +127,7 @@ def test_a_worker_whose_delivery_took_long_adds_one(
 def test_one_worker_is_enough_for_a_fast_service(
     make: Make, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_sender, "PATIENCE", 3600.0)
+    monkeypatch.setattr(_process_sender, "PATIENCE", 3600.0)
     client = make()
     for number in range(200):
         record(client, str(number))
@@ -139,7 +139,7 @@ def test_one_worker_is_enough_for_a_fast_service(
 def test_a_limit_falls_back_when_the_load_is_gone(
     make: Make, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_sender, "PATIENCE", 0.0)
+    monkeypatch.setattr(_process_sender, "PATIENCE", 0.0)
     client = make(max_workers=4)
     service.hold.clear()
     record(client, *"abcdefgh")
@@ -360,7 +360,7 @@ def test_where_one_more_thread_can_not_be_started_the_living_ones_deliver(
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", start)
-        patch.setattr(_sender, "PATIENCE", 0.0)
+        patch.setattr(_process_sender, "PATIENCE", 0.0)
         record(client, "b")  # returns, though all is held
     service.hold.set()
     assert client.flush(BOUND)
@@ -732,7 +732,7 @@ class Lies:
 def test_of_two_threads_that_would_add_the_last_worker_one_does(
     make: Make, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_sender, "PATIENCE", 3600.0)
+    monkeypatch.setattr(_process_sender, "PATIENCE", 3600.0)
     client = make(max_workers=2)
     service.hold.clear()
     record(client, "a", "b")

@@ -22,7 +22,9 @@ from valued._options import (
     DEFAULT_ENDPOINT,
     ca_bundle_from_environment,
     endpoint_from_environment,
+    seconds,
     token_from_environment,
+    whole,
 )
 from valued._pool import Adapter
 from valued._serializer import encode
@@ -62,8 +64,8 @@ class Connection:
 
     *token*: default ``VALUED_TOKEN``. *endpoint*: an http(s) URL, default ``VALUED_ENDPOINT``, else
     the service's. *timeout*: seconds for one request, from the first packet to the last byte of the
-    answer, default 10; a host with several addresses may take as long for each. *pool_size*:
-    connections kept, default 10. Raises `ValidationError`.
+    answer, default 10; each address of the host, and a handshake of TLS, may take as long before it
+    is given up. *pool_size*: connections kept, default 10. Raises `ValidationError`.
 
     Calling it with an event sends it; ``endpoint`` and ``headers`` serve a transport of your own.
     Any thread may call. A forked child makes connections of its own.
@@ -77,6 +79,12 @@ class Connection:
         timeout: float = 10.0,
         pool_size: int = 10,
     ) -> None:
+        problems = [
+            *seconds("timeout", timeout, zero=False),
+            *whole("pool_size", pool_size, least=1),
+        ]
+        if problems:
+            raise ValidationError(*problems)
         self._token = _Secret(_checked_token(token))
         self._token_given = token is not None
         self.endpoint: Final = _checked_endpoint(endpoint)
@@ -111,13 +119,13 @@ class Connection:
         connection's.
         """
         headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
-        seconds = self._timeout if timeout is None else timeout
+        bound = self._timeout if timeout is None else timeout
         try:
             with self.session.post(
                 self.endpoint,
                 data=body,
                 headers=headers,
-                timeout=urllib3.Timeout(total=seconds),  # type: ignore[arg-type]  # not in the stubs
+                timeout=urllib3.Timeout(total=bound),  # type: ignore[arg-type]  # not in the stubs
                 allow_redirects=False,  # a redirected POST would arrive as a GET without its body
                 stream=True,
             ) as answer:

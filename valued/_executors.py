@@ -206,16 +206,21 @@ def default_pool(options: Options, threads: ThreadCache) -> Staffing:
     return Staffing(threads, options.max_workers or fewest, by_load=True)
 
 
-def staffing(options: Options, given: Given | None, threads: ThreadCache) -> Staffing:
+def staffing(
+    options: Options,
+    given: Given | None,
+    threads: ThreadCache,
+    warn: Callable[..., object] = _log.warning,
+) -> Staffing:
     """How to deliver in this process; calls a factory.
 
-    An executor that was given in another process has its threads there: that is said, and the
+    An executor that was given in another process has its threads there: *warn* is told, and the
     default pool is used.
     """
     given = given or _default
     if given is None:
         if threads_are_off():
-            _log.warning(
+            warn(
                 "uWSGI runs without threads (its option enable-threads is off): each event is sent "
                 "in the request that records it. Set enable-threads, and they go in the background."
             )
@@ -228,7 +233,7 @@ def staffing(options: Options, given: Given | None, threads: ThreadCache) -> Sta
     if isinstance(executor, ImmediateExecutor):
         return Staffing(executor, limit=AS_MANY_AS_CALLERS, immediate=True)
     if not owned and not given.birthplace.is_here():
-        _log.warning(
+        warn(
             "the executor (%s) was made before this process was forked, so its threads are not "
             "here: events are sent on a default pool. Give a factory, such as "
             "executor=lambda: ThreadPoolExecutor(5), and each process has its own.",

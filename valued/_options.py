@@ -106,7 +106,8 @@ class Options:
     #: ``"drop_oldest"``, ``"block"`` (the caller waits, ``timeout`` seconds at most, then the
     #: newest is dropped) or ``"caller_runs"`` (the caller delivers it).
     overflow: Overflow = "drop_newest"
-    #: Seconds for one attempt to deliver, connecting and answer included. Default 10.
+    #: Seconds for one attempt to deliver, the answer included. Default 10. Connecting to an
+    #: address, and a handshake of TLS, may each take as long before they are given up.
     timeout: float = 10.0
     #: Attempts after the first. Default 8: the pauses, random up to bounds that double from 0.5 s
     #: to 30 s, add up to 92 s at most, and to half of that on average.
@@ -123,12 +124,12 @@ class Options:
 
     def __post_init__(self) -> None:
         problems = [
-            *_whole("max_workers", self.max_workers, least=1, optional=True),
-            *_whole("max_queue", self.max_queue, least=1),
-            *_whole("retries", self.retries, least=0),
-            *_seconds("timeout", self.timeout, zero=False),
-            *_seconds("shutdown_timeout", self.shutdown_timeout, zero=True),
-            *_seconds("idle_time", self.idle_time, zero=False),
+            *whole("max_workers", self.max_workers, least=1, optional=True),
+            *whole("max_queue", self.max_queue, least=1),
+            *whole("retries", self.retries, least=0),
+            *seconds("timeout", self.timeout, zero=False),
+            *seconds("shutdown_timeout", self.shutdown_timeout, zero=True),
+            *seconds("idle_time", self.idle_time, zero=False),
         ]
         if self.overflow not in get_args(Overflow):
             names = ", ".join(map(repr, get_args(Overflow)))
@@ -168,7 +169,7 @@ def executor_problems(executor: object) -> list[str]:
 
 def timeout_seconds(timeout: object) -> float | None:
     """*timeout* if it is one (seconds, or None for no bound). Raises `ValidationError`."""
-    problems = [] if timeout is None else _seconds("timeout", timeout, zero=True)
+    problems = [] if timeout is None else seconds("timeout", timeout, zero=True)
     if problems:
         raise ValidationError(*problems)
     return timeout  # type: ignore[return-value]  # what `_seconds` lets pass is a number
@@ -178,7 +179,8 @@ def _kind(value: object) -> str:
     return type(value).__name__
 
 
-def _whole(name: str, value: object, *, least: int, optional: bool = False) -> list[str]:
+def whole(name: str, value: object, *, least: int, optional: bool = False) -> list[str]:
+    """What keeps *value* from being a whole number of at least *least*."""
     if optional and value is None:
         return []
     if isinstance(value, int) and not isinstance(value, bool) and value >= least:
@@ -187,7 +189,8 @@ def _whole(name: str, value: object, *, least: int, optional: bool = False) -> l
     return [f"{name}: expected a whole number of at least {least}, got {shown}"]
 
 
-def _seconds(name: str, value: object, *, zero: bool) -> list[str]:
+def seconds(name: str, value: object, *, zero: bool) -> list[str]:
+    """What keeps *value* from being seconds; *zero*: whether none are some, too."""
     bound = "0 or more" if zero else "more than 0"
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return [f"{name}: expected seconds ({bound}) as a number, got {_kind(value)}"]

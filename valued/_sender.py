@@ -1,38 +1,25 @@
-"""Outbox → executor → transport.
+"""Outbox → executor → transport, in every process.
 
-A `Sender` is configuration and survives forks; each process has a `_ProcessSender` of its own,
-built with its first event. That one keeps a number of *jobs* under way on the executor; a job takes
-events from the outbox and delivers them until there is none. Whoever puts an event looks whether
-jobs may be added, *after* putting; a job that found nothing looks again *after* it counted itself
-out. So there is no instant at which an event lies there and nobody comes.
+A `Sender` is configuration and survives forks; each process builds a `ProcessSender` of its own,
+with its first event.
 """
 
 from __future__ import annotations
 
-import functools
-import threading
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING
 
-from valued import _fork, _leaving
-from valued._delivery import LAST_ATTEMPT, Delivery
-from valued._executors import Given, Staffing, ThreadCache, default_pool, staffing
+from valued import _fork
+from valued._executors import Given
 from valued._options import timeout_seconds
 from valued._outbox import MemoryOutbox
-from valued._reporting import Reporter, log
+from valued._process_sender import ProcessSender
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from valued._options import Options
-    from valued._typing import Item, Outbox, Stats, Wire
-
-#: Seconds without a settled event after which waiting events get one more worker. Well above what
-#: a fast server takes (adding threads would only cost CPU), well below what a slow one does.
-PATIENCE: Final = 0.01
-
-#: A deadline that has passed, for those who only look.
-NOW: Final = 0.0
+    from valued._typing import Outbox, Stats, Wire
 
 
 class Sender:
@@ -92,308 +79,10 @@ class Sender:
         options = self._options
         return MemoryOutbox(options.max_queue, overflow=options.overflow, block=options.timeout)
 
-    def _build(self) -> _ProcessSender:
-        return _ProcessSender(self._wire, self._options, self._given, self._outbox())
+    def _build(self) -> ProcessSender:
+        return ProcessSender(self._wire, self._options, self._given, self._outbox())
 
 
 def _deadline(timeout: float | None) -> float | None:
     seconds = timeout_seconds(timeout)
     return None if seconds is None else time.monotonic() + seconds
-
-
-class _ProcessSender:
-    """What belongs to one process: its outbox, its executor, the jobs under way."""
-
-    def __init__(self, wire: Wire, options: Options, given: Given | None, outbox: Outbox) -> None:
-        self.outbox = outbox
-        self._options = options
-        self._given = given
-        self._reporter = Reporter(options.on_error)
-        self._delivery = Delivery(wire, options, outbox, self._reporter, self._watch)
-        self._threads = ThreadCache(options.idle_time)
-        self._born = _fork.Birthplace()
-        self._staffing: Staffing | None = None
-        self._end: float | None = None  # `time.monotonic` of the end, once it has begun
-        self._progress = time.monotonic()  # of the last delivery that ended, or job added by load
-
-        # Guards _jobs, _limit and _watching, for a comparison and an assignment. Re-entrant, as a
-        # signal handler may record an event. No other lock is taken inside.
-        self._lock = threading.RLock()
-        self._jobs = 0
-        self._limit = 1  # until the executor is there, so that one thread alone makes it
-        self._watching = False  # whether a thread waits for what is postponed
-
-    # -- accepting ---------------------------------------------------------------------------------
-
-    def accept(self, body: bytes) -> None:
-        item = self.outbox.put(body)
-        if item is not None:  # the outbox is full, and the caller is to do it
-            item.attempts += 1
-            self._attempt(item)
-        elif self._end is None:
-            if self._jobs < self._limit:
-                self._hire()
-            elif time.monotonic() - self._progress > PATIENCE:
-                self._grow()
-        if self._end is not None:  # the process ends, no worker may live to see to it
-            self._finish()
-
-    # -- jobs --------------------------------------------------------------------------------------
-
-    def _hire(self) -> None:
-        """Add a job if there is something to do and room for one more."""
-        if not self.outbox.ready():
-            return
-        with self._lock:
-            if self._jobs >= self._limit:
-                return
-            self._jobs += 1
-        staffing = None
-        try:
-            staffing = self._staffing or self._staff()
-            if not self._born.is_here():
-                return  # the factory forked, and this is the child
-            future: Any = staffing.executor.submit(self._work, staffing)
-        except BaseException as error:
-            # Shut down, no thread left, a stranger's own, or a Ctrl-C; that one may come when the
-            # job is there already, and then one may be added that is too many, for a while.
-            if staffing is None or not staffing.immediate:
-                self._job_done()
-            if staffing is None or not isinstance(error, Exception):
-                raise
-            self._refused(staffing, f"{type(error).__name__}: {error}")
-        else:
-            if hasattr(future, "add_done_callback"):
-                future.add_done_callback(functools.partial(self._check, staffing))
-
-    def _check(self, staffing: Staffing, future: Any) -> None:
-        """See to a job that was accepted and then never ran, as its executor cancelled it."""
-        if not self._born.is_here():
-            return
-        reason = "it was cancelled" if future.cancelled() else future.exception()
-        if reason is not None:
-            self._job_done()
-            self._refused(staffing, f"a job did not run: {reason}")
-
-    def _staff(self) -> Staffing:
-        _leaving.enroll(self)
-        try:
-            hired = staffing(self._options, self._given, self._threads)
-        except Exception:  # noqa: BLE001 - the user's factory may raise anything
-            log.exception("no executor could be made: events are sent on a default pool")
-            hired = default_pool(self._options, self._threads)
-        if self._born.is_here():
-            self._use(hired)
-            if _leaving.is_ending():  # the first event comes from somebody's atexit handler
-                self._begin_end(time.monotonic())
-        return hired
-
-    def _use(self, hired: Staffing) -> None:
-        with self._lock:
-            self._staffing = hired
-            self._limit = 1 if hired.by_load else hired.limit
-
-    def _refused(self, staffing: Staffing, reason: str) -> None:
-        if _leaving.is_ending():
-            self._begin_end(time.monotonic())
-            self._finish()
-            return
-        if staffing.by_load:
-            self._reporter.warn(
-                "threads", "%d times no thread could be started (%s): the caller delivers", reason
-            )
-            # Where another worker lives, it will see to all that waits.
-            while not self._jobs and (item := self.outbox.take()) is not None:
-                if not self._attempt(item):
-                    return
-            return
-        log.warning(
-            "the executor (%s) takes no more work (%s): events are sent on a default pool",
-            type(staffing.executor).__name__,
-            reason,
-        )
-        self._use(default_pool(self._options, self._threads))
-        self._hire()
-
-    def _work(self, staffing: Staffing) -> None:
-        """A job. Runs on the executor."""
-        left = staffing.burst
-        try:
-            while left != 0 and (item := self.outbox.take()) is not None:
-                if not self._attempt(item):
-                    return
-                if left is not None:
-                    left -= 1
-        except BaseException:  # `SystemExit` out of a transport, and its like
-            if staffing.immediate:  # the caller's own, as a Ctrl-C is
-                raise
-            log.exception("a delivery ended its worker; another one takes its place")
-        finally:
-            if self._born.is_here():
-                self._job_done()
-                # Once more, now that this job no longer counts: an event that came meanwhile was
-                # left to it. In the caller each event has a job of its own.
-                if not staffing.immediate:
-                    self._hire()
-                    self._watch()
-
-    def _attempt(self, item: Item, deadline: float | None = None) -> bool:
-        """See `Delivery.attempt`. Adds a worker where that took long and events wait."""
-        started = time.monotonic()
-        if not self._delivery.attempt(item, deadline):
-            return False
-        self._progress = now = time.monotonic()
-        if now - started > PATIENCE:
-            self._grow()
-        return True
-
-    def _job_done(self) -> None:
-        with self._lock:
-            self._jobs -= 1
-            if self._staffing is None or self._staffing.by_load:
-                self._limit = max(1, self._jobs)
-
-    def _grow(self) -> None:
-        """One worker more, where they are added by load and events wait."""
-        if not self._may_grow() or not self.outbox.ready():
-            return
-        with self._lock:
-            if not self._may_grow():
-                return
-            self._limit += 1
-            self._progress = time.monotonic()
-        self._hire()
-
-    def _may_grow(self) -> bool:
-        staffing = self._staffing
-        return staffing is not None and staffing.by_load and self._limit < staffing.limit
-
-    def _watch(self) -> None:
-        """See to it that what is postponed, if anything is, is taken up when it is due."""
-        if self._watching or not self.outbox.postponed():
-            return
-        staffing = self._staffing
-        if staffing is None or staffing.immediate:
-            # No thread of ours: the next event, a flush or the end of the process takes it up.
-            _leaving.keep(self)
-            return
-        with self._lock:
-            if self._watching:
-                return
-            self._watching = True
-        try:
-            self._threads.submit(self._hire_when_due)
-        except RuntimeError:  # no thread can be started: as above
-            self._watching = False
-            _leaving.keep(self)
-
-    def _hire_when_due(self) -> None:
-        while self.outbox.wait_until_due():
-            self._hire()
-        self._hire()  # what was hastened is due, and not postponed any more
-        self._watching = False
-        self._watch()  # now that this is said: an event that was postponed meanwhile was left to us
-
-    # -- waiting and ending ------------------------------------------------------------------------
-
-    def flush(self, deadline: float | None) -> bool:
-        mark = self.outbox.mark()
-        staffing = self._staffing
-        if staffing is None or staffing.immediate:
-            settled = self._drive(mark, deadline)
-        else:
-            self._watch()
-            settled = self._wait(mark, deadline)
-        return settled and self._born.is_here() and self._delivery.wait_until_told(deadline)
-
-    def _wait(self, mark: int, deadline: float | None) -> bool:
-        # Nobody records meanwhile, maybe, and a delivery may hang: others are not to wait for it.
-        while self._may_grow():
-            step = time.monotonic() + PATIENCE
-            if deadline is not None and deadline <= step:
-                break
-            if self.outbox.wait(mark, step):
-                return True
-            self._grow()
-        return self.outbox.wait(mark, deadline)
-
-    def park(self, deadline: float | None) -> bool:
-        return self.flush(deadline) and self._dismiss(deadline, settled=True)
-
-    def close(self, deadline: float | None) -> bool:
-        done = self.flush(deadline)
-        if not done:
-            self._reporter.warn(
-                "closed",
-                "%d events were dropped: they were not delivered when the client was closed",
-                count=self._delivery.abandon("closed"),
-            )
-        self._reporter.rest()
-        self._dismiss(deadline, settled=done)
-        return done
-
-    def _dismiss(self, deadline: float | None, *, settled: bool) -> bool:
-        """End the threads, and an executor that was made here; whether no thread is left."""
-        with self._lock:
-            staffing, self._staffing = self._staffing, None
-            self._limit = 1
-        shutdown = getattr(staffing.executor, "shutdown", None) if staffing else None
-        if staffing is not None and staffing.owned and shutdown is not None:
-            try:
-                # It has no deadline: waited for where nothing is under way, so not for long.
-                shutdown(wait=settled)
-            except Exception:  # noqa: BLE001 - the user's executor may raise anything
-                log.exception("the executor could not be shut down")
-        soon = time.monotonic() + LAST_ATTEMPT
-        return self._threads.retire(soon if deadline is None else max(soon, deadline))
-
-    def leave(self, started: float) -> None:
-        """The process ends: deliver what can be in time, and say what could not."""
-        self._begin_end(started)
-        self._finish()
-        if self._born.is_here():
-            self._delivery.wait_until_told(self._end)
-            self._reporter.rest()
-
-    def hurry(self, started: float) -> None:
-        """A signal came that may end the process: deliver as `leave` does, and go on."""
-        self.outbox.hasten()
-        self.flush(started + self._options.shutdown_timeout)
-
-    def _begin_end(self, started: float) -> None:
-        if self._end is None:  # a process may hear twice of its end, which doesn't make it later
-            self._end = started + self._options.shutdown_timeout
-            self.outbox.hasten()
-
-    def _finish(self) -> None:
-        """Deliver in this thread what is pending, until the end has come; then count the rest.
-
-        Any thread may be here, several at once; workers go on meanwhile.
-        """
-        if self._delivery.is_under_way_here():
-            return  # an event out of `on_error`: who called that goes on with what is pending
-        while self.outbox.pending():
-            if self._drive(self.outbox.mark(), self._end):
-                continue
-            if self._born.is_here():
-                pending = self.outbox.pending()
-                self._delivery.abandon("exit")
-                log.warning(
-                    "the process ends with %d events not delivered: shutdown_timeout (%g s) is "
-                    "over",
-                    pending,
-                    self._options.shutdown_timeout,
-                )
-            return
-
-    def _drive(self, mark: int, deadline: float | None) -> bool:
-        """Deliver in this thread until all before *mark* is settled; False: *deadline* came."""
-        while self.outbox.wait_for_work(mark, deadline):
-            if self.outbox.wait(mark, NOW):
-                _leaving.release(self)
-                self._watch()  # for later events
-                return True
-            item = self.outbox.take()
-            if item is not None and not self._attempt(item, deadline):
-                break
-        return False

@@ -22,7 +22,11 @@ class Child:
         self._stderr = tempfile.TemporaryFile()
         self.stderr = ""
         self._runs = True
+        hook = sys.unraisablehook
+        # What a fork hook raises is printed before `fork` returns.
+        sys.unraisablehook = self._unraisable
         self.pid = os.fork()
+        sys.unraisablehook = hook
         if self.pid == 0:
             os.dup2(self._stderr.fileno(), 2)
             status = 1
@@ -33,6 +37,10 @@ class Child:
                 os.write(2, traceback.format_exc().encode())
             finally:
                 os._exit(status)
+
+    def _unraisable(self, unraisable: Any) -> None:
+        text = "".join(traceback.format_exception(unraisable.exc_value))
+        os.write(self._stderr.fileno(), text.encode())
 
     def wait(self, timeout: float = 10.0) -> int:
         """The exit status; a child that hangs is killed, and fails the test."""
