@@ -607,3 +607,34 @@ def test_time_is_local_to_the_second_with_its_offset_across_changes_of_the_clock
 def test_time_is_made_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_events.time, "time", lambda: 1_774_745_999.2)
     assert _events.now() is _events.now()
+
+
+@pytest.mark.parametrize(
+    ("fields", "hint"),
+    [
+        ({"user_id": 1}, "what is meant is {'user.id': …}"),
+        ({"customer_id": 1}, "what is meant is {'customer.id': …}"),
+        ({"data": {"user.id": 1}}, "the mapping is given without a name"),
+    ],
+)
+def test_an_id_that_is_given_by_another_name_is_hinted_at(
+    recorder: valued.Client, fields: dict[str, Any], hint: str
+) -> None:
+    for call in (recorder.action, recorder.page_view):
+        with pytest.raises(valued.ValidationError) as caught:
+            call("https://example.com/", **fields)
+        assert str(caught.value).endswith(hint)
+
+
+@pytest.mark.parametrize("name", ["user", "customer"])
+def test_a_sync_of_one_party_without_its_id_says_where_it_goes(
+    recorder: valued.Client, name: str
+) -> None:
+    for data in ({"name": "x"}, {f"{name}.id": 1}, {}):
+        with pytest.raises(valued.ValidationError, match=rf"as in sync_{name}\(\{{'id': 1\}}\)"):
+            getattr(recorder, f"sync_{name}")(data)
+
+
+def test_the_other_spelling_of_the_time_is_named(recorder: valued.Client) -> None:
+    with pytest.raises(valued.ValidationError, match=r"^occurred_at: the service spells it"):
+        recorder.action("k", {"user.id": 1}, occurred_at="2026-11-23T10:00:00+01:00")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import valued
+from tests.support.processes import run
 from tests.support.server import Reply, Server
 from valued._reporting import QUIET, Reporter
 
@@ -246,3 +247,13 @@ def test_an_answer_that_repeats_the_token_shows_no_token(
         assert client.flush(10)
     assert "no such token" in str(heard[0])
     assert "s3cret" not in caplog.text + str(heard[0]) + heard[0].body
+
+
+def test_a_warning_is_seen_where_no_logging_is_configured() -> None:
+    program = (
+        "import valued\n"
+        "def refuse(event): raise valued.DeliveryError('no', 400)\n"
+        "valued.Client(refuse).action('k', {'user.id': 1})\n"
+    )
+    done = run("-c", program)
+    assert done.stderr.startswith("1 events were given up; the latest: no (1 attempt")

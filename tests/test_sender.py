@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -641,15 +640,6 @@ def test_a_process_that_hears_twice_of_its_end_has_the_time_of_the_first(
     record(client, "b")  # in the caller by now
     assert service.got == ["a", "b"]
     assert client.stats()["pending"] == 0
-
-
-def test_logging_and_stats_know_the_figures(make: Make, service: Service) -> None:
-    client = make()
-    record(client, "a")
-    assert client.flush(BOUND)
-    stats = client.stats()
-    assert stats["accepted"] == stats["delivered"] == 1
-    assert logging.getLogger("valued").handlers
 
 
 # -- in a child that a transport, a factory or `on_error` forked --------------------------------

@@ -5,8 +5,6 @@
 >>> client.action("report.generated", {"user.id": 123})
 """
 
-import logging as _logging
-
 from valued._client import Client
 from valued._connection import Connection
 from valued._converters import register
@@ -78,9 +76,6 @@ __all__ = [
     "sync_user",
     "validate",
 ]
-
-# The application decides what is logged; without this, Python would print our warnings itself.
-_logging.getLogger("valued").addHandler(_logging.NullHandler())
 
 # Tracebacks, documentation and pickles name what the user typed, whatever file it lives in.
 for _name in __all__:

@@ -213,7 +213,7 @@ class Client:
         if isinstance(data, ScopeLike):
             data = data.to_dict().get(name)
         party = _events.gather(data, fields)
-        self._record(_events.sync({name: party}))
+        self._record(_events.sync_party(name, party))
 
     def _record(self, event: JSONObject) -> None:
         self._sender.accept(encode(event))

@@ -19,6 +19,11 @@ from valued._typing import JSONObject
 
 _MISSING_USER: Final = "Missing user.id: a page view is somebody's; give {'user.id': …}"
 _MISSING_ID: Final = "Missing user.id or customer.id: give one of them, as in {'user.id': 1}"
+_MISTAKEN: Final = (
+    ("user_id", "what is meant is {'user.id': …}"),
+    ("customer_id", "what is meant is {'customer.id': …}"),
+    ("data", "the mapping is given without a name"),
+)
 _BOTH: Final = "Cannot include both user and customer in one sync: send two"
 
 
@@ -66,6 +71,15 @@ def page_view(url: object, data: JSONObject) -> JSONObject:
 def sync(data: JSONObject) -> JSONObject:
     """The event of a sync. Raises `ValidationError`."""
     return _finished({"category": "sync"}, data)
+
+
+def sync_party(name: str, party: JSONObject) -> JSONObject:
+    """The event of a sync of *party*: the user or the customer, by *name*. Raises the same."""
+    if party.get("id") is None:
+        raise ValidationError(
+            f"Missing user.id or customer.id: give the {name}'s id, as in sync_{name}({{'id': 1}})"
+        )
+    return sync({name: party})
 
 
 def config(data: JSONObject) -> JSONObject:
@@ -116,6 +130,8 @@ def _problems(event: JSONObject) -> Iterator[str]:
         yield f"category: expected one of {', '.join(_REQUIRED)}, got {_shown(category)}"
         return
     yield from required(event)
+    if "occurred_at" in event:
+        yield "occurred_at: the service spells it occured_at; as it is, it would be no time at all"
     given = event.get("occured_at")
     if given is not None:
         try:
@@ -132,7 +148,8 @@ def _required_by_action(event: JSONObject) -> Iterator[str]:
 
 
 def _required_by_page_view(event: JSONObject) -> Iterator[str]:
-    yield from _party(event, "user") or (() if _is_given(event, "user") else (_MISSING_USER,))
+    missing = () if _is_given(event, "user") else (_MISSING_USER + _mistaken(event),)
+    yield from _party(event, "user") or missing
     yield from _party(event, "customer")
     source = event.get("attributes")
     source = source.get("source") if isinstance(source, dict) else None
@@ -181,8 +198,14 @@ def _somebody(event: JSONObject) -> Iterator[str]:
     """The problems of an event that needs a user or a customer."""
     problems = [*_party(event, "user"), *_party(event, "customer")]
     if not problems and not _is_given(event, "user") and not _is_given(event, "customer"):
-        problems = [_MISSING_ID]
+        problems = [_MISSING_ID + _mistaken(event)]
     yield from problems
+
+
+def _mistaken(event: JSONObject) -> str:
+    """A hint for who gave the id, or all of the data, by another name."""
+    found = [f"; {name} is a field of its own, {hint}" for name, hint in _MISTAKEN if name in event]
+    return "".join(found)
 
 
 def _is_given(event: JSONObject, name: str) -> bool:

@@ -148,7 +148,8 @@ class ProcessSender:
             if first:
                 self._staffing = default_pool(self._options, self._threads)
                 self._limit = self._jobs + 1  # not to wait for what the old one still runs
-        if first:
+        # At the end of the interpreter (so Python words it) that is what is to be expected.
+        if first and "interpreter shutdown" not in reason:
             log.warning(
                 "the executor (%s) takes no more work (%s): events are sent on a default pool",
                 type(staffing.executor).__name__,

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from valued._errors import DeliveryError
     from valued._typing import OnError
 
+# No `NullHandler` on it: where an application configures no logging at all, Python prints warnings
+# on stderr, and a lost event is one that somebody should hear of.
 log: Final = logging.getLogger("valued")
 
 #: Seconds between two log lines of one kind. A broken endpoint then costs a line a minute, which
@@ -52,9 +54,10 @@ class Reporter:
         self._say(kind)
 
     def rest(self) -> None:
-        """Say what was counted and not said: there may be no next time."""
+        """Say what was lost, counted and not said: there may be no next time."""
         for kind in list(self._unsaid):
-            self._say(kind)
+            if kind != "retry":  # by now delivered, or among the lost
+                self._say(kind)
 
     def _say(self, kind: str) -> None:
         unsaid = self._unsaid[kind]
