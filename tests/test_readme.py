@@ -24,7 +24,7 @@ import requests
 
 import valued
 from tests.support.processes import run
-from tests.support.server import Server
+from tests.support.server import Reply, Server
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ["README.rst", "CHANGELOG.rst", "CONTRIBUTING.rst"]
@@ -35,9 +35,9 @@ FIRST = "First event in a minute"
 #: The other sections with Python blocks, and how many events the service gets from each.
 ARRIVALS = {
     "Calls": 6,
-    "Your own objects": 2,
     "Scope": 6,
     "The shared client": 5,
+    "Your own objects": 2,
     "Forks": 1,
     "Gunicorn": 40,
     "Celery": 1,
@@ -46,8 +46,8 @@ ARRIVALS = {
     "Delivery": 1,
     "What is lost": 1,
     "AWS Lambda": 1,
-    "Transports and executors": 5,
     "Testing your application": 0,
+    "Transports and executors": 5,
 }
 
 #: What uses the files that a section prints (those whose first line is a comment with a name).
@@ -217,8 +217,12 @@ def test_gunicorn_section_runs_as_printed_and_each_event_arrives_once(
     server: Server, shell: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _write_files(shell, SECTIONS["Gunicorn"])
-    [command] = [block.code for block in SECTIONS["Gunicorn"] if block.language == "console"]
-    program, *arguments = shlex.split(command.removeprefix("$ "))
+    typed = [block.code for block in SECTIONS["Gunicorn"] if block.language == "console"]
+    (program, *arguments), curl = (shlex.split(command.removeprefix("$ ")) for command in typed)
+    # What curl would do; it is not on every machine.
+    assert curl[:4] == ["curl", "-X", "POST", "-H"]
+    name, _, user = curl[4].partition(": ")
+    path = curl[5].removeprefix("http://127.0.0.1:8000")  # where Gunicorn listens by default
     monkeypatch.setenv("GUNICORN_CMD_ARGS", "--bind 127.0.0.1:0 --no-control-socket")
     process = subprocess.Popen(
         [sys.executable, "-m", program, *arguments], cwd=shell, stderr=subprocess.PIPE, text=True
@@ -229,8 +233,9 @@ def test_gunicorn_section_runs_as_printed_and_each_event_arrives_once(
         while not url:  # ends with the log at the latest, by the StopIteration
             match = re.search(r"Listening at: (\S+)", next(process.stderr))
             url = match[1] if match else ""
-        for user in range(20):
-            answer = requests.post(f"{url}/reports", headers={"X-User-Id": str(user)}, timeout=10)
+        visitors = [{}, {name: "nobody"}, {name: user}, *({name: str(it)} for it in range(19))]
+        for headers in visitors:
+            answer = requests.post(f"{url}{path}", headers=headers, timeout=10)
             assert answer.status_code == 204
         process.send_signal(signal.SIGTERM)
         log = process.communicate(timeout=30)[1]
@@ -240,7 +245,8 @@ def test_gunicorn_section_runs_as_printed_and_each_event_arrives_once(
     assert process.returncode == 0, log
     _assert_arrived(server, "Gunicorn")
     seen = sorted((event["category"], event["user"]["id"]) for event in server.events)
-    assert seen == sorted((kind, user) for kind in ("action", "pageview") for user in range(20))
+    signed_in = [int(user), *range(19)]
+    assert seen == sorted((kind, it) for kind in ("action", "pageview") for it in signed_in)
 
 
 @contextlib.contextmanager
@@ -282,6 +288,7 @@ def test_first_event_is_shown_as_printed(shell: Path, monkeypatch: pytest.Monkey
     [listen], exports = ([line.removeprefix("$ ") for line in text.splitlines()] for text in typed)
     (shell / "first.py").write_text(program, "utf-8")
     with _listening(listen, shell) as (url, lines):
+        assert exports.pop(0) in _commands()[:2]  # activates the environment once more
         for line in exports:
             name, _, value = line.removeprefix("export ").partition("=")
             monkeypatch.setenv(name, value)
@@ -289,6 +296,26 @@ def test_first_event_is_shown_as_printed(shell: Path, monkeypatch: pytest.Monkey
         monkeypatch.setenv("VALUED_ENDPOINT", url)
         assert _run(shell, "first.py") == ""
     assert _without_what_differs("".join(lines).rstrip()) == _without_what_differs(shown)
+
+
+def test_where_nothing_arrives_the_quick_check_says_why_and_so_does_a_program(
+    server: Server, shell: Path
+) -> None:
+    [block] = SECTIONS["Nothing arrives?"]
+    check = ["-m", *shlex.split(block.code.removeprefix("$ "))]
+    done = run(*check, cwd=shell)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    assert len(server.events) == 1
+
+    server.script = lambda _request: Reply(401)
+    done = run(*check, cwd=shell)
+    reason = r"the service answered 401 Unauthorized \(1 attempt in \d\.\d s\)"
+    assert done.returncode == 1
+    assert re.fullmatch(f"valued: not delivered: {reason}", done.stderr.splitlines()[-1])
+    [program] = [block.code for block in SECTIONS[FIRST] if block.language == "python"]
+    done = run("-c", program, cwd=shell)
+    assert done.returncode == 0
+    assert re.fullmatch(f"1 events were given up; the latest: {reason}\n", done.stderr)
 
 
 def test_command_line_works_as_printed(shell: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -221,6 +221,7 @@ def test_what_close_could_not_wait_for_is_dropped_counted_and_said(
     service.hold.set()
     assert client.flush(BOUND)
     assert client.stats()["dropped_by_reason"]["closed"] == 3
+    assert "1 events were dropped as their last try failed: not now" in caplog.text
     assert not inner(client).outbox.postponed()
     assert service.got == []
 
@@ -563,6 +564,27 @@ def test_the_caller_delivers_what_an_outbox_that_is_full_hands_back(
     assert client.flush(BOUND)
     assert threading.get_ident() not in service.threads
     assert sorted(service.got) == ["a", "b"]
+
+
+def test_what_a_full_queue_dropped_is_said_by_who_delivers(
+    make: Make, service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = make(max_queue=2, max_workers=1)
+    service.hold.clear()
+    record(client, *"abcde")
+    assert caplog.text == ""  # not in the caller
+    service.hold.set()
+    assert client.flush(BOUND)
+    until(lambda: caplog.text)
+    assert (
+        "3 events were dropped: max_queue (2) or 64 MiB were waiting (overflow='drop_newest')"
+        in (caplog.text)
+    )
+    service.hold.clear()
+    record(client, *"abcdefg")
+    service.hold.set()
+    assert client.close(BOUND)  # says what is left to say, though a minute has not gone by
+    assert "5 events were dropped: max_queue (2)" in caplog.text
 
 
 def test_retries_wait_on_one_thread_and_end_with_it(make: Make, service: Service) -> None:

@@ -205,7 +205,7 @@ class Client:
         A token gets into a pickle only while multiprocessing is starting a child with it. One that
         came from ``VALUED_TOKEN`` is left out, and read again where this is unpickled.
         """
-        for name, part in {"transport": self._transport, **vars(self._options)}.items():
+        for name, part in {"transport": self._transport, **self._options._asdict()}.items():
             _check_pickle(name, part)
         return _restored, (type(self), self._transport, self._options)
 

@@ -6,7 +6,7 @@ child closes the descriptors that it inherited without a word on the wire.
 
 from __future__ import annotations
 
-import platform
+import sys
 import traceback
 import urllib.parse
 import urllib.request
@@ -33,7 +33,8 @@ from valued._version import __version__
 if TYPE_CHECKING:
     from valued._typing import JSONObject
 
-USER_AGENT: Final = f"valued-client/{__version__} (Python/{platform.python_version()})"
+_PYTHON: Final = ".".join(map(str, sys.version_info[:3]))
+USER_AGENT: Final = f"valued-client/{__version__} (Python/{_PYTHON})"
 
 #: Bytes of an answer that are read. The service answers 204; what is longer is some proxy's page.
 MOST_OF_ANSWER: Final = 64 * 1024

@@ -13,15 +13,12 @@ before a registration.
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
-import decimal
 import enum
 import functools
 import math
 import numbers
 import types
-import uuid
 from collections import UserString
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, Final, TypeVar, overload
@@ -66,6 +63,8 @@ def _by_method(value: Any) -> object:
 
 
 def _fields(value: Any) -> object:
+    import dataclasses  # there already, where there is a dataclass; see `_LATE`
+
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(value.__class__)}
 
 
@@ -85,7 +84,7 @@ def text_of(value: object) -> str:
     return str.__str__(value) if issubclass(type(value), str) else str(value)
 
 
-def _decimal(value: decimal.Decimal) -> str:
+def _decimal(value: Any) -> str:
     if not value.is_finite():
         raise Unconvertible(f"{value} is no number in JSON: send None in its place")
     return str(value)
@@ -116,8 +115,6 @@ _BUILT_IN: Final[dict[type, Callable[[Any], object]]] = {
     Sequence: list,
     Set: _set,
     enum.Enum: lambda value: value.value,
-    uuid.UUID: str,
-    decimal.Decimal: _decimal,
     datetime.datetime: lambda value: value.isoformat(),
     datetime.date: lambda value: value.isoformat(),
     datetime.time: lambda value: value.isoformat(),
@@ -126,6 +123,21 @@ _BUILT_IN: Final[dict[type, Callable[[Any], object]]] = {
     memoryview: _bytes,
     types.GeneratorType: _generator,
 }
+#: Classes of modules that are not imported for their sake, by module and name: an application that
+#: has such an object has imported it, and all others would pay for it.
+_LATE: Final[dict[tuple[str, str], Callable[[Any], object]]] = {
+    ("uuid", "UUID"): str,
+    ("decimal", "Decimal"): _decimal,
+}
+
+
+def _late(cls: type) -> Callable[[Any], object] | None:
+    if hasattr(cls, "__dataclass_fields__"):
+        return _fields
+    names = ((base.__module__, base.__qualname__) for base in cls.__mro__)
+    return next((_LATE[name] for name in names if name in _LATE), None)
+
+
 _entries: Final = {cls: _Registered(cls, convert) for cls, convert in _BUILT_IN.items()}
 # Another object after each registration: a dispatcher that was made under an earlier one may miss
 # an entry. So threads need no lock.
@@ -164,9 +176,7 @@ def converter_for(cls: type) -> Callable[[Any], object]:
     assert isinstance(found, _Registered)
     if home is not None and _is_nearer(cls, home, found.cls):
         return _by_method
-    if found.cls is object and dataclasses.is_dataclass(cls):
-        return _fields
-    return found
+    return (_late(cls) if found.cls is object else None) or found
 
 
 def _is_nearer(cls: type, home: type, other: type) -> bool:

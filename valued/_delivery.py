@@ -95,6 +95,9 @@ class Delivery:
             self._give_up(item, error)
         elif abandoned is not self._abandoned:
             self._outbox.dropped(item, self._abandoned[1])
+            self._reporter.warn(
+                "late", "%d events were dropped as their last try failed: %s", error
+            )
         else:
             self._outbox.postpone(item, now + pause)
             self._reporter.retrying(error)

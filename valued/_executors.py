@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import logging
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from valued._errors import ValidationError
 from valued._fork import Birthplace, has_os_threads
@@ -159,8 +158,7 @@ class ThreadCache:
         return not self._workers
 
 
-@dataclasses.dataclass(frozen=True)
-class Staffing:
+class Staffing(NamedTuple):
     """How one process delivers: its executor, and how it is used."""
 
     executor: Executor

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import enum
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 from typing import Literal as _Literal
 
 from valued._errors import ValidationError
@@ -84,9 +82,9 @@ def ca_bundle_from_environment() -> str | None:
     return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or None
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Options:
-    """What ``Client`` and ``connect`` take by keyword. Raises `ValidationError`.
+# A named tuple, as a dataclass would cost every import of the library a third more.
+class Options(NamedTuple):
+    """What ``Client`` and ``connect`` take by keyword; made by `of`, which checks it.
 
     It is the same in every process: a fork, and a child that is spawned, keep it.
     """
@@ -122,7 +120,8 @@ class Options:
     #: Called with a `DeliveryError` and the event (a dict) for each event that is given up.
     on_error: OnError | None = None
 
-    def __post_init__(self) -> None:
+    def problems(self) -> list[str]:
+        """What keeps the options from being used."""
         problems = [
             *whole("max_workers", self.max_workers, least=1, optional=True),
             *whole("max_queue", self.max_queue, least=1),
@@ -138,22 +137,32 @@ class Options:
             problems.append(
                 f"on_error: expected a function of (error, event), got {_kind(self.on_error)}"
             )
-        problems += executor_problems(self.executor)
-        if problems:
-            raise ValidationError(*problems)
+        return problems + executor_problems(self.executor)
 
     @classmethod
     def of(cls, given: dict[str, Any], unknown: Iterable[str]) -> Options:
-        """Options from keyword arguments, with a hint for a name that is not one of them."""
-        names = [field.name for field in dataclasses.fields(cls)]
+        """Options from keyword arguments, checked. Raises `ValidationError`.
+
+        Of a name that is not one of them it says which one is close.
+        """
         problems = []
         for name in unknown:
-            close = difflib.get_close_matches(name, names, 1)
-            hint = f"did you mean {close[0]}?" if close else f"the options are {', '.join(names)}"
+            import difflib  # for a mistake only
+
+            close = difflib.get_close_matches(name, cls._fields, 1)
+            hint = (
+                f"did you mean {close[0]}?"
+                if close
+                else f"the options are {', '.join(cls._fields)}"
+            )
             problems.append(f"{name}: no such option; {hint}")
         if problems:
             raise ValidationError(*problems)
-        return cls(**given)
+        options = cls(**given)
+        problems = options.problems()
+        if problems:
+            raise ValidationError(*problems)
+        return options
 
 
 def executor_problems(executor: object) -> list[str]:

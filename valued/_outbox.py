@@ -12,9 +12,9 @@ import contextlib
 import heapq
 import itertools
 import math
+import os
 import threading
 import time
-import uuid
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class MemoryOutbox:
         self._block = block
         self._clock = clock
         #: Unique in the world, so that idempotency keys are, with a number behind it.
-        self.name: Final = uuid.uuid4().hex
+        self.name: Final = os.urandom(16).hex()
         self._numbers = itertools.count(1)
 
         # Guards all below. Held for list work only; no other lock is taken inside. Re-entrant: a
@@ -98,6 +98,7 @@ class MemoryOutbox:
         self._dropped = 0
         self._retried = 0
         self._reasons = dict.fromkeys(DROP_REASONS, 0)
+        self._overflown = 0  # of those dropped for "overflow", how many nobody was told of
 
     # -- accepting ---------------------------------------------------------------------------------
 
@@ -238,6 +239,8 @@ class MemoryOutbox:
             else:
                 self._dropped += 1
                 self._reasons[outcome] += 1
+                if outcome == "overflow":
+                    self._overflown += 1
             self._bytes -= size
             epoch = item.epoch
             epoch.unsettled -= 1
@@ -333,6 +336,12 @@ class MemoryOutbox:
                 with contextlib.suppress(ValueError):  # removed by a signal handler meanwhile
                     self._epochs.remove(epoch)
         return all(epoch.number > mark or not epoch.unsettled for epoch in self._epochs)
+
+    def overflown(self) -> int:
+        """See `Outbox.overflown`."""
+        with self._lock:
+            count, self._overflown = self._overflown, 0
+            return count
 
     def figures(self) -> dict[str, Any]:
         """All figures of one moment."""

@@ -184,10 +184,22 @@ class ProcessSender:
         started = time.monotonic()
         if not self._delivery.attempt(item, deadline):
             return False
+        self._say_overflow()
         self._progress = now = time.monotonic()
         if now - started > PATIENCE:
             self._grow()
         return True
+
+    def _say_overflow(self) -> None:
+        # Here and not where it happens: to write a line is no work for the caller of an event.
+        if count := self.outbox.overflown():
+            self._reporter.warn(
+                "overflow",
+                "%d events were dropped: max_queue (%d) or 64 MiB were waiting (overflow=%r)",
+                self._options.max_queue,
+                self._options.overflow,
+                count=count,
+            )
 
     def _job_done(self) -> None:
         with self._lock:
@@ -270,6 +282,7 @@ class ProcessSender:
                 "%d events were dropped: they were not delivered when the client was closed",
                 count=self._delivery.abandon("closed"),
             )
+        self._say_overflow()
         self._reporter.rest()
         self._dismiss(deadline, settled=done)
         return done
@@ -295,6 +308,7 @@ class ProcessSender:
         self._finish()
         if self._born.is_here():
             self._delivery.wait_until_told(self._end)
+            self._say_overflow()
             self._reporter.rest()
 
     def hurry(self, started: float) -> None:

@@ -121,6 +121,9 @@ class Outbox(Protocol):
     def wait_for_work(self, mark: int, deadline: float | None) -> bool:
         """The same, for one who delivers meanwhile: returns, too, when `take` finds something."""
 
+    def overflown(self) -> int:
+        """How many events were dropped as there was no room, since this was last asked."""
+
     def figures(self) -> dict[str, Any]: ...
 
 

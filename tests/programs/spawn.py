@@ -58,7 +58,7 @@ def send(key, subject):
 
 def options_of(subject):
     """What a client was made with, by name: a function is another object in another process."""
-    options = vars(subject._options) if isinstance(subject, valued.Client) else {}
+    options = subject._options._asdict() if isinstance(subject, valued.Client) else {}
     return {name: str(getattr(value, "__name__", value)) for name, value in options.items()}
 
 
