@@ -48,7 +48,9 @@ MAY_IMPORT = {
     "_process_sender": [
         "_typing", "_fork", "_leaving", "_options", "_executors", "_reporting", "_delivery",
     ],
-    "_sender": ["_typing", "_fork", "_options", "_outbox", "_executors", "_process_sender"],
+    "_sender": [
+        "_typing", "_fork", "_leaving", "_options", "_outbox", "_executors", "_process_sender",
+    ],
     "_pool": ["_fork", "_weak"],
     "_connection": [
         "_errors", "_typing", "_version", "_fork", "_options", "_serializer", "_pool",

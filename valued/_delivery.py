@@ -56,6 +56,8 @@ class Delivery:
         parent's then, locks included. An exception that is no `Exception` is raised, after the
         event was seen to.
         """
+        if not self._born.is_here():
+            return False
         seconds = self._options.timeout
         if deadline is not None:
             seconds = max(LAST_ATTEMPT, min(seconds, deadline - time.monotonic()))

@@ -111,13 +111,15 @@ class ThreadCache:
                 job, worker.job = worker.job, None
                 job()
                 del job  # or an idle thread keeps alive what it ran last
-                if not self._born.is_here():
-                    return  # the job forked, and this is the child
+                if self._is_astray():
+                    return
                 self._idle.append(worker)
                 # Looked at after the append: a `retire` either finds this worker in the list, or
                 # has counted on before.
                 stays = generation == self._generation
                 if not worker.wake.acquire(timeout=self._idle_time if stays else 0):
+                    if self._is_astray():
+                        return
                     try:
                         self._idle.remove(worker)
                     except ValueError:
@@ -127,6 +129,18 @@ class ThreadCache:
                         return
         finally:
             self._workers.discard(worker)
+
+    def _is_astray(self) -> bool:
+        """Whether this is a child of the process that these threads are of.
+
+        The thread that forked gets there, and every one of gevent's: greenlets live through a fork.
+        """
+        if self._born.is_here():
+            return False
+        # `threading` has forgotten greenlets at the fork, and would miss this one at its end; asked
+        # for it, it knows it again.
+        threading.current_thread()
+        return True
 
     def retire(self, deadline: float) -> bool:
         """End the threads; those that are at work end after it. Whether all had ended by then.

@@ -51,6 +51,7 @@ class _Leavers:
         self.known: WeakList[Leaver] = WeakList()
         self.unfinished: set[Leaver] = set()
         self.hooked = False
+        self.ending = False  # whether Celery has told this process that it ends
 
 
 _here: Final[PerProcess[_Leavers]] = PerProcess(_Leavers)
@@ -66,16 +67,31 @@ def enroll(leaver: Leaver) -> None:
     atexit.unregister(_leave)  # the parent's registration, in a child that inherited it
     atexit.register(_leave)
     process = sys.modules.get("multiprocessing.process")
-    if process is not None and process.parent_process() is not None:
+    # By the name: billiard's processes are known there, too, but not to `parent_process`.
+    if process is not None and process.current_process().name != "MainProcess":
         from multiprocessing.util import Finalize
 
         # Among the first priorities that run (0 and above, before children are joined), behind
         # those of pools and managers, which may record events as they end.
         Finalize(None, _leave, exitpriority=0)
+    listen()
+
+
+def listen() -> None:
+    """Connect to Celery's signal, where Celery is. Any thread may call; once is enough.
+
+    Called when a client is made, too: who connects while the signal is being sent is not called.
+    """
+    global _listening
     celery = sys.modules.get("celery.signals")
-    if celery is not None:
-        # By its id: a child that inherited the parent's connection has it once all the same.
+    # A child has its parent's connection, and must not wait for a lock of the signal's, which a
+    # thread of the parent may have held at the fork.
+    if celery is not None and not _listening:
         celery.worker_process_shutdown.connect(_leave_celery, weak=False, dispatch_uid="valued")
+        _listening = True
+
+
+_listening = False
 
 
 def keep(leaver: Leaver) -> None:
@@ -89,8 +105,9 @@ def release(leaver: Leaver) -> None:
 
 
 def is_ending() -> bool:
-    """Whether the interpreter is past the end of its main thread: no handler will be called."""
-    return not threading.main_thread().is_alive()
+    """Whether the process is so near its end that no handler will be called any more."""
+    leavers = _here.peek()
+    return not threading.main_thread().is_alive() or (leavers is not None and leavers.ending)
 
 
 def _leave() -> None:
@@ -111,6 +128,8 @@ def _all_at_once() -> list[tuple[Leaver, float]]:
 
 
 def _leave_celery(**_signal: Any) -> None:
+    # Receivers behind this one may record events, even the first ones of this process.
+    _here.get().ending = True
     _leave()
 
 

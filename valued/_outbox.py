@@ -108,20 +108,24 @@ class MemoryOutbox:
         size = len(body)
         with self._lock:
             item = _Item(self, next(self._numbers), body, now)
+            over = self._is_over(1, size)
+            # From here on without a call: an exception out of a signal handler, a soft time limit
+            # for one, must not come between the count and the event.
             item.epoch = epoch = self._epoch
             epoch.unsettled += 1
             self._accepted += 1
             self._bytes += size
-            if self._is_over():
+            if over:
                 return self._make_room(item)
             self._ready.append(item)
             return None
 
-    def _is_over(self) -> bool:
+    def _is_over(self, events: int = 0, size: int = 0) -> bool:
+        """Whether it is too full, or would be with so many events, of that size, more."""
         # Those that wait for space take none yet, or two of them would wait for each other.
         return (
-            self._pending() - self._blocked > self._max_events
-            or self._bytes - self._blocked_bytes > self._max_bytes
+            self._pending() + events - self._blocked > self._max_events
+            or self._bytes + size - self._blocked_bytes > self._max_bytes
         )
 
     def _make_room(self, item: _Item) -> Item | None:

@@ -158,9 +158,12 @@ class _Stack(queue.LifoQueue[Any]):
 
     def put(self, item: Any, block: bool = False, timeout: float | None = None) -> None:  # noqa: FBT001, FBT002
         # Two threads may be here at once: one connection more than wanted is no harm.
-        if len(self._content) >= self.maxsize:
-            raise queue.Full
-        self._content.append(item)
+        if len(self._content) < self.maxsize:
+            self._content.append(item)
+        elif item is not None:
+            # Not `queue.Full`, of which urllib3 warns in the log: whoever ends the process sends
+            # beside the workers, so one connection more than there are workers is in order.
+            item.close()
 
 
 @functools.cache

@@ -50,7 +50,9 @@ class ProcessSender:
         # Guards _jobs, _limit and _watching, for a comparison and an assignment. Re-entrant, as a
         # signal handler may record an event. No other lock is taken inside.
         self._lock = threading.RLock()
-        self._jobs = 0
+        # One token for each, so that none is counted out twice: an exception out of a signal
+        # handler may come when a job is under way already, and nobody knows.
+        self._jobs: set[object] = set()
         self._limit = 1  # until the executor is there, so that one thread alone makes it
         self._watching = False  # whether a thread waits for what is postponed
 
@@ -62,7 +64,7 @@ class ProcessSender:
             item.attempts += 1
             self._attempt(item)
         elif self._end is None:
-            if self._jobs < self._limit:
+            if len(self._jobs) < self._limit:
                 self._hire()
             elif time.monotonic() - self._progress > PATIENCE:
                 self._grow()
@@ -73,37 +75,37 @@ class ProcessSender:
 
     def _hire(self) -> None:
         """Add a job if there is something to do and room for one more."""
-        if not self.outbox.ready():
+        if not self._born.is_here() or not self.outbox.ready():
             return
-        with self._lock:
-            if self._jobs >= self._limit:
-                return
-            self._jobs += 1
+        job = object()
         staffing = None
         try:
+            with self._lock:
+                if len(self._jobs) >= self._limit:
+                    return
+                self._jobs.add(job)
             staffing = self._staffing or self._staff()
             if not self._born.is_here():
                 return  # the factory forked, and this is the child
-            future: Any = staffing.executor.submit(self._work, staffing)
+            future: Any = staffing.executor.submit(self._work, staffing, job)
         except BaseException as error:
             # Shut down, no thread left, a stranger's own, or a Ctrl-C; that one may come when the
             # job is there already, and then one may be added that is too many, for a while.
-            if staffing is None or not staffing.immediate:
-                self._job_done()
+            self._job_done(job)
             if staffing is None or not isinstance(error, Exception):
                 raise
             self._refused(staffing, f"{type(error).__name__}: {error}")
         else:
             if hasattr(future, "add_done_callback"):
-                future.add_done_callback(functools.partial(self._check, staffing))
+                future.add_done_callback(functools.partial(self._check, staffing, job))
 
-    def _check(self, staffing: Staffing, future: Any) -> None:
+    def _check(self, staffing: Staffing, job: object, future: Any) -> None:
         """See to a job that was accepted and then never ran, as its executor cancelled it."""
         if not self._born.is_here():
             return
         reason = "it was cancelled" if future.cancelled() else future.exception()
         if reason is not None:
-            self._job_done()
+            self._job_done(job)
             self._refused(staffing, f"a job did not run: {reason}")
 
     def _staff(self) -> Staffing:
@@ -147,7 +149,7 @@ class ProcessSender:
             first = self._staffing is staffing
             if first:
                 self._staffing = default_pool(self._options, self._threads)
-                self._limit = self._jobs + 1  # not to wait for what the old one still runs
+                self._limit = len(self._jobs) + 1  # not to wait for what the old one still runs
         # At the end of the interpreter (so Python words it) that is what is to be expected.
         if first and "interpreter shutdown" not in reason:
             log.warning(
@@ -157,7 +159,7 @@ class ProcessSender:
             )
         self._hire()
 
-    def _work(self, staffing: Staffing) -> None:
+    def _work(self, staffing: Staffing, job: object) -> None:
         """A job. Runs on the executor."""
         left = staffing.burst
         try:
@@ -172,7 +174,7 @@ class ProcessSender:
             log.exception("a delivery ended its worker; another one takes its place")
         finally:
             if self._born.is_here():
-                self._job_done()
+                self._job_done(job)
                 # Once more, now that this job no longer counts: an event that came meanwhile was
                 # left to it. In the caller each event has a job of its own.
                 if not staffing.immediate:
@@ -201,11 +203,11 @@ class ProcessSender:
                 count=count,
             )
 
-    def _job_done(self) -> None:
+    def _job_done(self, job: object) -> None:
         with self._lock:
-            self._jobs -= 1
+            self._jobs.discard(job)
             if self._staffing is None or self._staffing.by_load:
-                self._limit = max(1, self._jobs)
+                self._limit = max(1, len(self._jobs))
 
     def _grow(self) -> None:
         """One worker more, where they are added by load and events wait."""
@@ -242,8 +244,10 @@ class ProcessSender:
             _leaving.keep(self)
 
     def _hire_when_due(self) -> None:
-        while self.outbox.wait_until_due():
+        while self.outbox.wait_until_due() and self._born.is_here():
             self._hire()
+        if not self._born.is_here():
+            return  # a greenlet, in a child: they live through a fork
         self._hire()  # what was hastened is due, and not postponed any more
         self._watching = False
         self._watch()  # now that this is said: an event that was postponed meanwhile was left to us

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from valued import _fork
+from valued import _fork, _leaving
 from valued._executors import Given
 from valued._options import timeout_seconds
 from valued._outbox import MemoryOutbox
@@ -42,6 +42,7 @@ class Sender:
         self._outbox = outbox or self._memory
         self._given = None if options.executor is None else Given(options.executor)
         self._here = _fork.PerProcess(self._build)
+        _leaving.listen()
 
     def accept(self, body: bytes) -> None:
         """Take over an encoded event. Does no I/O, unless the executor runs it in the caller."""

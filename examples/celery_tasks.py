@@ -1,0 +1,69 @@
+"""Reports, made by Celery, which tell Valued how they are used.
+
+In one terminal, a stand-in for the service; in another one, the workers, with a Redis on this
+machine or whatever CELERY_BROKER_URL names; in a third one, some work::
+
+    valued listen
+
+    export VALUED_TOKEN=any-text VALUED_ENDPOINT=http://127.0.0.1:4567/events
+    celery --app celery_tasks worker --concurrency 4 --max-tasks-per-child 100
+
+    python celery_tasks.py
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from celery import Celery, Task
+from celery.signals import worker_init
+
+import valued
+
+# Made at import, which is before Celery forks its pool. That is the right place: each child builds
+# its own threads and connections with its first event, and delivers what is pending as it ends.
+client = valued.Client()
+
+app = Celery("celery_tasks", broker=os.environ.get("CELERY_BROKER_URL", "redis://127.0.0.1:6379/0"))
+app.conf.task_ignore_result = True
+
+
+@worker_init.connect
+def describe(**_: Any) -> None:
+    """Say once, in the parent, what is to be counted."""
+    client.config(
+        goals=[{"name": "First report", "action_key": "report.generated", "min_count": 1}]
+    )
+    # Celery forks next. The parent's threads would not hurt, but from Python 3.12 on a fork beside
+    # threads is warned of; so this sends what there is, and hands them back.
+    client.park()
+
+
+@app.task
+def update_profile(user: int, **fields: Any) -> None:
+    client.sync_user(fields, id=user)
+
+
+@app.task(bind=True, max_retries=3)
+def generate(self: Task, report: int, user: int) -> None:
+    try:
+        pages = render(report)
+    except OSError as error:
+        raise self.retry(exc=error, countdown=1) from error
+    # Last: whatever comes before it may fail, and a task that is tried again records again.
+    client.action(
+        "report.generated",
+        {"user.id": user, "attributes": {"report": report, "pages": pages}},
+    )
+
+
+def render(report: int) -> int:
+    """Stands for the work. The number of pages."""
+    return report % 7 + 1
+
+
+if __name__ == "__main__":
+    for number in range(1, 21):
+        update_profile.delay(number % 5, name=f"User {number % 5}")
+        generate.delay(number, number % 5)

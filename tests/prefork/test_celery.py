@@ -1,0 +1,395 @@
+"""Celery for real: its pools, with a real broker, and a client that was made in the parent.
+
+What the tasks recorded is in a journal that the application writes. The service must have got just
+that: each event once, with the pid of the process that recorded it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.support import redis
+from tests.support.celery import CELERY_GRACE, Worker, gate
+from tests.support.cli import listening
+from tests.support.processes import PROGRAMS, run
+from tests.support.server import Reply, Request, Server
+
+pytest.importorskip("celery")
+if not hasattr(os, "fork"):
+    pytest.skip("Celery has no prefork pool here", allow_module_level=True)
+
+Start = Callable[..., Worker]
+
+
+@pytest.fixture(scope="module")
+def redis_server() -> Iterator[redis.Redis | None]:
+    """A Redis server; None where there is no such program."""
+    server = redis.Redis() if redis.PROGRAM else None
+    yield server
+    if server is not None:
+        server.close()
+
+
+def filesystem(folder: Path) -> dict[str, str]:
+    """A broker that needs no server: kombu's transport over files."""
+    for path in (folder, Path(f"{folder}-control")):
+        path.mkdir()
+    return {"BROKER": "filesystem://localhost//", "FOLDER": str(folder)}
+
+
+@pytest.fixture
+def broker(redis_server: redis.Redis | None, tmp_path: Path) -> dict[str, str]:
+    """Where the application finds its broker: Redis where it can be had, else files."""
+    if redis_server is None:
+        return filesystem(tmp_path / "broker")
+    redis_server.clear()
+    return {"BROKER": redis_server.url}
+
+
+class Holding:
+    """A service's script: it answers nothing until it is told to.
+
+    A process that sends one event at a time then has its first one under way, and those behind it
+    can't arrive unless it lives until the service answers.
+    """
+
+    def __init__(self) -> None:
+        self._let_go = threading.Event()
+
+    def __call__(self, _request: Request) -> Reply:
+        self._let_go.wait(30)
+        return Reply()
+
+    def let_go(self) -> None:
+        self._let_go.set()
+
+    def let_go_when_only_we_can_deliver(self, worker: Worker, leaving: int) -> None:
+        """Answer when that many children have begun to leave, and those left alone would be dead.
+
+        Each goes on for a second after its signal, in which its threads live, too: an event that
+        arrived by then would prove nothing.
+        """
+        worker.wait_until(lambda: len(worker.left()) >= leaving)
+        time.sleep(CELERY_GRACE + 0.3)
+        self.let_go()
+
+
+@pytest.fixture
+def holding() -> Iterator[Holding]:
+    holding = Holding()
+    yield holding
+    holding.let_go()
+
+
+@pytest.fixture
+def service(holding: Holding) -> Iterator[Server]:
+    """A service that answers when `holding` lets it."""
+    service = Server(holding)
+    yield service
+    holding.let_go()
+    service.close()
+
+
+@pytest.fixture
+def start(broker: dict[str, str], tmp_path: Path) -> Iterator[Start]:
+    """Start a worker whose events go to a server; it is ended after the test."""
+    workers: list[Worker] = []
+
+    def start(
+        server: Server,
+        *options: str,
+        tasks: Sequence[tuple[Any, ...]] = (),
+        broker: dict[str, str] = broker,
+        **environment: str,
+    ) -> Worker:
+        workers.append(
+            Worker(
+                PROGRAMS / "celery_app.py",
+                tmp_path,
+                *options,
+                environment={
+                    "VALUED_TOKEN": "test-token",
+                    "VALUED_ENDPOINT": server.url,
+                    **broker,
+                    **environment,
+                },
+                tasks=tasks,
+            )
+        )
+        return workers[-1]
+
+    yield start
+    for worker in workers:
+        worker.close()
+
+
+def assert_each_once(worker: Worker, server: Server) -> None:
+    """What was recorded is what arrived, each once, from the process that recorded it."""
+    assert worker.process.poll() is not None  # or something could still come
+    assert worker.complaints() == []
+    arrived = [event["attributes"] for event in server.events]
+    assert Counter(event["id"] for event in arrived) == Counter(worker.recorded())
+    assert {event["pid"] for event in arrived} == worker.pids()
+
+
+ONE_AT_A_TIME = {"MAX_WORKERS": "1"}  # see `Holding`
+EXAMPLE = Path(__file__).parents[2] / "examples" / "celery_tasks.py"
+PREFORK = ("--pool", "prefork", "--concurrency")
+
+
+@pytest.mark.parametrize("kind", ["redis", "filesystem"])
+def test_children_that_are_replaced_after_five_tasks_send_each_event_once(
+    kind: str, start: Start, server: Server, broker: dict[str, str], tmp_path: Path
+) -> None:
+    if kind == "filesystem" and "FOLDER" not in broker:
+        broker = filesystem(tmp_path / "broker")
+    elif kind == "redis" and "FOLDER" in broker:
+        pytest.skip("there is no redis-server")
+    # A task that is tried again sends a message while the worker reads: see `Worker`.
+    again = 0 if kind == "filesystem" else 2
+    tasks = [("work",)] * (20 - 3 * again) + [("retry",)] * again  # the latter run three times
+    options = (*PREFORK, "2", "--max-tasks-per-child", "5")
+    worker = start(server, *options, tasks=tasks, broker=broker)
+
+    worker.wait_until(lambda: len(worker.recorded()) == 20)
+    # A warm shutdown just as a child has done its last task makes Celery wait half a minute for it.
+    worker.wait_until(lambda: worker.pids(at_least=5) <= worker.left())
+    assert worker.stop() == 0
+
+    once, thrice = worker.ids[: 20 - 3 * again], worker.ids[20 - 3 * again :]
+    assert worker.recorded() == sorted([*once, *(f"{id} {n}" for id in thrice for n in range(3))])
+    assert len(worker.pids()) >= 4  # or none was replaced
+    assert worker.pid not in worker.pids()
+    assert_each_once(worker, server)
+
+
+def test_a_child_that_celery_replaces_delivers_before_it_ends(
+    start: Start, service: Server, holding: Holding
+) -> None:
+    options = (*PREFORK, "1", "--max-tasks-per-child", "5")
+    worker = start(service, *options, tasks=[("work",)] * 5, **ONE_AT_A_TIME)
+
+    holding.let_go_when_only_we_can_deliver(worker, leaving=1)
+    assert worker.stop() == 0
+
+    assert len(worker.recorded()) == 5
+    assert_each_once(worker, service)
+
+
+def test_an_event_recorded_as_a_child_is_told_to_leave_is_delivered(
+    start: Start, service: Server, holding: Holding
+) -> None:
+    worker = start(service, *PREFORK, "2", RECORDS="worker_process_shutdown", **ONE_AT_A_TIME)
+    worker.wait_until_ready()
+    worker.process.terminate()
+
+    holding.let_go_when_only_we_can_deliver(worker, leaving=2)
+    assert worker.wait() == 0
+
+    # They have done nothing before: it is their first event, and the one behind it.
+    assert len(worker.recorded()) == 4
+    assert_each_once(worker, service)
+
+
+@pytest.mark.parametrize(("pool", "tasks"), [("prefork", 2), ("threads", 2), ("solo", 1)])
+def test_a_warm_shutdown_in_mid_work_loses_nothing(
+    pool: str, tasks: int, start: Start, service: Server, holding: Holding
+) -> None:
+    with gate() as at_work:
+        given = [*[("wait", at_work.port)] * tasks, ("work",), ("work",)]
+        options = ("--pool", pool, "--concurrency", "2")
+        worker = start(service, *options, tasks=given, **ONE_AT_A_TIME)
+        pids = at_work.wait_for(tasks)
+        worker.process.terminate()
+        worker.wait_until(lambda: "Warm shutdown" in worker.said())
+        at_work.open()
+
+    if pool == "prefork":
+        holding.let_go_when_only_we_can_deliver(worker, leaving=2)
+    else:
+        worker.wait_until(lambda: worker.notes("stopped"))  # what follows is the end of a program
+        holding.let_go()
+    assert worker.wait() == 0
+
+    assert set(pids) <= worker.pids()
+    assert (worker.pid in worker.pids()) == (pool != "prefork")
+    assert len(worker.recorded()) >= 2 * tasks  # some of the others may have run, too
+    assert_each_once(worker, service)
+
+
+def test_events_pending_in_the_parent_at_the_fork_are_sent_by_the_parent_once(
+    start: Start, service: Server, holding: Holding
+) -> None:
+    worker = start(
+        service,
+        *(*PREFORK, "2"),
+        tasks=[("work",)],
+        RECORDS="celeryd_init worker_init worker_process_init",
+        **ONE_AT_A_TIME,
+    )
+    worker.wait_until(lambda: len(worker.recorded()) == 5)
+    holding.let_go()  # the children were forked, and have recorded, while the parent's were pending
+    assert worker.stop() == 0
+
+    assert {n["id"] for n in worker.notes("recorded") if n["pid"] == worker.pid} == {
+        "celeryd_init",
+        "worker_init",
+    }
+    assert len(worker.pids()) == 3
+    assert_each_once(worker, service)
+
+
+def test_children_that_are_spawned_send_each_event_once(
+    start: Start, service: Server, holding: Holding
+) -> None:
+    options = (*PREFORK, "2")
+    tasks = [("work",)] * 6
+    worker = start(service, *options, tasks=tasks, START_METHOD="spawn", **ONE_AT_A_TIME)
+    worker.wait_until(lambda: len(worker.recorded()) == 6)
+    worker.process.terminate()
+
+    holding.let_go_when_only_we_can_deliver(worker, leaving=len(worker.pids()))
+    assert worker.wait() == 0
+
+    assert worker.pid not in worker.pids()
+    assert_each_once(worker, service)
+
+
+def test_a_child_that_gets_sigterm_itself_delivers_before_it_ends(
+    start: Start, service: Server, holding: Holding
+) -> None:
+    with gate() as at_work:
+        tasks = [("work",), ("wait", at_work.port)]
+        worker = start(service, *PREFORK, "1", tasks=tasks, **ONE_AT_A_TIME)
+        [pid] = at_work.wait_for(1)
+        os.kill(pid, signal.SIGTERM)
+        holding.let_go_when_only_we_can_deliver(worker, leaving=1)
+        assert worker.stop() == 0
+
+    assert [note["id"].split()[1:] for note in worker.notes("recorded")] == [[], ["begins"]]
+    assert Counter(e["attributes"]["id"] for e in service.events) == Counter(worker.recorded())
+
+
+def test_a_child_leaves_in_time_when_the_service_never_answers(
+    start: Start, service: Server
+) -> None:
+    options = (*PREFORK, "1", "--max-tasks-per-child", "1")
+    worker = start(service, *options, tasks=[("work",)], SHUTDOWN_TIMEOUT="0.5")
+    worker.wait_until(lambda: worker.notes("leaving"))
+    [leaving] = worker.notes("leaving")
+    worker.wait_until(lambda: has_ended(leaving["pid"]))
+    took = time.monotonic() - leaving["at"]
+    assert worker.stop() == 0
+
+    # An attempt alone would take 10 s. Celery may end the child before its second is over. The last
+    # 0.5 s are for the machine.
+    assert 0.5 <= took < 0.5 + CELERY_GRACE + 0.5
+    [complaint] = worker.complaints()
+    assert "the process ends with 1 events not delivered" in complaint
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_celery_is_not_imported_where_it_is_not_used(server: Server) -> None:
+    done = run("-c", _NO_CELERY, server.url)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "[]\n" * 2
+    server.wait_for(2)
+    assert server.keys() == ["child", "parent"]
+
+
+_NO_CELERY = """
+import multiprocessing, sys, valued
+
+client = valued.Client("test-token", sys.argv[1])
+
+def work(key):
+    client.action(key, {"user.id": 1})
+    client.flush()
+    families = {name.partition(".")[0] for name in sys.modules}
+    print(sorted(families & {"billiard", "celery", "kombu"}), flush=True)
+
+work("parent")
+child = multiprocessing.get_context("fork").Process(target=work, args=("child",))
+child.start()
+child.join()
+"""
+
+
+def test_processes_of_billiard_deliver_before_they_end(server: Server) -> None:
+    """Tasks start those, since children of a pool may not have any of `multiprocessing`."""
+    done = run("-c", _BILLIARD, server.url)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert server.keys() == [str(number) for number in range(5)]
+
+
+_BILLIARD = """
+import billiard, sys, valued
+
+client = valued.Client("test-token", sys.argv[1], max_workers=1)
+
+def work():
+    for number in range(5):
+        client.action(str(number), {"user.id": 1})
+
+child = billiard.get_context("fork").Process(target=work)
+child.start()
+child.join()
+"""
+
+
+def test_the_example_records_each_task_once(
+    redis_server: redis.Redis | None, tmp_path: Path
+) -> None:
+    if redis_server is None:
+        pytest.skip("there is no redis-server, which is the example's broker")
+    redis_server.clear()
+    with listening() as listener:
+        environment = {
+            "VALUED_TOKEN": "test-token",
+            "VALUED_ENDPOINT": listener.url,
+            "CELERY_BROKER_URL": redis_server.url,
+            # Of a fork beside threads, from Python 3.12 on: the parent parks its client before.
+            "PYTHONWARNINGS": "always:This process",
+        }
+        options = (*PREFORK, "2", "--max-tasks-per-child", "10")
+        worker = Worker(EXAMPLE, tmp_path, *options, environment=environment)
+        try:
+            filled = run(str(EXAMPLE), env={**os.environ, **environment})
+            assert (filled.returncode, filled.stdout, filled.stderr) == (0, "", "")
+            worker.wait_until(lambda: worker.said().count(" succeeded in ") == 40)
+            assert worker.stop() == 0
+        finally:
+            worker.close()
+        received = listener.end()
+
+    assert worker.complaints() == []
+    events = [line["event"] for line in received]
+    assert Counter(event["category"] for event in events) == {
+        "config": 1,
+        "sync": 20,
+        "action": 20,
+    }
+    reports = [event["attributes"]["report"] for event in events if event["category"] == "action"]
+    assert sorted(reports) == list(range(1, 21))
+    [parent] = [line["pid"] for line in received if line["event"]["category"] == "config"]
+    assert parent == worker.pid
+    children = Counter(line["pid"] for line in received if line["event"]["category"] != "config")
+    assert parent not in children
+    assert len(children) >= 40 / 10
+    assert max(children.values()) <= 10

@@ -1,0 +1,203 @@
+"""Celery workers, as a user starts them: ``celery worker``, with a real broker."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+#: What a worker that is well never prints.
+_COMPLAINT = re.compile(r"Traceback|Exception ignored|Warning: |: (WARNING|ERROR|CRITICAL)/")
+# What Celery says as it shuts down warmly while there are tasks left.
+_NORMAL = re.compile(r"Requeuing undeliverable message")
+
+#: Seconds after which a child of the prefork pool ends by `os._exit`, when its signal was sent.
+CELERY_GRACE = 1.0
+
+
+class Worker:
+    """``celery worker`` with its children, in a session of its own; `close` ends all of them.
+
+    *app*: the module with the application. *directory*: for what it prints, and for the journal in
+    which tasks of the tests write what they recorded. *tasks*: what to give it, each a name and its
+    arguments; their ids are kept.
+    """
+
+    def __init__(
+        self,
+        app: Path,
+        directory: Path,
+        *options: str,
+        environment: dict[str, str],
+        tasks: Sequence[tuple[Any, ...]] = (),
+    ) -> None:
+        self._out, self._err = directory / "stdout", directory / "stderr"
+        self._journal = directory / "journal"
+        self._journal.touch()
+        self._environment = {
+            **os.environ,
+            **environment,
+            "JOURNAL": str(self._journal),
+            "PYTHONPATH": str(app.parent),
+        }
+        self.ids: list[str] = []
+        # Over files, a worker may read a message that is still being written: they come first. Over
+        # Redis, both can start at the same time.
+        comes_first = "FOLDER" in environment
+        if comes_first:
+            self._send(app, tasks)
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self.process = subprocess.Popen(
+                [
+                    # Where the tests run as root, Celery advises against it.
+                    *(sys.executable, "-W", "ignore:You're running the worker"),
+                    *("-m", "celery", "--app", app.stem, "worker", "--loglevel", "INFO"),
+                    # A worker of its own, that looks for no others.
+                    *("--hostname", f"{os.getpid()}@test", "--without-gossip"),
+                    *("--without-mingle", "--without-heartbeat", *options),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=self._environment,
+                start_new_session=True,
+            )
+        self.pid = self.process.pid
+        if not comes_first:
+            try:
+                self._send(app, tasks)
+            except BaseException:
+                self.close()
+                raise
+
+    def _send(self, app: Path, tasks: Sequence[tuple[Any, ...]]) -> None:
+        if not tasks:
+            return
+        done = subprocess.run(
+            [sys.executable, "-c", _SEND, app.stem, json.dumps(tasks)],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+            env=self._environment,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        self.ids = json.loads(done.stdout)
+
+    # -- what it says ------------------------------------------------------------------------------
+
+    def said(self) -> str:
+        """What it has printed so far."""
+        return self._out.read_text() + self._err.read_text()
+
+    def notes(self, what: str) -> list[dict[str, Any]]:
+        """The lines of its journal that are of this kind."""
+        lines = self._journal.read_text().splitlines()
+        return [note for note in map(json.loads, lines) if note["what"] == what]
+
+    def recorded(self) -> list[str]:
+        """The ids of the events that were recorded, sorted."""
+        return sorted(note["id"] for note in self.notes("recorded"))
+
+    def pids(self, at_least: int = 1) -> set[int]:
+        """The processes that recorded events, *at_least* so many."""
+        counts = Counter(note["pid"] for note in self.notes("recorded"))
+        return {pid for pid, count in counts.items() if count >= at_least}
+
+    def left(self) -> set[int]:
+        """The children that were told to leave."""
+        return {note["pid"] for note in self.notes("leaving")}
+
+    def wait_until(self, condition: Callable[[], object], timeout: float = 30.0) -> None:
+        """Look until *condition* holds; *timeout* bounds a failure, it is no pause."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            assert self.process.poll() is None, f"the worker ended early: {self.said()}"
+            assert time.monotonic() < deadline, f"not in {timeout} s: {self.said()}"
+            time.sleep(0.01)
+
+    def wait_until_ready(self) -> None:
+        self.wait_until(lambda: "@test ready." in self.said())
+
+    # -- what it is told ---------------------------------------------------------------------------
+
+    def stop(self, number: int = signal.SIGTERM, timeout: float = 30.0) -> int:
+        """Signal the parent, which shuts down warmly by SIGTERM; its exit status."""
+        self.process.send_signal(number)
+        return self.wait(timeout)
+
+    def wait(self, timeout: float = 30.0) -> int:
+        """The exit status; a worker that doesn't end fails the test."""
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"the worker did not end in {timeout} s: {self.said()}") from None
+
+    def complaints(self) -> list[str]:
+        """Each line that tells of trouble."""
+        lines = self.said().splitlines()
+        return [line for line in lines if _COMPLAINT.search(line) and not _NORMAL.search(line)]
+
+    def close(self) -> None:
+        """End what still runs: the children first, while they can be found."""
+        if self.process.poll() is None:
+            # Its session has its pid for a group, as long as we have not waited for it.
+            os.killpg(self.pid, signal.SIGKILL)
+            self.process.wait(10)
+
+
+# A process of its own: what a test process imports, the other tests would find there.
+_SEND = """
+import importlib, json, sys
+app, tasks = importlib.import_module(sys.argv[1]), json.loads(sys.argv[2])
+print(json.dumps([getattr(app, name).delay(*arguments).id for name, *arguments in tasks]))
+"""
+
+
+class Gate:
+    """Where tasks wait at work, each on a connection of its own, until the test lets them go on."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener.settimeout(30)
+        self._waiting: list[socket.socket] = []
+        self.port: int = self._listener.getsockname()[1]
+
+    def wait_for(self, count: int) -> list[int]:
+        """The pids of the processes in which that many tasks wait, once they do."""
+        while len(self._waiting) < count:
+            self._waiting.append(self._listener.accept()[0])
+        pids = []
+        for connection in self._waiting:
+            connection.settimeout(30)
+            with connection.makefile() as lines:
+                pids.append(int(lines.readline()))
+        return pids
+
+    def open(self) -> None:
+        for connection in self._waiting:
+            connection.close()
+
+    def close(self) -> None:
+        self.open()
+        self._listener.close()
+
+
+@contextlib.contextmanager
+def gate() -> Iterator[Gate]:
+    """A gate, opened at the end at the latest."""
+    gate = Gate()
+    try:
+        yield gate
+    finally:
+        gate.close()
