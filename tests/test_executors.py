@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -511,7 +512,7 @@ def test_a_worker_of_another_process_neither_idles_nor_takes_jobs(fork: Fork) ->
 
     def check() -> None:
         cache._run(_executors._Worker(lambda: ran.append(1)), 0)
-        assert ran == [1]
+        assert ran == []
         assert not cache._idle
         assert not cache._workers
 
@@ -568,7 +569,7 @@ def test_in_uwsgi_without_threads_events_are_sent_in_the_caller_which_is_said(
     environment: str,
 ) -> None:
     monkeypatch.setenv("VALUED_ENV", environment)
-    uwsgi = types.SimpleNamespace(opt={b"master": True})
+    uwsgi = types.SimpleNamespace(has_threads=0, masterpid=lambda: 0)
     monkeypatch.setitem(sys.modules, "uwsgi", uwsgi)  # type: ignore[arg-type]
     hired = staffing(Options(), None, threads)
     assert hired.immediate
@@ -576,17 +577,36 @@ def test_in_uwsgi_without_threads_events_are_sent_in_the_caller_which_is_said(
     assert "enable-threads" in warning
 
 
-@pytest.mark.parametrize("option", [b"enable-threads", b"threads", "threads"])
-def test_in_uwsgi_with_threads_nothing_is_different(
-    threads: ThreadCache,
-    monkeypatch: pytest.MonkeyPatch,
-    warnings: Callable[[], list[str]],
-    option: bytes | str,
+def test_in_uwsgi_with_threads_nothing_is_different_in_a_worker(
+    threads: ThreadCache, monkeypatch: pytest.MonkeyPatch, warnings: Callable[[], list[str]]
 ) -> None:
-    uwsgi = types.SimpleNamespace(opt={option: b"4"})
+    uwsgi = types.SimpleNamespace(has_threads=1, masterpid=lambda: 0)
     monkeypatch.setitem(sys.modules, "uwsgi", uwsgi)  # type: ignore[arg-type]
     assert staffing(Options(), None, threads).by_load
     assert warnings() == []
+
+
+def test_in_a_uwsgi_master_the_caller_sends(
+    threads: ThreadCache, monkeypatch: pytest.MonkeyPatch, warnings: Callable[[], list[str]]
+) -> None:
+    uwsgi = types.SimpleNamespace(has_threads=1, masterpid=os.getpid)
+    monkeypatch.setitem(sys.modules, "uwsgi", uwsgi)  # type: ignore[arg-type]
+    assert staffing(Options(), None, threads).immediate
+    assert warnings() == []
+
+
+def test_threads_of_a_uwsgi_worker_get_no_signal_and_their_maker_keeps_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "uwsgi", types.ModuleType("uwsgi"))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    masks: list[set[int]] = []
+    cache = ThreadCache(LONG)
+    cache.submit(lambda: masks.append(set(signal.pthread_sigmask(signal.SIG_BLOCK, []))))
+    until(lambda: masks)
+    assert {signal.SIGTERM, signal.SIGINT, signal.SIGHUP} <= masks[0]
+    assert signal.SIGSEGV not in masks[0]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 
 def test_an_instance_is_used_as_it_is_and_stays_the_users(threads: ThreadCache) -> None:

@@ -383,24 +383,14 @@ def test_client_under_pytest_delivers_in_the_caller() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "off"),
-    [
-        (None, False),
-        ({}, True),
-        ({b"master": b"1"}, True),
-        ({"processes": "4"}, True),
-        ({b"enable-threads": True}, False),
-        ({"threads": "4"}, False),
-        ({b"master": True, b"threads": b"4"}, False),
-    ],
-    ids=str,
+    ("threads", "off"), [(None, False), (0, True), (1, False)], ids=["no uwsgi", "off", "on"]
 )
 def test_threads_are_off_under_a_uwsgi_that_was_not_told_to_enable_them(
-    monkeypatch: pytest.MonkeyPatch, options: Any, off: bool
+    monkeypatch: pytest.MonkeyPatch, threads: Any, off: bool
 ) -> None:
     monkeypatch.delitem(sys.modules, "uwsgi", raising=False)
-    if options is not None:
-        monkeypatch.setitem(sys.modules, "uwsgi", types.SimpleNamespace(opt=options))
+    if threads is not None:
+        monkeypatch.setitem(sys.modules, "uwsgi", types.SimpleNamespace(has_threads=threads))
     assert _options.threads_are_off() is off
 
 

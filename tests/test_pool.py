@@ -25,6 +25,7 @@ from tests.support.processes import Child, run_program, until
 from tests.support.proxy import Listener, Proxy, read_request
 from tests.support.tls import Authority
 from valued import Connection, _pool
+from valued._fork import Birthplace
 from valued._pool import Adapter, _derived, _LetGo, _Paced, _Stack
 
 BOUND = 10.0  # seconds; bounds a failure
@@ -404,7 +405,7 @@ def test_letting_go_of_what_somebody_closed_before_is_no_error() -> None:
 
 
 def a_connection() -> _LetGo:
-    pool = _derived(urllib3.HTTPConnectionPool)("127.0.0.1", 1)
+    pool = _derived(urllib3.HTTPConnectionPool, Birthplace())("127.0.0.1", 1)
     connection = pool._new_conn()
     assert isinstance(connection, _LetGo)
     return connection
@@ -537,20 +538,21 @@ def test_a_process_knows_its_connections_for_as_long_as_they_live(
     assert one.sock is not None
 
 
-def test_every_kind_of_pool_is_derived_once_and_only_once() -> None:
+def test_every_kind_of_pool_is_derived_and_only_once() -> None:
     class Connected(urllib3.connection.HTTPConnection):
         pass
 
     class Special(urllib3.HTTPConnectionPool):
         ConnectionCls = Connected
 
-    derived = _derived(Special)
+    born = Birthplace()
+    derived = _derived(Special, born)
     assert issubclass(derived, Special)
     assert issubclass(derived.ConnectionCls, _LetGo)
     assert issubclass(derived.ConnectionCls, Connected)
     assert derived.QueueCls is _Stack
-    assert _derived(Special) is derived
-    assert _derived(derived) is derived
+    assert derived.ConnectionCls._born is born
+    assert _derived(derived, born) is derived
 
 
 def test_a_proxys_pools_are_ours_for_a_thread_that_comes_while_another_one_makes_them() -> None:

@@ -96,10 +96,10 @@ class Delivery:
         if pause < 0:
             self._give_up(item, error)
         elif abandoned is not self._abandoned:
-            self._outbox.dropped(item, self._abandoned[1])
             self._reporter.warn(
                 "late", "%d events were dropped as their last try failed: %s", error
             )
+            self._outbox.dropped(item, self._abandoned[1])
         else:
             self._outbox.postpone(item, now + pause)
             self._reporter.retrying(error)

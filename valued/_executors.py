@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
+import signal
 import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from valued._errors import ValidationError
-from valued._fork import Birthplace, has_os_threads
+from valued._fork import Birthplace, has_os_threads, is_uwsgi_master
 from valued._options import Environment, Options, environment, executor_problems, threads_are_off
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from valued._typing import Executor
 
@@ -55,6 +57,28 @@ class _Worker:
         self.thread: threading.Thread | None = None
         self.wake = threading.Lock()
         self.wake.acquire()
+
+
+#: Of the thread that made them; blocked, they would end the process without a word.
+_FAULTS: Final = ("SIGSEGV", "SIGFPE", "SIGILL")
+
+
+@contextlib.contextmanager
+def _signals_elsewhere() -> Iterator[None]:
+    """Have threads that are started meanwhile get no signal, under uWSGI.
+
+    Its handlers are C code, and end the process on whichever thread the kernel chose: on one of
+    ours that is amid a delivery. Elsewhere, programs that a transport starts would inherit it.
+    """
+    if "uwsgi" not in sys.modules:
+        yield
+        return
+    faults = {getattr(signal, name) for name in _FAULTS}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - faults)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class ThreadCache:
@@ -98,7 +122,8 @@ class ThreadCache:
         )
         self._workers.add(worker)  # before it runs, as `retire` must not miss it
         try:
-            worker.thread.start()
+            with _signals_elsewhere():
+                worker.thread.start()
         except BaseException:
             if worker.thread.ident is None:  # else a Ctrl-C came while it started, and it runs
                 self._workers.discard(worker)
@@ -109,16 +134,17 @@ class ThreadCache:
         try:
             while worker.job is not None:
                 job, worker.job = worker.job, None
-                job()
+                if self._born.is_here():
+                    job()
                 del job  # or an idle thread keeps alive what it ran last
-                if self._is_astray():
-                    return
+                if not self._born.is_here():
+                    return  # the job forked, and this is the child
                 self._idle.append(worker)
                 # Looked at after the append: a `retire` either finds this worker in the list, or
                 # has counted on before.
                 stays = generation == self._generation
                 if not worker.wake.acquire(timeout=self._idle_time if stays else 0):
-                    if self._is_astray():
+                    if not self._born.is_here():
                         return
                     try:
                         self._idle.remove(worker)
@@ -129,18 +155,10 @@ class ThreadCache:
                         return
         finally:
             self._workers.discard(worker)
-
-    def _is_astray(self) -> bool:
-        """Whether this is a child of the process that these threads are of.
-
-        The thread that forked gets there, and every one of gevent's: greenlets live through a fork.
-        """
-        if self._born.is_here():
-            return False
-        # `threading` has forgotten greenlets at the fork, and would miss this one at its end; asked
-        # for it, it knows it again.
-        threading.current_thread()
-        return True
+            if not self._born.is_here():
+                # A greenlet of gevent's lives on in a forked child, where `threading` has forgotten
+                # it: asked for it, it knows it again, and lets it end without a traceback.
+                threading.current_thread()
 
     def retire(self, deadline: float) -> bool:
         """End the threads; those that are at work end after it. Whether all had ended by then.
@@ -229,7 +247,7 @@ def staffing(
     An executor that was given in another process has its threads there: *warn* is told, and the
     default pool is used.
     """
-    given = given or _default
+    given = Given(ImmediateExecutor()) if is_uwsgi_master() else given or _default
     if given is None:
         if threads_are_off():
             warn(

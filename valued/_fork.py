@@ -138,6 +138,16 @@ def _join_uwsgi() -> None:
 _join_uwsgi()
 
 
+def is_uwsgi_master() -> bool:
+    """Whether this is a master of uWSGI, in which no thread of ours may run.
+
+    It forks in C, at any later time, too. A thread that has the interpreter's lock in that instant
+    takes it along, and the worker waits for it for ever.
+    """
+    uwsgi = sys.modules.get("uwsgi")
+    return uwsgi is not None and uwsgi.masterpid() == os.getpid()
+
+
 def is_spawning() -> bool:
     """Whether this thread pickles for a child that multiprocessing, or billiard, is starting.
 

@@ -26,6 +26,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from valued._fork import PerProcess, send_signal
@@ -64,6 +65,9 @@ def enroll(leaver: Leaver) -> None:
     if leavers.hooked:
         return
     leavers.hooked = True
+    # urllib3 closes its idle connections in a finalizer, which `weakref` runs by a handler of its
+    # own. The last one registered runs first: so that one, now, and then ours, which uses them.
+    weakref.finalize(leavers, int)
     atexit.unregister(_leave)  # the parent's registration, in a child that inherited it
     atexit.register(_leave)
     process = sys.modules.get("multiprocessing.process")

@@ -56,15 +56,12 @@ def environment() -> Environment:
 
 
 def threads_are_off() -> bool:
-    """Whether this is a uWSGI that never lets a thread of Python's run: it has no enable-threads.
+    """Whether this is a uWSGI that never lets a thread of Python's run.
 
-    ``threads`` means enable-threads. Keys and values are bytes, or text in some versions.
+    Its options don't tell: besides ``enable-threads`` others turn threads on, too, and from uWSGI
+    2.0.27 on they always are.
     """
-    options = getattr(sys.modules.get("uwsgi"), "opt", None)
-    if options is None:
-        return False
-    names = {name.decode() if isinstance(name, bytes) else name for name in options}
-    return not names & {"enable-threads", "threads"}
+    return not getattr(sys.modules.get("uwsgi"), "has_threads", True)
 
 
 def token_from_environment() -> str | None:

@@ -14,7 +14,6 @@ atomic.
 from __future__ import annotations
 
 import contextlib
-import functools
 import http.client
 import io
 import os
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 import requests.adapters
 import urllib3.connection
 
-from valued._fork import PerProcess
+from valued._fork import Birthplace, PerProcess
 from valued._weak import WeakList
 
 if TYPE_CHECKING:
@@ -100,8 +99,17 @@ class _LetGo(urllib3.connection.HTTPConnection):
     #: holds the descriptor open until it has come.
     _closing: Any = None
 
+    #: Where the session is at home that this connection belongs to.
+    _born: Birthplace
+
     def _new_conn(self) -> socket.socket:
         new = super()._new_conn()
+        if not self._born.is_here():
+            # gevent goes on with its parent's greenlets in a child, wherever one of them waits: for
+            # this connection, or in a look whether a kept one, let go of since, is still alive.
+            # What it was about to send is the parent's, which sends it.
+            new.close()
+            raise ConnectionAbortedError("this process was forked in the middle of a delivery")
         status = os.fstat(new.fileno())
         self._descriptor = (new.fileno(), status.st_dev, status.st_ino)
         _here.get().add(self)
@@ -166,19 +174,18 @@ class _Stack(queue.LifoQueue[Any]):
             item.close()
 
 
-@functools.cache
-def _derived(pool: Any) -> Any:
+def _derived(pool: Any, born: Birthplace) -> Any:
     """*pool*, a class of urllib3's pools, with connections and a queue of ours."""
     if issubclass(pool.ConnectionCls, _LetGo):
         return pool
-    connection = type("Connection", (_LetGo, pool.ConnectionCls), {})
+    connection = type("Connection", (_LetGo, pool.ConnectionCls), {"_born": born})
     return type("Pool", (pool,), {"ConnectionCls": connection, "QueueCls": _Stack})
 
 
-def _adopt(manager: Any) -> None:
+def _adopt(manager: Any, born: Birthplace) -> None:
     """Have the pool manager make pools of ours, whatever kind it makes (plain, TLS, SOCKS)."""
     manager.pool_classes_by_scheme = {
-        scheme: _derived(pool) for scheme, pool in manager.pool_classes_by_scheme.items()
+        scheme: _derived(pool, born) for scheme, pool in manager.pool_classes_by_scheme.items()
     }
 
 
@@ -188,11 +195,12 @@ class Adapter(requests.adapters.HTTPAdapter):
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         """For direct connections."""
         super().init_poolmanager(*args, **kwargs)
-        _adopt(self.poolmanager)
+        self._born = Birthplace()
+        _adopt(self.poolmanager, self._born)
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         """For connections by a proxy; called for each request."""
         manager = super().proxy_manager_for(proxy, **kwargs)
         # Each time: another thread may have made it in this instant, and not come as far as this.
-        _adopt(manager)
+        _adopt(manager, self._born)
         return manager

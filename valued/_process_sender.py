@@ -53,6 +53,7 @@ class ProcessSender:
         # One token for each, so that none is counted out twice: an exception out of a signal
         # handler may come when a job is under way already, and nobody knows.
         self._jobs: set[object] = set()
+        self._driver = threading.Lock()  # held by who delivers at the end; never waited for
         self._limit = 1  # until the executor is there, so that one thread alone makes it
         self._watching = False  # whether a thread waits for what is postponed
 
@@ -137,9 +138,14 @@ class ProcessSender:
             self._finish()
             return
         if staffing.by_load:
-            self._reporter.warn(
-                "threads", "%d times no thread could be started (%s): the caller delivers", reason
-            )
+            # From 3.12 on none can as soon as the end has begun, which is nothing to warn of. The
+            # main thread counts as alive then, until all executors have finished their work.
+            if "interpreter shutdown" not in reason:
+                self._reporter.warn(
+                    "threads",
+                    "%d times no thread could be started (%s): the caller delivers",
+                    reason,
+                )
             # Where another worker lives, it will see to all that waits.
             while not self._jobs and (item := self.outbox.take()) is not None:
                 if not self._attempt(item):
@@ -333,7 +339,7 @@ class ProcessSender:
         if self._delivery.is_under_way_here():
             return  # an event out of `on_error`: who called that goes on with what is pending
         while self.outbox.pending():
-            if self._drive(self.outbox.mark(), self._end):
+            if self._drive_alone(self.outbox.mark(), self._end):
                 continue
             if self._born.is_here():
                 pending = self.outbox.pending()
@@ -345,6 +351,16 @@ class ProcessSender:
                     self._options.shutdown_timeout,
                 )
             return
+
+    def _drive_alone(self, mark: int, deadline: float | None) -> bool:
+        # One at a time, or every request that a server still answers at its end would open a
+        # connection; the others' events are among those that this one delivers.
+        if not self._driver.acquire(blocking=False):
+            return self.outbox.wait(mark, deadline)
+        try:
+            return self._drive(mark, deadline)
+        finally:
+            self._driver.release()
 
     def _drive(self, mark: int, deadline: float | None) -> bool:
         """Deliver in this thread until all before *mark* is settled; False: *deadline* came."""
