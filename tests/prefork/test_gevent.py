@@ -1,0 +1,128 @@
+"""Programs that gevent has patched: threads are greenlets, and live on in a forked child."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from tests.support.hold import Hold
+from tests.support.processes import run_program
+from tests.support.server import Server
+
+pytest.importorskip("gevent")
+
+InThread = Callable[..., "Future[Any]"]
+
+#: What was there when the standard library was patched. The first is gevent's rule.
+ORDERS = ["patched first", "imported first", "client first"]
+
+CHILDREN = ["child-0", "child-1", "child-2", "child-3", "child-4", "child-at-end"]
+
+
+#: gevent looks host names up on a thread; at its end Python 3.12 lets none start, for a moment.
+NO_THREAD = re.compile(
+    r"1 deliveries failed and are tried again; the latest: RuntimeError: "
+    r"can't create new thread at interpreter shutdown \(1 attempt in .*\)\n"
+)
+
+
+def run(server: Server, order: str, road: str) -> str:
+    """What it printed, once it has ended without a complaint."""
+    done = run_program("gevent_roads.py", server.url, order, road)
+    complaint = done.stderr
+    if road == "end" and sys.version_info[:2] == (3, 12):
+        complaint = NO_THREAD.sub("", complaint)
+    assert (done.returncode, complaint) == (0, "")
+    return done.stdout
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_events_of_greenlets_arrive_each_once(order: str, server: Server) -> None:
+    run(server, order, "events")
+    assert server.keys() == sorted(f"{n}-{page}" for n in range(20) for page in range(10))
+
+
+def test_an_event_never_waits_for_the_service_and_other_greenlets_have_their_turns(
+    server: Server,
+) -> None:
+    with Hold(server):
+        found = json.loads(run(server, "patched first", "pauses"))
+    assert found["pending"] == 1000
+    assert found["ticks"] > 0
+    # Some milliseconds; with a call that waited for the server it would be the time-out of 10 s.
+    assert found["worst"] < 2, found
+
+
+def test_scopes_of_greenlets_are_their_own(server: Server) -> None:
+    run(server, "patched first", "scopes")
+    expected = {f"user-{n}": (n, None) for n in range(1, 11)}
+    expected |= {f"both-{n}": (n, -n) for n in range(1, 11)}
+    assert len(server.events) == 20
+    assert {
+        event["key"]: (event["user"]["id"], event.get("customer", {}).get("id"))
+        for event in server.events
+    } == expected
+
+
+@pytest.mark.parametrize("order", ["patched first", "client first"])
+def test_the_end_of_a_patched_program_delivers(order: str, server: Server) -> None:
+    run(server, order, "end")
+    assert server.keys() == sorted(f"event-{number}" for number in range(50))
+
+
+@pytest.mark.parametrize(
+    ("order", "road"),
+    [
+        ("patched first", "fork_while_the_server_is_waited_for"),
+        ("client first", "fork_while_the_server_is_waited_for"),
+        ("patched first", "fork_by_gevent"),
+    ],
+)
+def test_a_child_sends_its_own_events_only_while_the_parent_waits_for_the_server(
+    order: str, road: str, server: Server, in_thread: InThread
+) -> None:
+    with Hold(server, lambda event: event["key"] == "held") as hold:
+        done = in_thread(run, server, order, road)
+        server.wait_for(2 + len(CHILDREN))
+        assert server.keys() == [*CHILDREN, "held", "warm"]
+        hold.release()
+        done.result(30)
+    assert server.keys() == [*CHILDREN, "held", "queued", "warm"]
+    parents, children = senders(server)
+    assert len(parents) == len(children) == 1
+    came_on = {request.event["key"]: request.connection for request in server.requests}
+    # The stream of the parent is whole, and nobody else's.
+    assert came_on["warm"] == came_on["held"] == came_on["queued"]
+    assert came_on["held"] not in {came_on[key] for key in CHILDREN}
+
+
+@pytest.mark.parametrize(
+    ("road", "keys"),
+    [
+        ("fork_with_an_idle_thread", ["warm"]),
+        ("fork_with_a_job_handed_over", ["handed-over", "warm"]),
+        ("fork_before_a_connection_is_there", ["unconnected"]),
+    ],
+)
+def test_a_greenlet_that_lives_on_in_a_child_sends_nothing_there(
+    road: str, keys: list[str], server: Server
+) -> None:
+    run(server, "patched first", road)
+    assert server.keys() == sorted([*CHILDREN, *keys])
+    parents, children = senders(server)
+    assert len(parents) == len(children) == 1
+    assert parents != children
+
+
+def senders(server: Server) -> tuple[set[int], set[int]]:
+    """The processes that sent what parents record, and what children do."""
+    pids: tuple[set[int], set[int]] = (set(), set())
+    for event in server.events:
+        pids[event["key"].startswith("child")].add(event["attributes"]["pid"])
+    return pids
