@@ -147,7 +147,11 @@ def test_listener_that_does_not_start_is_one_line(
 def test_listener_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "PATIENCE", 0.01)
     process = subprocess.Popen(
-        [sys.executable, "-c", "import signal; signal.signal(15, 1); print(flush=True); signal.pause()"],
+        [
+            sys.executable,
+            "-c",
+            "import signal; signal.signal(15, 1); print(flush=True); signal.pause()",
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
