@@ -134,8 +134,9 @@ class ProcessSender:
 
     def _refused(self, staffing: Staffing, reason: str) -> None:
         if _leaving.is_ending():
+            # Whoever records, and whoever ends the process, delivers what is pending; a worker that
+            # found no help goes on with its own.
             self._begin_end(time.monotonic())
-            self._finish()
             return
         if staffing.by_load:
             # From 3.12 on none can as soon as the end has begun, which is nothing to warn of. The

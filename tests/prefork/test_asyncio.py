@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 
 from tests.support.hold import Hold
 from tests.support.processes import run_program
-from tests.support.server import Server
+from tests.support.server import Reply, Request, Server
 
 InThread = Callable[..., "Future[Any]"]
 
@@ -55,7 +56,15 @@ def test_scopes_of_tasks_are_their_own(server: Server) -> None:
 
 
 @pytest.mark.parametrize(("road", "status"), [("end", 0), ("end_by_an_exception", 3)])
-def test_the_end_after_the_loop_delivers(road: str, status: int, server: Server) -> None:
+@pytest.mark.parametrize("seconds", [0.0, 0.03], ids=["at once", "slowly"])
+def test_the_end_after_the_loop_delivers(
+    seconds: float, road: str, status: int, server: Server
+) -> None:
+    def answer(_request: Request) -> Reply:
+        time.sleep(seconds)  # what is waited for: it makes a client want more threads
+        return Reply()
+
+    server.script = answer
     run(server, road, status)
     assert server.keys() == sorted(f"event-{number}" for number in range(50))
 

@@ -6,6 +6,7 @@ import collections
 import re
 import signal
 import sys
+import time
 
 import pytest
 
@@ -87,6 +88,17 @@ def test_what_on_error_records_at_the_end_is_delivered_too(server: Server) -> No
     assert done.returncode == 0
     assert re.fullmatch("1 deliveries failed .*\n1 events were given up.*\n", done.stderr)
     assert server.keys() == ["refused twice", "refused twice", "told"]
+
+
+def test_many_events_of_a_slow_service_are_delivered_at_the_end_by_all_who_can(
+    server: Server,
+) -> None:
+    # From Python 3.12 on no worker can be added at that time: those that are there, and the main
+    # thread, must each go on, and none wait for itself.
+    server.script = lambda _request: time.sleep(0.02) or Reply()
+    done = run_program("exits.py", server.url, "many")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(server.keys()) == 60
 
 
 def test_flush_on_signals_is_for_the_main_thread() -> None:

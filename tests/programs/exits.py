@@ -24,6 +24,10 @@ def end_of_script() -> None:
     record(valued.Client("token", URL), "one", "two")
 
 
+def many() -> None:
+    record(valued.Client("token", URL), *map(str, range(60)))
+
+
 def sys_exit() -> None:
     record(valued.Client("token", URL), "one", "two")
     sys.exit(3)
