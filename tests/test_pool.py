@@ -404,6 +404,27 @@ def test_letting_go_of_what_somebody_closed_before_is_no_error() -> None:
         connection.let_go()
 
 
+def test_a_connection_that_was_made_for_a_parent_carries_nothing() -> None:
+    # A stand-in for the one question; real greenlets: tests/prefork/test_gevent.py.
+    class Elsewhere(Birthplace):
+        __slots__ = ()
+
+        def is_here(self) -> bool:
+            return False
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        connection = _derived(urllib3.HTTPConnectionPool, Elsewhere()).ConnectionCls(
+            "127.0.0.1", port
+        )
+        with pytest.raises(ConnectionAbortedError, match="forked"):
+            connection.connect()
+        accepted, _ = listener.accept()
+        with accepted:
+            accepted.settimeout(10)
+            assert accepted.recv(1) == b""  # closed, and not a byte came
+
+
 def a_connection() -> _LetGo:
     pool = _derived(urllib3.HTTPConnectionPool, Birthplace())("127.0.0.1", 1)
     connection = pool._new_conn()

@@ -347,6 +347,20 @@ def test_where_no_thread_can_be_started_the_caller_delivers(
     assert len(service.threads) == 2
 
 
+def test_at_the_end_of_the_interpreter_that_no_thread_can_be_started_is_no_news(
+    make: Make, service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def start(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    client = make()
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        record(client, "a")
+    assert service.got == ["a"]
+    assert caplog.text == ""
+
+
 def test_where_one_more_thread_can_not_be_started_the_living_ones_deliver(
     make: Make, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -731,6 +745,29 @@ def test_a_child_that_its_transport_forked_takes_one_event_no_further(
     mine._born, mine._delivery._born = births
     mine._end = None
     mine.outbox.abandon("closed")
+
+
+def test_a_child_that_its_transport_forked_leaves_a_failure_to_the_parent(
+    make: Make, service: Service
+) -> None:
+    client = make()
+    mine = client._sender._here.get()
+    mine.outbox.put(b'{"key": "forks"}')
+    service.failure = transient(0)
+    born, mine._delivery._born = mine._delivery._born, Elsewhere(1)
+    assert not mine._delivery.attempt(mine.outbox.take())
+    mine._delivery._born = born
+    assert mine.outbox.pending() == 1
+    assert not mine.outbox.postponed()
+    mine.outbox.hasten()
+
+
+def test_a_greenlet_that_watches_ends_in_a_child(make: Make) -> None:
+    mine = make()._sender._here.get()
+    born, mine._born, mine._watching = mine._born, Elsewhere(), True
+    mine._hire_when_due()
+    assert mine._watching  # nothing was touched
+    mine._born, mine._watching = born, False
 
 
 class Lies:

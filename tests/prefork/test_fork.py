@@ -434,7 +434,7 @@ def test_the_executor_of_a_parent_is_named_once_and_replaced_in_the_child(
             caplog.clear()
             for number in range(3):
                 client.action(f"child {number}", {"user.id": 2})
-                assert client.flush(BOUND)
+                assert client.park(BOUND)  # the next event asks for an executor again
             warnings = [record.getMessage() for record in caplog.records]
             assert len(warnings) == 1
             assert "lambda: ThreadPoolExecutor" in warnings[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -51,6 +52,8 @@ def client(token: str | None, endpoint: str | None, **options: Any) -> Iterator[
     It sends in the background wherever it runs: what ``VALUED_ENV`` and its like say is meant for
     an application, and the command line is one of its own.
     """
+    # A command says itself what became of its events, and when; the log would say it again.
+    logging.getLogger("valued").addHandler(logging.NullHandler())
     with variables(VALUED_ENV="production"):
         sender = valued.Client(token, endpoint, shutdown_timeout=LAST_MOMENT, **options)
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from valued.cli import delivery, render
@@ -22,8 +21,6 @@ TIMEOUT = 5.0
 def run(arguments: argparse.Namespace) -> int:
     """Send the event and wait until it is delivered, or given up, which is told."""
     reasons: list[str] = []
-    # What is said is said below, once, and not by the log on top of it.
-    logging.getLogger("valued").addHandler(logging.NullHandler())
 
     def on_error(error: valued.DeliveryError, _event: object) -> None:
         reasons.append(str(error))
