@@ -144,8 +144,6 @@ class ThreadCache:
                 # has counted on before.
                 stays = generation == self._generation
                 if not worker.wake.acquire(timeout=self._idle_time if stays else 0):
-                    if not self._born.is_here():
-                        return
                     try:
                         self._idle.remove(worker)
                     except ValueError:
