@@ -1,0 +1,162 @@
+r"""Records of a file that is only ever appended to, and how to read what a crash left of it.
+
+A record is a head of 29 bytes and a payload, all numbers little-endian:
+
+======  =====  =====================================================================================
+offset  bytes  what
+======  =====  =====================================================================================
+0       4      the marker ``AB 56 52 31``; its first byte is in no JSON that is written as ASCII
+4       4      CRC-32 (as of zlib) of all that follows: bytes 8 to the end of the payload
+8       1      kind: 1 an event, 2 settled events, 3 a rejected event
+9       4      length of the payload
+13      8      number: an event's own; of kind 2 how many follow
+21      8      seconds since the epoch, a double: when the event was accepted, or the record written
+29      …      payload: the event as JSON; of kind 2 numbers of 8 bytes each; of kind 3 a JSON object
+======  =====  =====================================================================================
+
+A record that was cut, or changed, fails its checksum. The reader then looks for the next marker, so
+that a fault costs the records that it touches and none behind them.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from typing import IO, TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+EVENT: Final = 1
+SETTLED: Final = 2
+REJECTED: Final = 3
+
+MARKER: Final = b"\xabVR1"
+_SUM: Final = struct.Struct("<I")
+_REST: Final = struct.Struct("<BIQd")
+_BEFORE_REST: Final = len(MARKER) + _SUM.size
+HEAD: Final = _BEFORE_REST + _REST.size
+
+#: Bytes that are read at once.
+CHUNK: Final = 256 * 1024
+
+
+class Record(NamedTuple):
+    """What was written, and where it ends in its file."""
+
+    kind: int
+    number: int
+    time: float
+    payload: bytes
+    end: int
+
+
+class Damage(NamedTuple):
+    """Bytes that are no record. *torn*: nothing follows, as after a write that was cut."""
+
+    start: int
+    end: int
+    torn: bool
+
+
+def encode(kind: int, number: int, time: float, payload: bytes) -> bytes:
+    """The bytes of one record."""
+    rest = _REST.pack(kind, len(payload), number, time)
+    checksum = _SUM.pack(zlib.crc32(payload, zlib.crc32(rest)))
+    return b"".join((MARKER, checksum, rest, payload))
+
+
+def encode_numbers(numbers: Iterable[int], time: float) -> bytes:
+    """One record that says of these events that they are settled."""
+    listed = list(numbers)
+    payload = struct.pack(f"<{len(listed)}Q", *listed)
+    return encode(SETTLED, len(listed), time, payload)
+
+
+def decode_numbers(record: Record) -> tuple[int, ...]:
+    """The events that *record* says are settled."""
+    count = len(record.payload) // 8
+    return struct.unpack(f"<{count}Q", record.payload[: count * 8])
+
+
+def read(file: IO[bytes], start: int = 0) -> Iterator[Record | Damage]:
+    """What is in *file* from byte *start* on, a piece at a time, never raising for what it finds.
+
+    Memory: one record, and a chunk of 256 KiB. Raises `OSError` where the file can't be read.
+    """
+    window = _Window(file, start)
+    bad: int | None = None  # where the bytes began that are no record
+    while window.has(HEAD):
+        record = _parse(window)
+        if record is None:
+            if bad is None:
+                bad = window.position
+            window.skip_to_marker()
+            continue
+        if bad is not None:
+            yield Damage(bad, window.position, torn=False)
+            bad = None
+        window.skip(record.end - window.position)
+        yield record
+    end = window.end()
+    if bad is None and window.position < end:
+        bad = window.position
+    if bad is not None:
+        yield Damage(bad, end, torn=True)
+
+
+def _parse(window: _Window) -> Record | None:
+    head = window.peek(HEAD)
+    if not head.startswith(MARKER):
+        return None
+    kind, length, number, time = _REST.unpack_from(head, _BEFORE_REST)
+    if not window.has(HEAD + length):
+        return None
+    whole = window.peek(HEAD + length)
+    [checksum] = _SUM.unpack_from(whole, len(MARKER))
+    if zlib.crc32(memoryview(whole)[_BEFORE_REST:]) != checksum:
+        return None
+    return Record(kind, number, time, whole[HEAD:], window.position + HEAD + length)
+
+
+class _Window:
+    """The part of a file that is in memory."""
+
+    def __init__(self, file: IO[bytes], start: int) -> None:
+        self._file = file
+        self._bytes = b""
+        self._at = 0  # of what is in memory, how much is done with
+        self.position = start  # the same, in the file
+        file.seek(start)
+        self._left = max(0, os.fstat(file.fileno()).st_size - start)  # in the file, not in memory
+
+    def has(self, count: int) -> bool:
+        """Whether there are *count* bytes from here on; then they are in memory."""
+        missing = count - (len(self._bytes) - self._at)
+        if missing > self._left:
+            return False  # without reading: a length that is damaged may be anything
+        if missing > 0:
+            more = self._file.read(min(self._left, max(CHUNK, missing)))
+            self._left = self._left - len(more) if more else 0  # else cut meanwhile
+            self._bytes = self._bytes[self._at :] + more
+            self._at = 0
+        return len(self._bytes) - self._at >= count
+
+    def peek(self, count: int) -> bytes:
+        return self._bytes[self._at : self._at + count]
+
+    def skip(self, count: int) -> None:
+        self._at += count
+        self.position += count
+
+    def skip_to_marker(self) -> None:
+        """Go on to the next marker that is in memory, or as far as none can begin."""
+        found = self._bytes.find(MARKER, self._at + 1)
+        if found < 0:
+            found = max(self._at + 1, len(self._bytes) - len(MARKER) + 1)
+        self.skip(found - self._at)
+
+    def end(self) -> int:
+        """The end of the file, as it was when reading began."""
+        return self.position + len(self._bytes) - self._at + self._left
