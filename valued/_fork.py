@@ -36,7 +36,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from valued._weak import WeakList
 
@@ -180,6 +180,73 @@ def identity() -> tuple[int, float]:
 
     process = psutil.Process()
     return process.pid, process.create_time()
+
+
+class Mark(NamedTuple):
+    """Which process this is, told to others on the same machine, and to those that come later.
+
+    A pid is used again; with the start of its process it is not. Both mean something only where the
+    same pids are seen: *boot*, *namespace* and *host* say where that is.
+    """
+
+    pid: int
+    #: On Linux in ticks since the boot, as the kernel counts: the time since the epoch that is
+    #: calculated from it moves when the clock is set.
+    start: str
+    boot: str
+    namespace: str
+    host: str
+
+    @classmethod
+    def of_this_process(cls) -> Mark:
+        """The mark of this process."""
+        pid = os.getpid()
+        return cls(pid, _start(pid) or "", *_pid_space(), os.uname().nodename)
+
+
+def lives(mark: Mark) -> bool | None:
+    """Whether the process of *mark* lives, stopped ones included; None: it can't be seen from here.
+
+    One that has ended and not been waited for by its parent (a zombie) doesn't.
+    """
+    here = Mark.of_this_process()
+    return None if mark[2:] != here[2:] else _start(mark.pid) == mark.start
+
+
+def _pid_space() -> tuple[str, str]:
+    """The boot, and the namespace that pids are counted in; empty where there are none to tell."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip(), os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return "", ""
+
+
+def _start(pid: int) -> str | None:
+    """When the process *pid* was started, in a form to compare; None: there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The name, in parentheses, may hold anything.
+            fields = file.read().rpartition(b")")[2].split()
+    except FileNotFoundError:
+        return None if os.path.exists("/proc/self/stat") else _start_by_psutil(pid)
+    except ProcessLookupError:  # it ended between `open` and `read`
+        return None
+    # A leader that has ended while threads of it still run is no dead process.
+    state, threads, start = fields[0], int(fields[17]), fields[19]
+    return None if state in b"ZX" and threads <= 1 else start.decode()
+
+
+def _start_by_psutil(pid: int) -> str | None:
+    import psutil
+
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return repr(process.create_time())
+    except psutil.Error:
+        return None
 
 
 def send_signal(number: int) -> None:

@@ -11,7 +11,7 @@ offset  bytes  what
 9       4      length of the payload
 13      8      number: an event's own; of kind 2 how many follow
 21      8      seconds since the epoch, a double: when the event was accepted, or the record written
-29      …      payload: the event as JSON; of kind 2 numbers of 8 bytes each; of kind 3 a JSON object
+29      …      payload: the event as JSON; of kind 2 numbers of 8 bytes each; of kind 3 JSON, too
 ======  =====  =====================================================================================
 
 A record that was cut, or changed, fails its checksum. The reader then looks for the next marker, so

@@ -1,0 +1,231 @@
+"""Segments: the files that hold events, appended to by one process, read by whoever delivers.
+
+An append is one ``write`` to a descriptor in append mode, so threads need no lock, and what it has
+written outlives the process. A descriptor belongs to the process that opened it. It may have been
+closed by somebody who closes them all, and its number be used again; so it is compared with the
+file that it was opened for before each write.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+from typing import TYPE_CHECKING, Final
+
+from valued import _records
+from valued._fork import PerProcess
+from valued._owners import EVENTS, FENCED, NEW, PRIVATE, SETTLED
+from valued._records import Damage, Record
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+#: Bytes after which a segment is followed by a new one: some thousands of events, so that few are
+#: read again after a crash, and files are few.
+SEGMENT: Final = 4 * 1024 * 1024
+
+_OWN: Final = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+_APPEND: Final = os.O_WRONLY | os.O_APPEND | _OWN
+
+
+class RobbedError(OSError):
+    """The segment is this process's no more: its lease ran out, or somebody removed it."""
+
+
+class _Descriptor:
+    """A number of this process, and the file that it was opened for."""
+
+    __slots__ = ("file", "number")
+
+    def __init__(self, path: str, flags: int) -> None:
+        self.number = os.open(path, flags | _APPEND, PRIVATE)
+        status = os.fstat(self.number)
+        self.file = status.st_ino, status.st_dev
+        _open.get().add(self)
+
+    def status(self) -> os.stat_result | None:
+        """The file's; None: the number stands for it no more."""
+        try:
+            status = os.fstat(self.number)
+        except OSError:  # closed by somebody
+            return None
+        return status if (status.st_ino, status.st_dev) == self.file else None
+
+    def close(self) -> None:
+        if self.status() is not None:  # else it is a stranger's
+            os.close(self.number)
+
+
+def _close_inherited(descriptors: set[_Descriptor]) -> None:
+    for descriptor in list(descriptors):
+        descriptor.close()
+
+
+# A child closes what it inherited: that would keep files of its parent's alive that are removed.
+_open: Final[PerProcess[set[_Descriptor]]] = PerProcess(set, _close_inherited)
+
+
+class Segment:
+    """One file of events, and how many of them are settled.
+
+    The figures are guarded by the lock of the outbox. What does I/O is called without it.
+    """
+
+    __slots__ = (
+        "_base", "_descriptor", "begun", "closed", "damaged", "given_up", "origin", "position",
+        "settled", "size", "skip", "unrecorded", "writing",
+    )  # fmt: skip
+
+    def __init__(self, directory: str, origin: str, name: str) -> None:
+        self._base = os.path.join(directory, name)
+        self.origin: Final = origin
+        self._descriptor: _Descriptor | None = None
+        self.begun = 0  # events that are in it, as far as they are known to this process
+        self.writing = 0  # of those, how many a thread is writing
+        self.settled = 0
+        self.unrecorded: list[int] = []  # numbers of settled events that it doesn't say of yet
+        self.closed = False  # whether none will be added, and all that are in it are known
+        self.given_up = False  # removed, for its size or for its owner
+        self.size = 0
+        self.position = 0  # up to which it was read
+        self.skip: frozenset[int] | None = None  # settled by owners before this one
+        self.damaged = 0
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    def create(self) -> None:
+        """Make the file. Raises `OSError`."""
+        self._descriptor = _Descriptor(self._base + EVENTS, NEW)
+
+    def append(self, record: bytes, *, sync: bool) -> None:
+        """Write *record*. Raises `OSError`: it is not there, or not whole."""
+        descriptor = self._descriptor
+        status = None if descriptor is None else descriptor.status()
+        if descriptor is None or status is None:
+            descriptor = self._descriptor = self._reopened(descriptor)
+            status = os.fstat(descriptor.number)
+        if status.st_mode & 0o777 == FENCED or not status.st_nlink:
+            raise RobbedError(errno.ESTALE, "it was taken over, or removed", self._base + EVENTS)
+        written = os.write(descriptor.number, record)
+        self.size = status.st_size + written
+        if written != len(record):  # what is there of it is skipped by who reads
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._base + EVENTS)
+        if sync:
+            _sync(descriptor.number)
+
+    def _reopened(self, before: _Descriptor | None) -> _Descriptor:
+        try:
+            descriptor = _Descriptor(self._base + EVENTS, 0)
+        except FileNotFoundError as error:
+            raise RobbedError(*error.args) from error
+        if before is not None:
+            _open.get().discard(before)
+            if descriptor.file != before.file:
+                descriptor.close()
+                raise RobbedError(errno.ESTALE, "another file is in its place")
+        return descriptor
+
+    def close(self) -> None:
+        """Close the descriptor; when no thread writes."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            _open.get().discard(descriptor)
+            descriptor.close()
+
+    def record_settled(self, numbers: Iterable[int]) -> None:
+        """Write down that these events are settled. Raises `OSError`."""
+        record = _records.encode_numbers(numbers, time.time())
+        descriptor = os.open(self._base + SETTLED, _APPEND | os.O_CREAT, PRIVATE)
+        try:
+            os.write(descriptor, record)
+        finally:
+            os.close(descriptor)
+
+    def remove(self) -> None:
+        """Remove the file: the events first, or they would all be there again after a crash."""
+        self.close()
+        for name in (EVENTS, SETTLED):
+            with contextlib.suppress(OSError):
+                os.unlink(self._base + name)
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    def load(self, most: int, size: int) -> tuple[list[Record], bool]:
+        """The next events that are not settled, and whether these were all up to now.
+
+        At most *most* of them, and not many more bytes than *size*. Raises `OSError`.
+        """
+        if self.skip is None:
+            self.skip = frozenset(self._read_settled())
+        loaded: list[Record] = []
+        try:
+            descriptor = os.open(self._base + EVENTS, os.O_RDONLY | _OWN)
+        except FileNotFoundError:
+            return loaded, True
+        with open(descriptor, "rb", buffering=0) as file:
+            for found in _records.read(file, self.position):
+                if isinstance(found, Damage):
+                    if found.torn:  # or being written
+                        break
+                    self.damaged += 1
+                elif found.kind == _records.EVENT and found.number not in self.skip:
+                    loaded.append(found)
+                    size -= len(found.payload)
+                self.position = found.end
+                if len(loaded) >= most or size <= 0:
+                    return loaded, False
+        return loaded, True
+
+    def _read_settled(self) -> Iterable[int]:
+        try:
+            descriptor = os.open(self._base + SETTLED, os.O_RDONLY | _OWN)
+        except FileNotFoundError:
+            return
+        with open(descriptor, "rb", buffering=0) as file:
+            for found in _records.read(file):
+                if isinstance(found, Record) and found.kind == _records.SETTLED:
+                    yield from _records.decode_numbers(found)
+
+    def left_over(self) -> int:
+        """Bytes of the file behind what was read; none if it is not there."""
+        try:
+            return os.stat(self._base + EVENTS).st_size - self.position
+        except OSError:
+            return 0
+
+
+def _sync(descriptor: int) -> None:
+    import fcntl
+
+    if hasattr(fcntl, "F_FULLFSYNC"):  # pragma: no cover - macOS, where fsync stops at the drive
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+    else:
+        os.fdatasync(descriptor)
+
+
+def sync_directory(path: str) -> None:
+    """Make the names in a directory outlive a failure of power. Raises `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def segments_in(directory: str, origin: str) -> list[Segment]:
+    """The segments of a directory, oldest first. Raises `OSError`."""
+    names = [name.removesuffix(EVENTS) for name in os.listdir(directory) if name.endswith(EVENTS)]
+    return [Segment(directory, origin, name) for name in sorted(names)]
+
+
+def remove_directory(directory: str) -> None:
+    """Remove a directory whose segments are gone, with what a crash may have left of them."""
+    with contextlib.suppress(OSError):
+        names = os.listdir(directory)
+        if not any(name.endswith(EVENTS) for name in names):
+            for name in names:
+                if name.endswith(SETTLED):
+                    os.unlink(os.path.join(directory, name))
+            os.rmdir(directory)
