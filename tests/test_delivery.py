@@ -147,7 +147,7 @@ def test_what_the_service_asks_to_wait_is_waited() -> None:
     post = Post(raising(DeliveryError("busy", 503, retry_after=50.0)))
     before = time.monotonic()
     assert post.attempt()
-    due = post.outbox._next_due()
+    due = post.outbox._waiting.next_change()
     assert due is not None
     assert before + 50.0 <= due <= time.monotonic() + 50.0
 

@@ -893,7 +893,7 @@ def test_bytes_are_counted_right_when_a_handler_comes_between_measuring_and_coun
     outbox.put(Interrupting(b"12345"))
     while (item := outbox.take()) is not None:
         outbox.delivered(item)
-    assert outbox._bytes == sum(len(item.body) for item in outbox._ready)
+    assert outbox._bytes == sum(len(item.body) for item in outbox._waiting._ready)
 
 
 # -- any sequence of calls -------------------------------------------------------------------------

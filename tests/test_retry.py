@@ -92,3 +92,37 @@ def test_a_default_of_8_retries_rides_out_a_minute_and_a_half_at_most() -> None:
     longest_pauses = [pause(failure(attempts=attempt), 8, longest) for attempt in range(1, 9)]
     assert sum(longest_pauses) == 91.5
     assert pause(failure(attempts=9), 8, longest) < 0
+
+
+def test_five_failures_in_a_row_are_an_endpoint_that_is_down() -> None:
+    health = _retry.Health()
+    assert [health.failed(moment, moment) for moment in range(6)] == [None] * 4 + [0, 1]
+
+
+def test_an_answer_between_them_says_that_it_is_the_event() -> None:
+    health = _retry.Health()
+    for moment in range(4):
+        health.failed(moment, moment)
+    assert health.answered() is False
+    assert health.failed(5, 5) is None
+
+
+def test_what_was_under_way_before_tells_nothing_new() -> None:
+    health = _retry.Health()
+    for _ in range(_retry.DOWN_AFTER):
+        health.failed(1.0, 2.0)
+    assert health.failed(1.5, 3.0) is None
+    assert health.failed(3.0, 4.0) == 1
+    assert health.answered() is True
+    assert health.failed(5.0, 6.0) is None
+
+
+def test_at_the_end_pauses_are_short_again() -> None:
+    health = _retry.Health()
+    for moment in range(20):
+        health.failed(moment, moment)
+    health.hasten()
+    assert health.failed(30, 30) == 1
+    healthy = _retry.Health()
+    healthy.hasten()
+    assert healthy.failed(0, 0) is None

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 #: Seconds that an attempt has at least, however late it is: enough for a service that answers.
 LAST_ATTEMPT: Final = 0.1
 
+#: Timeouts after which a probe that has not told counts as lost. More than one, since connecting to
+#: an address, and a handshake of TLS, may each take as long.
+PROBES: Final = 3
+
 
 class Delivery:
     """Attempts of one process. Any thread may call.
@@ -42,6 +46,7 @@ class Delivery:
         self._reporter = reporter
         self._postponed = postponed
         self._born = Birthplace()
+        self._health = _retry.Health()
         self._threads: set[int] = set()  # those that are in an attempt; only `add` and `discard`
         self._abandoned = (0, "")  # how often, and why; replaced whole
 
@@ -65,16 +70,18 @@ class Delivery:
         thread = threading.get_ident()
         outermost = thread not in self._threads  # else `on_error` recorded what the caller sends
         self._threads.add(thread)
+        began = time.monotonic()
         try:
             self._wire(item.body, item.idempotency_key, seconds)
         except BaseException as error:
             if self._born.is_here():
-                self._undelivered(item, error, abandoned)
+                self._undelivered(item, error, began, abandoned)
             if not isinstance(error, Exception):
                 raise
         else:
             if self._born.is_here():
                 self._outbox.delivered(item)
+                self._answered()
         finally:
             if outermost:
                 self._threads.discard(thread)
@@ -89,9 +96,26 @@ class Delivery:
         self._abandoned = (self._abandoned[0] + 1, reason)
         return self._outbox.abandon(reason)
 
-    def _undelivered(self, item: Item, cause: BaseException, abandoned: tuple[int, str]) -> None:
+    def hasten(self) -> None:
+        """Make everything postponed due now: the process ends, or may."""
+        self._health.hasten()
+        self._outbox.hasten()
+
+    def _answered(self) -> None:
+        if self._health.answered():
+            self._outbox.resume()
+
+    def _undelivered(
+        self, item: Item, cause: BaseException, began: float, abandoned: tuple[int, str]
+    ) -> None:
         now = time.monotonic()
         error = _delivery_error(cause, item.attempts, now - item.accepted_at)
+        if not _retry.is_transient(error.status):
+            self._answered()
+        elif (probes := self._health.failed(began, now)) is not None:
+            # Before the event goes back, or it could be its own probe without a pause.
+            wait = _retry.backoff(probes, error.retry_after, random.uniform)
+            self._outbox.hold(now + wait, PROBES * self._options.timeout)
         pause = _retry.pause(error, self._options.retries, random.uniform)
         if pause < 0:
             self._give_up(item, error)

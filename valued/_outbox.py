@@ -7,15 +7,14 @@ has an outbox of its own.
 
 from __future__ import annotations
 
-import collections
 import contextlib
-import heapq
 import itertools
-import math
 import os
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
+
+from valued._schedule import Schedule
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,8 +84,7 @@ class MemoryOutbox:
         self._lock = threading.RLock()
         self._settled = threading.Condition(self._lock)  # notified when an epoch, or space, is done
         self._earlier = threading.Condition(self._lock)  # notified when less is to be waited for
-        self._ready: collections.deque[_Item] = collections.deque()
-        self._later: list[tuple[float, int, _Item]] = []  # a heap, by due time
+        self._waiting: Schedule[_Item] = Schedule()
         self._bytes = 0
         self._epoch = _Epoch(0)
         self._epochs: list[_Epoch] = [self._epoch]  # the current one, and marked ones not settled
@@ -117,7 +115,7 @@ class MemoryOutbox:
             self._bytes += size
             if over:
                 return self._make_room(item)
-            self._ready.append(item)
+            self._waiting.add(item)
             return None
 
     def _is_over(self, events: int = 0, size: int = 0) -> bool:
@@ -136,12 +134,12 @@ class MemoryOutbox:
             if self._overflow == "block":
                 self._wait_for_space(len(item.body))
             elif self._overflow == "drop_oldest":
-                while self._is_over() and (oldest := self._pop_oldest()) is not None:
+                while self._is_over() and (oldest := self._waiting.pop_oldest()) is not None:
                     self._settle(oldest, "overflow")
         if self._is_over():
             self._settle(item, "overflow")
         else:
-            self._ready.append(item)
+            self._waiting.add(item)
         return None
 
     def _wait_for_space(self, size: int) -> None:
@@ -166,48 +164,36 @@ class MemoryOutbox:
     def take(self) -> Item | None:
         """See `Outbox.take`: postponed events that are due go first, they are older."""
         with self._lock:
-            if self._later:
-                self._promote(self._clock())
-            item = self._pop_ready()
+            item = self._waiting.take(self._clock())
             if item is not None:
                 if item.attempts:
                     self._retried += 1
                 item.attempts += 1
             return item
 
-    def _promote(self, now: float) -> None:
-        """Put what is due in front of what is ready: it is older."""
-        due = []
-        while (item := self._pop_due(now)) is not None:
-            due.append(item)
-        self._ready.extendleft(reversed(due))
-
-    def _pop_due(self, now: float) -> _Item | None:
-        later = self._later
-        # In one expression, with no call between looking and taking: see `_lock`.
-        return heapq.heappop(later)[2] if later and later[0][0] <= now else None
-
-    def _pop_ready(self) -> _Item | None:
-        try:
-            return self._ready.popleft()
-        except IndexError:
-            return None
-
-    def _pop_oldest(self) -> _Item | None:
-        """The oldest event that nobody has taken, or nearly so: postponed ones are in due order."""
-        later, ready = self._later, self._ready
-        if later and not (ready and ready[0].number < later[0][1]):
-            return self._pop_due(math.inf)
-        return self._pop_ready()
-
     def postpone(self, item: Item, due: float) -> None:
         """See `Outbox.postpone`."""
         assert isinstance(item, _Item)
         with self._lock:
-            heapq.heappush(self._later, (due, item.number, item))
-            if self._next_due() == due:
-                self._earlier.notify_all()
-                self._settled.notify_all()
+            self._waiting.postpone(item, due)
+            if self._waiting.next_change() == due:
+                self._tell_earlier()
+
+    def hold(self, until: float, probe: float) -> None:
+        """See `Outbox.hold`."""
+        with self._lock:
+            self._waiting.hold(until, probe)
+            self._tell_earlier()
+
+    def resume(self) -> None:
+        """See `Outbox.resume`."""
+        with self._lock:
+            self._waiting.resume()
+            self._tell_earlier()
+
+    def _tell_earlier(self) -> None:
+        self._earlier.notify_all()
+        self._settled.notify_all()
 
     def delivered(self, item: Item) -> None:
         """Settle *item* as delivered."""
@@ -226,7 +212,7 @@ class MemoryOutbox:
         count = 0
         with self._lock:
             # One by one: what a list of them held, a signal handler might deliver meanwhile.
-            while (item := self._pop_oldest()) is not None:
+            while (item := self._waiting.pop_oldest()) is not None:
                 self._settle(item, reason)
                 count += 1
             self._earlier.notify_all()
@@ -256,22 +242,21 @@ class MemoryOutbox:
     def ready(self) -> bool:
         """See `Outbox.ready`."""
         with self._lock:
-            if self._later:
-                self._promote(self._clock())
-            return bool(self._ready)
+            self._waiting.advance(self._clock())
+            return self._waiting.is_ready()
 
     def postponed(self) -> bool:
         """See `Outbox.postponed`."""
         with self._lock:
-            return bool(self._later)
+            return self._waiting.next_change() is not None
 
     def wait_until_due(self) -> bool:
         """See `Outbox.wait_until_due`."""
         with self._lock:
-            while (due := self._next_due()) is not None:
+            while (due := self._waiting.next_change()) is not None:
                 now = self._clock()
                 if due <= now:
-                    self._promote(now)
+                    self._waiting.advance(now)
                     return True
                 self._earlier.wait(min(due - now, threading.TIMEOUT_MAX))
             return False
@@ -279,9 +264,8 @@ class MemoryOutbox:
     def hasten(self) -> None:
         """See `Outbox.hasten`."""
         with self._lock:
-            self._promote(math.inf)
-            self._earlier.notify_all()
-            self._settled.notify_all()
+            self._waiting.hasten()
+            self._tell_earlier()
 
     def pending(self) -> int:
         """How many events are accepted and not settled, those being delivered included."""
@@ -324,14 +308,11 @@ class MemoryOutbox:
                     return False
                 if self.ready():
                     return True
-                until = [moment for moment in (deadline, self._next_due()) if moment is not None]
+                due = self._waiting.next_change()
+                until = [moment for moment in (deadline, due) if moment is not None]
                 left = min(min(until) - now, threading.TIMEOUT_MAX) if until else None
                 self._settled.wait(left)
             return True
-
-    def _next_due(self) -> float | None:
-        later = self._later
-        return later[0][0] if later else None
 
     def _is_settled(self, mark: int) -> bool:
         for epoch in self._epochs.copy():

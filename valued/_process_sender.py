@@ -324,13 +324,13 @@ class ProcessSender:
 
     def hurry(self, started: float) -> None:
         """A signal came that may end the process: deliver as `leave` does, and go on."""
-        self.outbox.hasten()
+        self._delivery.hasten()
         self.flush(started + self._options.shutdown_timeout)
 
     def _begin_end(self, started: float) -> None:
         if self._end is None:  # a process may hear twice of its end, which doesn't make it later
             self._end = started + self._options.shutdown_timeout
-            self.outbox.hasten()
+            self._delivery.hasten()
 
     def _finish(self) -> None:
         """Deliver in this thread what is pending, until the end has come; then count the rest.

@@ -1,4 +1,8 @@
-"""What is tried again, and when: pure functions of the failure, the attempts so far and the age."""
+"""What is tried again, and when: an event by its attempts and age, the endpoint by its failures.
+
+A failed event waits, and others go on. Where nothing but failures comes back, it is the endpoint
+that fails: then all events wait, and one at a time probes.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +28,10 @@ MOST_DOUBLINGS: Final = 10
 #: Seconds; a longer ``Retry-After`` is cut to this.
 LONGEST_RETRY_AFTER: Final = 120.0
 
+#: Failures in a row, of whichever events, after which the endpoint counts as down. One event that
+#: the service stumbles over has as many attempts alone only where nothing else is sent.
+DOWN_AFTER: Final = 5
+
 #: Seconds; an event older than this is given up at its next failure. Whoever evaluates usage
 #: hour by hour has no use for it in the wrong hour, and memory is bounded.
 MAX_AGE: Final = 3600.0
@@ -42,8 +50,50 @@ def pause(error: DeliveryError, retries: int, uniform: Callable[[float, float], 
     """
     if not is_transient(error.status) or error.attempts > retries or error.age > MAX_AGE:
         return -1.0
-    doublings = min(error.attempts - 1, MOST_DOUBLINGS)
-    own = uniform(0.0, min(LONGEST_PAUSE, FIRST_PAUSE * 2.0**doublings))
+    return backoff(error.attempts - 1, error.retry_after, uniform)
+
+
+def backoff(
+    doublings: int, retry_after: float | None, uniform: Callable[[float, float], float]
+) -> float:
+    """Seconds of the pause after so many earlier ones."""
+    own = uniform(0.0, min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(doublings, MOST_DOUBLINGS)))
     # What the service asks is the least: a 0, or a date that its clock makes one of the past, would
     # use up all attempts in an instant.
-    return max(own, min(error.retry_after or 0.0, LONGEST_RETRY_AFTER))
+    return max(own, min(retry_after or 0.0, LONGEST_RETRY_AFTER))
+
+
+class Health:
+    """Whether the endpoint as a whole answers, as one process sees it. Any thread may call.
+
+    Threads that race here miscount by one, which costs an attempt more or less; no lock is needed.
+    """
+
+    __slots__ = ("_failures", "_since")
+
+    def __init__(self) -> None:
+        self._failures = 0  # in a row
+        self._since = 0.0  # when the latest of them was told, once it is down
+
+    def answered(self) -> bool:
+        """An attempt got an answer that is final; whether the endpoint was down till now."""
+        was_down = self._failures >= DOWN_AFTER
+        self._failures = 0
+        return was_down
+
+    def failed(self, began: float, now: float) -> int | None:
+        """An attempt failed that had begun at *began*; None: others may be tried.
+
+        Else how often a probe has failed, for `backoff`.
+        """
+        if self._failures >= DOWN_AFTER and began < self._since:
+            return None  # it was under way already, and tells nothing new
+        self._failures += 1
+        if self._failures < DOWN_AFTER:
+            return None
+        self._since = now
+        return self._failures - DOWN_AFTER
+
+    def hasten(self) -> None:
+        """Let the pauses be short again."""
+        self._failures = min(self._failures, DOWN_AFTER)

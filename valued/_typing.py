@@ -89,6 +89,15 @@ class Outbox(Protocol):
     def postpone(self, item: Item, due: float) -> None:
         """Give *item* back, to be taken again at *due* (`time.monotonic`) or later."""
 
+    def hold(self, until: float, probe: float) -> None:
+        """The endpoint is down: give nothing before *until* (`time.monotonic`), then one event.
+
+        And no other one while that one is being tried, for *probe* seconds at most.
+        """
+
+    def resume(self) -> None:
+        """The endpoint answers: end what `hold` began."""
+
     def delivered(self, item: Item) -> None: ...
 
     def failed(self, item: Item) -> None: ...

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import socket
+import threading
 from typing import Any
 
-from tests.faults._raw import answering
+from tests.faults._raw import NO_CONTENT, Peer, answer, answering
 from tests.support.processes import until
 
 
@@ -27,7 +28,7 @@ def test_events_of_an_outage_arrive_once_it_is_over(serve: Any, connect: Any) ->
     nobody = Nobody()
     client = connect(nobody, retries=1000, max_workers=2)
     client.record(*map(str, range(10)))
-    until(lambda: client.stats()["retried"] >= 10)
+    until(lambda: client.stats()["retried"] >= 2)
     assert client.flush(0) is False
     nobody.leave()
     server = serve(answering(), port=nobody.port)
@@ -50,11 +51,44 @@ def test_an_outage_that_does_not_end_is_told_to_on_error(connect: Any) -> None:
 
 def test_an_outage_costs_a_few_log_lines_and_no_token(connect: Any, caplog: Any) -> None:
     nobody = Nobody()
-    client = connect(nobody, retries=1)
+    client = connect(nobody)
     client.record(*map(str, range(200)))
-    assert client.flush(20)
-    client.given_up(200)
+    until(lambda: is_held(client))
+    assert client.close(0) is False
     lines = [record.getMessage() for record in caplog.records if record.name == "valued"]
     assert len(lines) == 2
     assert "s3cret" not in caplog.text
     nobody.leave()
+
+
+def is_held(client: Any) -> bool:
+    return client._sender._here.get().outbox._waiting._until is not None
+
+
+def test_while_the_endpoint_is_down_one_event_probes_and_the_rest_waits(
+    serve: Any, connect: Any
+) -> None:
+    hangs, up = threading.Event(), threading.Event()
+    held: list[object] = []
+
+    def serving(peer: Peer) -> None:
+        while (event := peer.read_request()) is not None:
+            if hangs.is_set():
+                held.append(event)
+                assert up.wait(30)
+                peer.send(NO_CONTENT)
+            else:
+                peer.send(answer("503 Service Unavailable"))
+
+    client = connect(serve(serving))
+    client.record(*map(str, range(100)))
+    until(lambda: is_held(client))
+    hangs.set()  # what is under way in this instant, before it or behind it, is one event
+    until(lambda: held)
+    client.record("later")
+    assert client.flush(0.2) is False  # many times what a worker takes to begin
+    assert len(held) == 1
+    up.set()
+    assert client.flush(30)
+    assert len(held) == 101
+    assert client.stats()["failed"] == 0

@@ -98,7 +98,8 @@ def test_a_child_sends_its_own_event_while_a_thread_is_inside_action(
             super().append(item)
 
     outbox = sender_of(client).outbox
-    outbox._ready = Slow(outbox._ready)
+    waiting = outbox._waiting
+    waiting._ready = Slow(waiting._ready)
     parent = in_thread(client.action, "parent", {"user.id": 1})
     assert gate.is_reached()
     child = fork(record_and_flush, client)

@@ -145,12 +145,12 @@ def sigterm_inside_action() -> None:
     assert client.flush(10)
     outbox = client._sender._here.peek().outbox
 
-    class Interrupted(type(outbox._ready)):
+    class Interrupted(type(outbox._waiting._ready)):
         def append(self, item: object) -> None:
             signal.raise_signal(signal.SIGTERM)
             super().append(item)
 
-    outbox._ready = Interrupted()
+    outbox._waiting._ready = Interrupted()
     record(client, "two")
     time.sleep(30)
 
