@@ -42,9 +42,21 @@ MAY_IMPORT = {
     "_events": ["_errors", "_typing", "_serializer"],
     "_retry": ["_errors"],
     "_schedule": [],
-    "_outbox": ["_errors", "_typing", "_options", "_schedule"],
+    "_records": [],
+    "_owners": ["_fork"],
+    "_segments": ["_fork", "_records", "_owners"],
+    "_store": ["_errors", "_records", "_owners", "_segments"],
+    "_outbox": ["_errors", "_typing", "_options", "_schedule", "_segments"],
     "_executors": ["_errors", "_typing", "_fork", "_options"],
     "_reporting": ["_errors", "_typing"],
+    "_files": ["_owners", "_segments", "_store", "_reporting"],
+    "_reading": [
+        "_options", "_records", "_segments", "_store", "_outbox", "_reporting", "_files",
+    ],
+    "_durable": [
+        "_errors", "_typing", "_options", "_records", "_owners", "_segments", "_store", "_outbox",
+        "_files", "_reading",
+    ],
     "_delivery": ["_errors", "_typing", "_fork", "_options", "_retry", "_reporting"],
     "_process_sender": [
         "_typing", "_fork", "_leaving", "_options", "_executors", "_reporting", "_delivery",

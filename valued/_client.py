@@ -11,12 +11,13 @@ from valued._connection import Connection
 from valued._errors import PicklingError, ValidationError
 from valued._executors import DEFAULT_WORKERS
 from valued._fork import trial_pickle
-from valued._options import Options, Overflow
+from valued._options import Durability, Options, Overflow
 from valued._sender import Sender
 from valued._serializer import encode
 from valued._typing import ScopeLike
 
 if TYPE_CHECKING:
+    from os import PathLike
     from types import TracebackType
 
     from typing_extensions import Self
@@ -41,11 +42,20 @@ class Client:
       ``"block"`` (the caller waits, *timeout* at most) and ``"caller_runs"`` (it delivers).
     * *timeout* (default 10.0): seconds for one attempt.
     * *retries* (default 8): attempts after the first, with growing pauses of up to 30 s.
-    * *shutdown_timeout* (default 5.0): seconds that the end of the process may wait.
+    * *shutdown_timeout* (default None): seconds that the end of the process may wait; None: 5, or 1
+      with an outbox.
     * *idle_time* (default 60.0): seconds after which a thread of the default pool that has nothing
       to do ends.
     * *on_error* (default None): called with a `DeliveryError` and the event, a dict, for each event
       that is given up, on the thread that tried it last.
+    * *outbox* (default None): a directory in which events outlive their process, and from which
+      whoever is left delivers them; None: ``VALUED_OUTBOX``, else they wait in memory. *max_queue*
+      then bounds what is in memory, and *retries* nothing.
+    * *durability* (default ``"process"``): what an event in the outbox outlives; ``"power"``: the
+      call waits for the disk.
+    * *outbox_max_age* (default 604,800.0): seconds after which an event in the outbox is dropped.
+    * *outbox_max_size* (default 1,073,741,824): bytes of the outbox, of all its processes; past
+      them the oldest events are dropped.
 
     Raises `ValidationError`, which names the argument and the fix. Making a client starts nothing:
     threads and connections come with the first event, in each process its own, so a client made
@@ -63,9 +73,13 @@ class Client:
         overflow: Overflow = "drop_newest",
         timeout: float = 10.0,
         retries: int = 8,
-        shutdown_timeout: float = 5.0,
+        shutdown_timeout: float | None = None,
         idle_time: float = 60.0,
         on_error: OnError | None = None,
+        outbox: str | PathLike[str] | None = None,
+        durability: Durability = "process",
+        outbox_max_age: float = 604_800.0,
+        outbox_max_size: int = 1_073_741_824,
         **unknown: NoReturn,
     ) -> None:
         options = Options.of(
@@ -79,6 +93,10 @@ class Client:
                 "shutdown_timeout": shutdown_timeout,
                 "idle_time": idle_time,
                 "on_error": on_error,
+                "outbox": outbox,
+                "durability": durability,
+                "outbox_max_age": outbox_max_age,
+                "outbox_max_size": outbox_max_size,
             },
             unknown,
         )
@@ -94,10 +112,17 @@ class Client:
     def _build(self, transport: Connection | Transport, options: Options) -> None:
         self._transport = transport
         self._options = options
+        outbox = None
+        if options.outbox is not None:
+            # Only here: it costs an import that few need, and needs what Windows doesn't have.
+            from valued._durable import durable
+
+            outbox = durable(options)
         if isinstance(transport, Connection):
-            self._sender = Sender(transport.post, options, release=transport.close)
+            release = transport.close
+            self._sender = Sender(transport.post, options, release=release, outbox=outbox)
         else:
-            self._sender = Sender(_wire(transport), options)
+            self._sender = Sender(_wire(transport), options, outbox=outbox)
 
     # -- events ------------------------------------------------------------------------------------
 
@@ -158,12 +183,25 @@ class Client:
         """
         return self._sender.close(timeout)
 
+    def adopt(self) -> int:
+        """Take over at once what processes that died have left in the outbox.
+
+        A client does so with its first event, and then each half minute; call this where a process
+        starts that may have no event for long, such as a new worker. Returns from how many it was
+        taken over; 0 where events wait in memory. Raises nothing: trouble with the disk is logged.
+        Any thread may call. Never before a fork: a child takes over nothing of its parent's.
+        """
+        return self._sender.adopt()
+
     def stats(self) -> Stats:
         """This process's figures, a dict.
 
-        ``accepted = delivered + failed + dropped + pending``, at every moment; ``retried`` counts
-        attempts after the first, ``dropped_by_reason`` splits ``dropped``, ``pid`` and ``started``
-        (seconds since the epoch) say which process this is. Zero in a forked child at first.
+        ``accepted + adopted = delivered + failed + dropped + left + pending``, at every moment.
+        ``adopted`` counts events that other processes accepted, ``left`` those that others are to
+        deliver, ``unsaved`` those that could not be written to the outbox (all are 0 without one);
+        ``retried`` attempts after the first; ``dropped_by_reason`` splits ``dropped``; ``pid`` and
+        ``started`` (seconds since the epoch) say which process this is. Zero in a forked child at
+        first.
         """
         return self._sender.stats()
 

@@ -92,7 +92,10 @@ class Delivery:
         return threading.get_ident() in self._threads
 
     def abandon(self, reason: str) -> int:
-        """Drop all that nobody has taken, and what is being tried when that fails; how many now."""
+        """Let go of all that nobody has taken, and of what is being tried when that fails.
+
+        How many of the first are lost by that.
+        """
         self._abandoned = (self._abandoned[0] + 1, reason)
         return self._outbox.abandon(reason)
 
@@ -116,14 +119,15 @@ class Delivery:
             # Before the event goes back, or it could be its own probe without a pause.
             wait = _retry.backoff(probes, error.retry_after, random.uniform)
             self._outbox.hold(now + wait, PROBES * self._options.timeout)
-        pause = _retry.pause(error, self._options.retries, random.uniform)
+        retries = None if self._outbox.patient else self._options.retries
+        pause = _retry.pause(error, retries, random.uniform)
         if pause < 0:
             self._give_up(item, error)
         elif abandoned is not self._abandoned:
-            self._reporter.warn(
-                "late", "%d events were dropped as their last try failed: %s", error
-            )
-            self._outbox.dropped(item, self._abandoned[1])
+            if self._outbox.dropped(item, self._abandoned[1]):
+                self._reporter.warn(
+                    "late", "%d events were dropped as their last try failed: %s", error
+                )
         else:
             self._outbox.postpone(item, now + pause)
             self._reporter.retrying(error)
@@ -135,7 +139,7 @@ class Delivery:
         with self._told:
             self._telling[call] = threading.get_ident()
         try:
-            self._outbox.failed(item)
+            self._outbox.failed(item, error)
             self._reporter.gave_up(error, item.body)
         finally:
             if self._born.is_here():

@@ -12,6 +12,7 @@ from valued._errors import ValidationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from os import PathLike
 
     from valued._typing import Executor, OnError
 
@@ -21,6 +22,10 @@ DEFAULT_ENDPOINT: Final = "https://ingest.valued.app/events"
 MOST_SECONDS: Final = 1_000_000
 
 Overflow = _Literal["drop_newest", "drop_oldest", "block", "caller_runs"]
+Durability = _Literal["process", "power"]
+
+#: Bytes; two files of an outbox, below which it would drop what it is writing.
+LEAST_SIZE: Final = 8 * 1024 * 1024
 
 
 class Environment(enum.Enum):
@@ -74,6 +79,11 @@ def endpoint_from_environment() -> str | None:
     return os.environ.get("VALUED_ENDPOINT") or None
 
 
+def outbox_from_environment() -> str | None:
+    """``VALUED_OUTBOX``, None where it is not set or empty."""
+    return os.environ.get("VALUED_OUTBOX") or None
+
+
 def ca_bundle_from_environment() -> str | None:
     """The file or directory of certificate authorities to trust, by the names `requests` reads."""
     return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or None
@@ -108,14 +118,33 @@ class Options(NamedTuple):
     #: to 30 s, add up to 92 s at most, and to half of that on average.
     retries: int = 8
     #: Seconds that the end of a process may wait for events not yet delivered. Default 5: half
-    #: of the 10 s that supervisors commonly leave between SIGTERM and SIGKILL.
-    shutdown_timeout: float = 5.0
+    #: of the 10 s that supervisors commonly leave between SIGTERM and SIGKILL; 1 with an outbox,
+    #: where they are not lost.
+    shutdown_timeout: float | None = None
     #: Seconds that a thread of the default pool waits for work before it ends. Default 60: rarely
     #: in the way of an application that sends now and then, and a process that no longer sends is
     #: one without threads, which is a safe one to fork.
     idle_time: float = 60.0
     #: Called with a `DeliveryError` and the event (a dict) for each event that is given up.
     on_error: OnError | None = None
+    #: A directory in which events outlive their process. Default ``VALUED_OUTBOX``; without one
+    #: they wait in memory.
+    outbox: str | PathLike[str] | None = None
+    #: What an event outlives: ``"process"`` (default), or ``"power"``: the call then waits until
+    #: the disk has it, some milliseconds.
+    durability: Durability = "process"
+    #: Seconds after which an event in the outbox is dropped. Default 604,800, a week: longer than
+    #: an outage that nobody looks at, on a weekend with holidays.
+    outbox_max_age: float = 604_800.0
+    #: Bytes of the outbox, of all processes; past them the oldest events are dropped. Default
+    #: 1,073,741,824 (1 GiB): two million events of 500 bytes.
+    outbox_max_size: int = 1_073_741_824
+
+    def seconds_at_end(self) -> float:
+        """How long the end of a process may wait."""
+        if self.shutdown_timeout is not None:
+            return self.shutdown_timeout
+        return 5.0 if self.outbox is None else 1.0
 
     def problems(self) -> list[str]:
         """What keeps the options from being used."""
@@ -124,12 +153,22 @@ class Options(NamedTuple):
             *whole("max_queue", self.max_queue, least=1),
             *whole("retries", self.retries, least=0),
             *seconds("timeout", self.timeout, zero=False),
-            *seconds("shutdown_timeout", self.shutdown_timeout, zero=True),
+            *seconds("shutdown_timeout", self.seconds_at_end(), zero=True),
             *seconds("idle_time", self.idle_time, zero=False),
+            *seconds("outbox_max_age", self.outbox_max_age, zero=False),
+            *whole("outbox_max_size", self.outbox_max_size, least=LEAST_SIZE),
         ]
         if self.overflow not in get_args(Overflow):
             names = ", ".join(map(repr, get_args(Overflow)))
             problems.append(f"overflow: got a {_kind(self.overflow)} that is none of {names}")
+        if self.durability not in get_args(Durability):
+            names = ", ".join(map(repr, get_args(Durability)))
+            problems.append(f"durability: got a {_kind(self.durability)} that is none of {names}")
+        if self.outbox is not None and os.name == "nt":
+            problems.append(
+                "outbox: it needs Linux or macOS; leave it (and VALUED_OUTBOX) out, and events "
+                "wait in memory"
+            )
         if self.on_error is not None and not callable(self.on_error):
             problems.append(
                 f"on_error: expected a function of (error, event), got {_kind(self.on_error)}"
@@ -155,11 +194,23 @@ class Options(NamedTuple):
             problems.append(f"{name}: no such option; {hint}")
         if problems:
             raise ValidationError(*problems)
-        options = cls(**given)
+        options = cls(**{**given, "outbox": _path(given.get("outbox"))})
         problems = options.problems()
         if problems:
             raise ValidationError(*problems)
         return options
+
+
+def _path(outbox: object) -> str | None:
+    """The directory, absolute, since a process may change its own."""
+    given = outbox_from_environment() if outbox is None else outbox
+    if given is None:
+        return None
+    if not isinstance(given, (str, os.PathLike)) or not isinstance(os.fspath(given), str):
+        raise ValidationError(f"outbox: expected the path of a directory, got {_kind(given)}")
+    if not os.fspath(given):
+        raise ValidationError("outbox: it is empty; give the path of a directory, or None")
+    return os.path.abspath(os.fspath(given))
 
 
 def executor_problems(executor: object) -> list[str]:

@@ -8,7 +8,6 @@ has an outbox of its own.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import threading
 import time
@@ -19,7 +18,9 @@ from valued._schedule import Schedule
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from valued._errors import DeliveryError
     from valued._options import Overflow
+    from valued._segments import Segment
     from valued._typing import Item
 
 #: Bytes of encoded events that may wait; 10,000 events, the default bound, of 6 KB each.
@@ -29,36 +30,44 @@ MAX_BYTES: Final = 64 * 1024 * 1024
 DROP_REASONS: Final = ("overflow", "exit", "closed")
 
 
-class _Epoch:
+class Epoch:
     """Events accepted between two marks: how many of them are not settled."""
 
-    __slots__ = ("number", "unsettled")
+    __slots__ = ("first", "number", "on_disk", "unsettled")
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, first: int) -> None:
         self.number = number
+        self.first = first  # number of the first event in it
         self.unsettled = 0
+        self.on_disk = 0  # of those, how many are not in memory
 
 
-class _Item:
-    __slots__ = ("_outbox", "accepted_at", "attempts", "body", "epoch", "number")
+class Entry:
+    """An accepted event."""
 
-    epoch: _Epoch
+    __slots__ = ("accepted_at", "attempts", "body", "epoch", "number", "origin", "segment")
 
-    def __init__(self, outbox: MemoryOutbox, number: int, body: bytes, accepted_at: float) -> None:
-        self._outbox = outbox
+    epoch: Epoch
+
+    def __init__(self, origin: str, number: int, body: bytes, accepted_at: float) -> None:
+        self.origin = origin
         self.number = number
         self.body = body
         self.accepted_at = accepted_at
         self.attempts = 0
+        #: The file that it is in, too; None: it is in memory only.
+        self.segment: Segment | None = None
 
     @property
     def idempotency_key(self) -> str:
         # Not made and kept with each event: the caller would pay for it, and memory.
-        return f"{self._outbox.name}-{self.number}"
+        return f"{self.origin}-{self.number}"
 
 
 class MemoryOutbox:
     """An outbox in memory. *block*: seconds, for ``overflow="block"``; *clock* is monotonic."""
+
+    patient = False
 
     def __init__(
         self,
@@ -75,7 +84,6 @@ class MemoryOutbox:
         self._clock = clock
         #: Unique in the world, so that idempotency keys are, with a number behind it.
         self.name: Final = os.urandom(16).hex()
-        self._numbers = itertools.count(1)
 
         # Guards all below. Held for list work only; no other lock is taken inside. Re-entrant: a
         # signal handler or a __del__ may record an event while its own thread is in here. It comes
@@ -84,10 +92,11 @@ class MemoryOutbox:
         self._lock = threading.RLock()
         self._settled = threading.Condition(self._lock)  # notified when an epoch, or space, is done
         self._earlier = threading.Condition(self._lock)  # notified when less is to be waited for
-        self._waiting: Schedule[_Item] = Schedule()
+        self._waiting: Schedule[Entry] = Schedule()
         self._bytes = 0
-        self._epoch = _Epoch(0)
-        self._epochs: list[_Epoch] = [self._epoch]  # the current one, and marked ones not settled
+        self._last = 0  # number of the latest event
+        self._epoch = Epoch(0, 1)
+        self._epochs: list[Epoch] = [self._epoch]  # the current one, and marked ones not settled
         self._blocked = 0  # events that wait for space, with their callers
         self._blocked_bytes = 0
         self._accepted = 0
@@ -105,7 +114,8 @@ class MemoryOutbox:
         now = self._clock()
         size = len(body)
         with self._lock:
-            item = _Item(self, next(self._numbers), body, now)
+            self._last = number = self._last + 1
+            item = Entry(self.name, number, body, now)
             over = self._is_over(1, size)
             # From here on without a call: an exception out of a signal handler, a soft time limit
             # for one, must not come between the count and the event.
@@ -122,11 +132,11 @@ class MemoryOutbox:
         """Whether it is too full, or would be with so many events, of that size, more."""
         # Those that wait for space take none yet, or two of them would wait for each other.
         return (
-            self._pending() + events - self._blocked > self._max_events
+            self._in_memory() + events - self._blocked > self._max_events
             or self._bytes + size - self._blocked_bytes > self._max_bytes
         )
 
-    def _make_room(self, item: _Item) -> Item | None:
+    def _make_room(self, item: Entry) -> Item | None:
         """Decide about an event that is one too many; it counts as accepted already."""
         if self._overflow == "caller_runs":
             return item
@@ -155,7 +165,7 @@ class MemoryOutbox:
 
     def _has_space(self, size: int) -> bool:
         return (
-            self._pending() - self._blocked < self._max_events
+            self._in_memory() - self._blocked < self._max_events
             and self._bytes - self._blocked_bytes + size <= self._max_bytes
         )
 
@@ -173,7 +183,7 @@ class MemoryOutbox:
 
     def postpone(self, item: Item, due: float) -> None:
         """See `Outbox.postpone`."""
-        assert isinstance(item, _Item)
+        assert isinstance(item, Entry)
         with self._lock:
             self._waiting.postpone(item, due)
             if self._waiting.next_change() == due:
@@ -199,13 +209,14 @@ class MemoryOutbox:
         """Settle *item* as delivered."""
         self._settle(item, "delivered")
 
-    def failed(self, item: Item) -> None:
+    def failed(self, item: Item, _error: DeliveryError) -> None:
         """Settle *item* as given up."""
         self._settle(item, "failed")
 
-    def dropped(self, item: Item, reason: str) -> None:
+    def dropped(self, item: Item, reason: str) -> bool:
         """Settle *item* as dropped, counted by *reason*."""
         self._settle(item, reason)
+        return True
 
     def abandon(self, reason: str) -> int:
         """See `Outbox.abandon`."""
@@ -219,23 +230,26 @@ class MemoryOutbox:
         return count
 
     def _settle(self, item: Item, outcome: str) -> None:
-        assert isinstance(item, _Item)
+        assert isinstance(item, Entry)
         size = len(item.body)
         with self._lock:
-            if outcome == "delivered":
-                self._delivered += 1
-            elif outcome == "failed":
-                self._failed += 1
-            else:
-                self._dropped += 1
-                self._reasons[outcome] += 1
-                if outcome == "overflow":
-                    self._overflown += 1
+            self._count(outcome)
             self._bytes -= size
             epoch = item.epoch
             epoch.unsettled -= 1
             if self._blocked or (not epoch.unsettled and epoch is not self._epoch):
                 self._settled.notify_all()
+
+    def _count(self, outcome: str, events: int = 1) -> None:
+        if outcome == "delivered":
+            self._delivered += events
+        elif outcome == "failed":
+            self._failed += events
+        else:
+            self._dropped += events
+            self._reasons[outcome] += events
+            if outcome == "overflow":
+                self._overflown += events
 
     # -- looking and waiting -----------------------------------------------------------------------
 
@@ -248,18 +262,22 @@ class MemoryOutbox:
     def postponed(self) -> bool:
         """See `Outbox.postponed`."""
         with self._lock:
-            return self._waiting.next_change() is not None
+            return self._next_due() is not None
 
     def wait_until_due(self) -> bool:
         """See `Outbox.wait_until_due`."""
         with self._lock:
-            while (due := self._waiting.next_change()) is not None:
+            while (due := self._next_due()) is not None:
                 now = self._clock()
                 if due <= now:
                     self._waiting.advance(now)
                     return True
                 self._earlier.wait(min(due - now, threading.TIMEOUT_MAX))
             return False
+
+    def _next_due(self) -> float | None:
+        """When something will be ready by time alone; with the lock."""
+        return self._waiting.next_change()
 
     def hasten(self) -> None:
         """See `Outbox.hasten`."""
@@ -275,12 +293,20 @@ class MemoryOutbox:
     def _pending(self) -> int:
         return self._accepted - self._delivered - self._failed - self._dropped
 
+    def _in_memory(self) -> int:
+        """How many of those have their bodies here."""
+        return self._pending()
+
+    def at_stake(self) -> int:
+        """See `Outbox.at_stake`."""
+        return self.pending()
+
     def mark(self) -> int:
         """See `Outbox.mark`."""
         with self._lock:
             marked = self._epoch
             if marked.unsettled:  # else an idle process that flushes would collect epochs
-                following = _Epoch(marked.number + 1)
+                following = Epoch(marked.number + 1, self._last + 1)
                 self._epochs.append(following)
                 if self._epoch is marked:  # else a signal handler has marked meanwhile
                     self._epoch = following
@@ -308,7 +334,7 @@ class MemoryOutbox:
                     return False
                 if self.ready():
                     return True
-                due = self._waiting.next_change()
+                due = self._next_due()
                 until = [moment for moment in (deadline, due) if moment is not None]
                 left = min(min(until) - now, threading.TIMEOUT_MAX) if until else None
                 self._settled.wait(left)
@@ -328,6 +354,13 @@ class MemoryOutbox:
             count, self._overflown = self._overflown, 0
             return count
 
+    def adopt(self) -> int:
+        """See `Outbox.adopt`: what was in memory died with its process."""
+        return 0
+
+    def rest(self) -> None:
+        """See `Outbox.rest`: nothing is held but memory."""
+
     def figures(self) -> dict[str, Any]:
         """All figures of one moment."""
         with self._lock:
@@ -339,4 +372,7 @@ class MemoryOutbox:
                 "pending": self._pending(),
                 "retried": self._retried,
                 "dropped_by_reason": dict(self._reasons),
+                "adopted": 0,
+                "left": 0,
+                "unsaved": 0,
             }

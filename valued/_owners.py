@@ -201,7 +201,7 @@ def all_left(place: Place) -> Iterator[Left]:
     """The directories of segments, whoever owns them, in the order of their names."""
     try:
         names = sorted(os.listdir(place.events))
-    except FileNotFoundError:
+    except OSError:
         return
     for name in names:
         origin, dot, owner = name.partition(".")

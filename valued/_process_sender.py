@@ -259,6 +259,11 @@ class ProcessSender:
         self._watching = False
         self._watch()  # now that this is said: an event that was postponed meanwhile was left to us
 
+    def adopt(self) -> int:
+        found = self.outbox.adopt()
+        self._hire()
+        return found
+
     # -- waiting and ending ------------------------------------------------------------------------
 
     def flush(self, deadline: float | None) -> bool:
@@ -300,6 +305,7 @@ class ProcessSender:
 
     def _dismiss(self, deadline: float | None, *, settled: bool) -> bool:
         """End the threads, and an executor that was made here; whether no thread is left."""
+        self.outbox.rest()
         with self._lock:
             staffing, self._staffing = self._staffing, None
             self._limit = 1
@@ -319,17 +325,18 @@ class ProcessSender:
         self._finish()
         if self._born.is_here():
             self._delivery.wait_until_told(self._end)
+            self.outbox.rest()
             self._say_overflow()
             self._reporter.rest()
 
     def hurry(self, started: float) -> None:
         """A signal came that may end the process: deliver as `leave` does, and go on."""
         self._delivery.hasten()
-        self.flush(started + self._options.shutdown_timeout)
+        self.flush(started + self._options.seconds_at_end())
 
     def _begin_end(self, started: float) -> None:
         if self._end is None:  # a process may hear twice of its end, which doesn't make it later
-            self._end = started + self._options.shutdown_timeout
+            self._end = started + self._options.seconds_at_end()
             self._delivery.hasten()
 
     def _finish(self) -> None:
@@ -343,14 +350,15 @@ class ProcessSender:
             if self._drive_alone(self.outbox.mark(), self._end):
                 continue
             if self._born.is_here():
-                pending = self.outbox.pending()
+                lost = self.outbox.at_stake()
                 self._delivery.abandon("exit")
-                log.warning(
-                    "the process ends with %d events not delivered: shutdown_timeout (%g s) is "
-                    "over",
-                    pending,
-                    self._options.shutdown_timeout,
-                )
+                if lost:
+                    log.warning(
+                        "the process ends with %d events not delivered: shutdown_timeout (%g s) "
+                        "is over",
+                        lost,
+                        self._options.seconds_at_end(),
+                    )
             return
 
     def _drive_alone(self, mark: int, deadline: float | None) -> bool:

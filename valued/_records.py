@@ -136,7 +136,7 @@ class _Window:
         missing = count - (len(self._bytes) - self._at)
         if missing > self._left:
             return False  # without reading: a length that is damaged may be anything
-        if missing > 0:
+        while len(self._bytes) - self._at < count and self._left:
             more = self._file.read(min(self._left, max(CHUNK, missing)))
             self._left = self._left - len(more) if more else 0  # else cut meanwhile
             self._bytes = self._bytes[self._at :] + more

@@ -42,13 +42,17 @@ def is_transient(status: int | None) -> bool:
     return status is None or status in _TRANSIENT or 500 <= status <= 599
 
 
-def pause(error: DeliveryError, retries: int, uniform: Callable[[float, float], float]) -> float:
+def pause(
+    error: DeliveryError, retries: int | None, uniform: Callable[[float, float], float]
+) -> float:
     """Seconds until the next attempt; negative: there is none, the event is given up.
 
-    *error* knows status, attempts and age; *retries*: attempts after the first; *uniform* is
-    `random.uniform` or a stand-in.
+    *error* knows status, attempts and age; *retries*: attempts after the first, None where neither
+    they nor the age are bounded here; *uniform* is `random.uniform` or a stand-in.
     """
-    if not is_transient(error.status) or error.attempts > retries or error.age > MAX_AGE:
+    if not is_transient(error.status):
+        return -1.0
+    if retries is not None and (error.attempts > retries or error.age > MAX_AGE):
         return -1.0
     return backoff(error.attempts - 1, error.retry_after, uniform)
 

@@ -84,6 +84,10 @@ class Schedule(Generic[N]):
         """Whether `take` would find something, as of the last `advance`."""
         return self._open and bool(self._ready)
 
+    def is_open(self) -> bool:
+        """Whether there is no hold, or a probe may go, as of the last `advance`."""
+        return self._open
+
     def next_change(self) -> float | None:
         """The next moment at which `advance` makes something ready; None: time alone does not."""
         later, ready, until = self._later, self._ready, self._until

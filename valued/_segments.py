@@ -8,6 +8,7 @@ file that it was opened for before each write.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import errno
 import os
@@ -21,6 +22,8 @@ from valued._records import Damage, Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from valued._owners import Owner
 
 #: Bytes after which a segment is followed by a new one: some thousands of events, so that few are
 #: read again after a crash, and files are few.
@@ -67,6 +70,38 @@ def _close_inherited(descriptors: set[_Descriptor]) -> None:
 _open: Final[PerProcess[set[_Descriptor]]] = PerProcess(set, _close_inherited)
 
 
+class Holding:
+    """A directory of segments that this process owns. Guarded as a segment's figures are."""
+
+    __slots__ = ("in_flight", "origin", "owner", "parting", "path", "segments")
+
+    def __init__(self, path: str, origin: str, owner: Owner) -> None:
+        self.path: Final = path
+        self.origin: Final = origin
+        self.owner: Final = owner
+        self.segments: dict[Segment, None] = {}  # those not removed, oldest first
+        self.in_flight = 0  # events of it that were taken, and are not settled or postponed
+        self.parting = False  # whether it is for others to deliver what is left
+
+
+class Backlog:
+    """Segments to be read, oldest first, and how many of their events are in memory."""
+
+    __slots__ = ("busy", "loaded", "not_before", "segments")
+
+    def __init__(self) -> None:
+        self.segments: collections.deque[Segment] = collections.deque()
+        self.loaded = 0
+        self.busy = False  # whether a thread reads
+        self.not_before = 0.0  # when to try again, after it could not be read
+
+    def wants(self, few: int, now: float) -> bool:
+        """Whether it is to be read on, as so *few* of its events are left in memory."""
+        return (
+            bool(self.segments) and self.loaded <= few and not self.busy and now >= self.not_before
+        )
+
+
 class Segment:
     """One file of events, and how many of them are settled.
 
@@ -74,24 +109,27 @@ class Segment:
     """
 
     __slots__ = (
-        "_base", "_descriptor", "begun", "closed", "damaged", "given_up", "origin", "position",
-        "settled", "size", "skip", "unrecorded", "writing",
+        "_base", "_descriptor", "_skip", "backlog", "begun", "closed", "damaged", "gone", "holding",
+        "loaded", "position", "settled", "size", "unrecorded", "writing",
     )  # fmt: skip
 
-    def __init__(self, directory: str, origin: str, name: str) -> None:
-        self._base = os.path.join(directory, name)
-        self.origin: Final = origin
+    def __init__(self, holding: Holding, name: str, backlog: Backlog | None = None) -> None:
+        self._base = os.path.join(holding.path, name)
+        self.holding: Final = holding
+        #: What it is read for; None: what is in it is in memory, too.
+        self.backlog: Final = backlog
         self._descriptor: _Descriptor | None = None
         self.begun = 0  # events that are in it, as far as they are known to this process
         self.writing = 0  # of those, how many a thread is writing
         self.settled = 0
         self.unrecorded: list[int] = []  # numbers of settled events that it doesn't say of yet
         self.closed = False  # whether none will be added, and all that are in it are known
-        self.given_up = False  # removed, for its size or for its owner
-        self.size = 0
+        self.gone = ""  # why its events are not to be delivered any more
+        self.size = 0  # of the file, as of the last look
         self.position = 0  # up to which it was read
-        self.skip: frozenset[int] | None = None  # settled by owners before this one
-        self.damaged = 0
+        self.loaded = 0  # events that were read from it
+        self.damaged = 0  # places in it that were skipped
+        self._skip: frozenset[int] | None = None  # settled by owners before this one
 
     # -- writing -----------------------------------------------------------------------------------
 
@@ -157,20 +195,21 @@ class Segment:
 
         At most *most* of them, and not many more bytes than *size*. Raises `OSError`.
         """
-        if self.skip is None:
-            self.skip = frozenset(self._read_settled())
+        if self._skip is None:
+            self._skip = frozenset(self._read_settled())
         loaded: list[Record] = []
         try:
             descriptor = os.open(self._base + EVENTS, os.O_RDONLY | _OWN)
         except FileNotFoundError:
             return loaded, True
         with open(descriptor, "rb", buffering=0) as file:
+            self.size = os.fstat(descriptor).st_size
             for found in _records.read(file, self.position):
                 if isinstance(found, Damage):
                     if found.torn:  # or being written
                         break
                     self.damaged += 1
-                elif found.kind == _records.EVENT and found.number not in self.skip:
+                elif found.kind == _records.EVENT and found.number not in self._skip:
                     loaded.append(found)
                     size -= len(found.payload)
                 self.position = found.end
@@ -188,12 +227,25 @@ class Segment:
                 if isinstance(found, Record) and found.kind == _records.SETTLED:
                     yield from _records.decode_numbers(found)
 
-    def left_over(self) -> int:
-        """Bytes of the file behind what was read; none if it is not there."""
+    def count_unread(self) -> int:
+        """How many events it holds that were not read yet, which they are by that."""
+        count, at_end = 0, False
+        with contextlib.suppress(OSError):
+            while not at_end:
+                loaded, at_end = self.load(1000, _records.CHUNK)
+                count += len(loaded)
+        return count
+
+    def length(self) -> int:
+        """Bytes of the file; none if it is not there."""
         try:
-            return os.stat(self._base + EVENTS).st_size - self.position
+            return os.stat(self._base + EVENTS).st_size
         except OSError:
             return 0
+
+    def is_finished(self) -> bool:
+        """Whether all that is in it is settled, and nothing will be added."""
+        return self.closed and not self.writing and self.settled == self.begun
 
 
 def _sync(descriptor: int) -> None:
@@ -214,10 +266,10 @@ def sync_directory(path: str) -> None:
         os.close(descriptor)
 
 
-def segments_in(directory: str, origin: str) -> list[Segment]:
-    """The segments of a directory, oldest first. Raises `OSError`."""
-    names = [name.removesuffix(EVENTS) for name in os.listdir(directory) if name.endswith(EVENTS)]
-    return [Segment(directory, origin, name) for name in sorted(names)]
+def segments_in(holding: Holding, backlog: Backlog) -> list[Segment]:
+    """The segments of a directory that was taken over, oldest first. Raises `OSError`."""
+    names = [name for name in os.listdir(holding.path) if name.endswith(EVENTS)]
+    return [Segment(holding, name.removesuffix(EVENTS), backlog) for name in sorted(names)]
 
 
 def remove_directory(directory: str) -> None:

@@ -48,6 +48,10 @@ class Sender:
         """Take over an encoded event. Does no I/O, unless the executor runs it in the caller."""
         self._here.get().accept(body)
 
+    def adopt(self) -> int:
+        """See `Client.adopt`."""
+        return self._here.get().adopt()
+
     def flush(self, timeout: float | None) -> bool:
         """See `Client.flush`."""
         deadline = _deadline(timeout)

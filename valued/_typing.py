@@ -47,7 +47,11 @@ class OnError(Protocol):
 
 
 class Stats(TypedDict):
-    """One process's figures; ``accepted = delivered + failed + dropped + pending``, always."""
+    """One process's figures.
+
+    ``accepted + adopted = delivered + failed + dropped + left + pending``, always; ``adopted``,
+    ``left`` and ``unsaved`` are 0 where events wait in memory.
+    """
 
     accepted: int
     delivered: int
@@ -56,6 +60,9 @@ class Stats(TypedDict):
     pending: int
     retried: int
     dropped_by_reason: dict[str, int]
+    adopted: int
+    left: int
+    unsaved: int
     pid: int
     started: float
 
@@ -80,6 +87,10 @@ class Outbox(Protocol):
     Any thread may call anything. Nothing here waits for the network.
     """
 
+    #: Whether events wait for as long as the outbox keeps them, however often they were tried;
+    #: False: they are given up after ``Options.retries`` attempts, or an hour.
+    patient: bool
+
     def put(self, body: bytes) -> Item | None:
         """Accept an event. The item comes back where the caller is to deliver it itself."""
 
@@ -100,12 +111,19 @@ class Outbox(Protocol):
 
     def delivered(self, item: Item) -> None: ...
 
-    def failed(self, item: Item) -> None: ...
+    def failed(self, item: Item, error: DeliveryError) -> None: ...
 
-    def dropped(self, item: Item, reason: str) -> None: ...
+    def dropped(self, item: Item, reason: str) -> bool:
+        """This process delivers *item* no more; whether it is lost by that."""
 
     def abandon(self, reason: str) -> int:
-        """Drop all that nobody has taken; how many that was."""
+        """Let go of all that nobody has taken; how many are lost by that."""
+
+    def adopt(self) -> int:
+        """Look now for what processes that died have left; from how many it was taken over."""
+
+    def rest(self) -> None:
+        """Nobody takes anything until the next `put`: hold no file, and let nobody wait."""
 
     def ready(self) -> bool:
         """Whether `take` would find something now."""
@@ -119,7 +137,11 @@ class Outbox(Protocol):
     def hasten(self) -> None:
         """Make everything postponed due now."""
 
-    def pending(self) -> int: ...
+    def pending(self) -> int:
+        """How many events that this process accepted are not settled."""
+
+    def at_stake(self) -> int:
+        """How many of those would be lost if the process ended now."""
 
     def mark(self) -> int:
         """A mark behind the events accepted so far, for `wait`."""

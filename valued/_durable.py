@@ -1,0 +1,274 @@
+"""Accepted events until each is settled, on the disk as well: they outlive their process.
+
+An event is appended to a file before its call returns, and then waits in memory like any other.
+Past what memory may hold it waits on the disk alone. Of what is settled a note is made in groups.
+What a process has not delivered when it ends, another one takes over.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from valued import _records
+from valued._errors import ValidationError
+from valued._files import LEFT, SIZE
+from valued._outbox import Entry
+from valued._owners import Place
+from valued._reading import ReadingOutbox
+from valued._segments import RobbedError, Segment
+from valued._store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from valued._errors import DeliveryError
+    from valued._options import Options
+    from valued._typing import Item, Outbox
+
+#: For which an event that is on the disk is not dropped, but left to others.
+AT_THE_END: Final = ("exit", "closed")
+
+#: Seconds that the end waits for threads that are writing an event, which takes microseconds.
+LAST_WRITES: Final = 1.0
+
+
+class DurableOutbox(ReadingOutbox):
+    """An outbox whose events outlive their process. Does no I/O before the first event.
+
+    *max_age*: seconds after which an event is dropped; *max_size*: bytes of the whole directory,
+    past which the oldest events of this process are. The rest is as for `MemoryOutbox`, and counts
+    for what is in memory; *overflow* and *block* for events that can't be written.
+    """
+
+    patient = True
+
+    # -- accepting ---------------------------------------------------------------------------------
+
+    def put(self, body: bytes) -> Item | None:
+        """See `Outbox.put`. One ``write``, and now and then a new file."""
+        wall = time.time()
+        files = self._files
+        if files.lack(self._spilling, wall):
+            files.prepare(self._spilling)
+        size = len(body)
+        entry: Entry | None = None
+        accepted = False
+        try:
+            with self._lock:
+                self._resting = False
+                self._last = number = self._last + 1
+                spilled = self._spilling
+                segment = files.current[spilled]
+                origin = self.name if segment is None else segment.holding.origin
+                made = Entry(origin, number, body, self._clock())
+                over = segment is not None and self._is_over(1, size)
+                # From here on without a call, as in memory.
+                made.epoch = epoch = self._epoch
+                epoch.unsettled += 1
+                self._spilling = spilled or over
+                if segment is not None:
+                    made.segment = segment
+                    segment.begun += 1
+                    segment.writing += 1
+                entry = made
+            if segment is not None:
+                segment = self._write(entry, segment, wall)
+            with self._lock:
+                self._accepted += 1
+                accepted = True
+                if segment is None:
+                    return self._keep_unsaved(entry)
+                segment.writing -= 1
+                if spilled:
+                    epoch.on_disk += 1
+                    self._on_disk += 1
+                else:
+                    self._bytes += size
+                    self._waiting.add(entry)
+            return None
+        except BaseException:
+            if entry is not None and not accepted:
+                with self._lock:
+                    self._unreserve(entry)
+                    entry.epoch.unsettled -= 1
+                    self._settled.notify_all()
+            raise
+
+    def _keep_unsaved(self, entry: Entry) -> Item | None:
+        self._unsaved += 1
+        self._at_stake += 1
+        self._bytes += len(entry.body)
+        if self._is_over():
+            return self._make_room(entry)
+        self._waiting.add(entry)
+        return None
+
+    def _write(self, entry: Entry, segment: Segment, wall: float) -> Segment | None:
+        """Append *entry* to the segment in which it has its place; where it is now, if anywhere."""
+        index = segment.backlog is not None
+        for last in (False, True):
+            try:
+                record = _records.encode(_records.EVENT, entry.number, wall, entry.body)
+                segment.append(record, sync=self._files.store.sync)
+                return segment
+            except RobbedError as error:
+                self._files.lose(segment.holding, error)
+                self._files.prepare(index)
+            except OSError as error:
+                self._files.refuse(error)
+            with self._lock:
+                self._unreserve(entry)
+                another = self._files.current[index]
+                if last or another is None or another is segment:
+                    break
+                entry.origin = another.holding.origin
+                entry.segment = segment = another
+                segment.begun += 1
+                segment.writing += 1
+        return None
+
+    def _unreserve(self, entry: Entry) -> None:
+        segment, entry.segment = entry.segment, None
+        if segment is not None:
+            segment.begun -= 1
+            segment.writing -= 1
+
+    # -- delivering --------------------------------------------------------------------------------
+
+    def take(self) -> Item | None:
+        """See `Outbox.take`. Reads from the disk, and looks for the dead, when it is time."""
+        self._tend()
+        with self._lock:
+            while (item := super().take()) is not None:
+                assert isinstance(item, Entry)
+                reason = self._too_late(item)
+                if not reason:
+                    if item.segment is not None:
+                        item.segment.holding.in_flight += 1
+                    break
+                item.attempts -= 1  # it was none
+                self._retried -= item.attempts > 0
+                self._settle(item, reason)
+        self._tidy()
+        return item
+
+    def _too_late(self, entry: Entry) -> str:
+        segment = entry.segment
+        # What somebody removed is here, and nowhere else.
+        if segment is not None and segment.gone in (LEFT, SIZE):
+            return segment.gone
+        return "age" if self._clock() - entry.accepted_at > self._max_age else ""
+
+    def postpone(self, item: Item, due: float) -> None:
+        """See `Outbox.postpone`."""
+        assert isinstance(item, Entry)
+        with self._lock:
+            self._landed(item)
+            if item.segment is not None and item.segment.holding.parting:
+                self._settle(item, LEFT)
+            else:
+                super().postpone(item, due)
+        self._tidy()
+
+    def delivered(self, item: Item) -> None:
+        """Settle *item* as delivered."""
+        self._land(item, "delivered")
+
+    def failed(self, item: Item, error: DeliveryError) -> None:
+        """Settle *item* as refused, and keep it beside with the answer."""
+        try:
+            self._files.store.reject(item.idempotency_key, item.body, error)
+        except OSError as trouble:
+            self._reporter.warn("rejected", "%d rejected events could not be kept: %s", trouble)
+        self._land(item, "failed")
+
+    def dropped(self, item: Item, reason: str) -> bool:
+        """See `Outbox.dropped`: what is on the disk is left to others."""
+        assert isinstance(item, Entry)
+        kept = item.segment is not None and reason in AT_THE_END
+        self._land(item, LEFT if kept else reason)
+        return not kept
+
+    def _land(self, item: Item, outcome: str) -> None:
+        assert isinstance(item, Entry)
+        with self._lock:
+            self._landed(item)
+            self._settle(item, outcome)
+        self._tidy()
+
+    def _landed(self, entry: Entry) -> None:
+        if entry.segment is not None:
+            self._files.landed(entry.segment)
+
+    def _settle(self, item: Item, outcome: str) -> None:
+        assert isinstance(item, Entry)
+        segment = item.segment
+        with self._lock:
+            super()._settle(item, outcome)
+            if segment is None:
+                self._at_stake -= 1
+                return
+            if segment.backlog is not None:
+                segment.backlog.loaded -= 1
+            if outcome != LEFT:
+                self._files.settled(segment, item.number)
+
+    # -- ending ------------------------------------------------------------------------------------
+
+    def abandon(self, reason: str) -> int:
+        """See `Outbox.abandon`: what is on the disk is left to others."""
+        count = 0
+        with self._lock:
+            while (entry := self._waiting.pop_oldest()) is not None:
+                kept = entry.segment is not None
+                self._settle(entry, LEFT if kept else reason)
+                count += not kept
+            self._tell_earlier()
+        return count
+
+    def rest(self) -> None:
+        """See `Outbox.rest`. What is left goes to whoever comes first."""
+        unsaved = []
+        with self._lock:
+            self._resting = True
+            self._spilling = False
+            holdings = self._files.retire()
+            deadline = self._clock() + LAST_WRITES
+            while any(segment.writing for holding in holdings for segment in holding.segments):
+                if self._clock() >= deadline:
+                    break
+                self._settled.wait(LAST_WRITES / 100)  # a thread is about to have written
+            while (entry := self._waiting.pop_oldest()) is not None:
+                if entry.segment is None:
+                    unsaved.append(entry)
+                else:
+                    self._settle(entry, LEFT)
+            for entry in unsaved:
+                self._waiting.add(entry)
+            self._files.part(holdings)
+            self._tell_earlier()
+        self._files.tidy(idle=True)
+        self._reporter.rest()
+
+
+def durable(options: Options) -> Callable[[], Outbox]:
+    """What makes the outbox of each process, by the *options* that name a directory.
+
+    Looks at the directory, and makes nothing. Raises `ValidationError`, with the fix.
+    """
+    path = str(options.outbox)
+    if problems := Place(path).problems():
+        raise ValidationError(*problems)
+
+    def build() -> Outbox:
+        return DurableOutbox(
+            Store(path, sync=options.durability == "power"),
+            options.outbox_max_age,
+            options.outbox_max_size,
+            options.max_queue,
+            options.overflow,
+            options.timeout,
+        )
+
+    return build

@@ -1,0 +1,326 @@
+"""The files that one process holds for its outbox, and what is to be done to them.
+
+What is decided under the outbox's lock is done to the disk outside of it: segments whose events are
+all settled are removed, of other settled events a note is made in groups, and what is for others to
+deliver is handed over.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from valued._owners import BEAT
+from valued._segments import SEGMENT, Backlog, Holding, Segment
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable, Iterator
+
+    from valued._reporting import Reporter
+    from valued._store import Store
+
+#: Settled events in a group: what is delivered and not noted when the process dies goes again.
+GROUP: Final = 64
+
+#: Seconds until the disk is tried again after it refused.
+TRY_AGAIN: Final = 1.0
+
+#: What became of events: they are for another process to deliver; their bytes are damaged; there
+#: were too many of them.
+LEFT: Final = "left"
+DAMAGED: Final = "damaged"
+SIZE: Final = "size"
+
+
+class Files:
+    """One process's. Any thread may call; with the *lock* where that is said.
+
+    *unread* is called, with the lock, for events that are on the disk alone and are settled by what
+    happened to their file: with the backlog that they were in, how many, and why.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        max_size: int,
+        lock: threading.RLock,
+        unread: Callable[[Backlog, int, str], object],
+        reporter: Reporter,
+        clock: Callable[[], float],
+    ) -> None:
+        self.store: Final = store
+        self._max_size = max_size
+        self._lock = lock
+        self._unread = unread
+        self._reporter = reporter
+        self._clock = clock
+        self._beaten = 0.0  # `time.time` of the last sign of life
+        self._refused_until = 0.0  # when the disk is tried again
+
+        # All below is guarded by the lock, as is what hangs off it.
+        self.own: Holding | None = None
+        #: What is appended to: for events that wait in memory, and for those on the disk alone.
+        self.current: list[Segment | None] = [None, None]
+        self.spilled: Final = Backlog()
+        self.inherited: Final = Backlog()
+        self._holdings: dict[Holding, None] = {}
+        self._sealed: list[Segment] = []  # to be closed
+        self._finished: list[Segment] = []  # to be removed
+        self._parted: list[Holding] = []  # to be handed over
+        self._unrecorded: dict[Segment, None] = {}  # those with settled events to be noted
+        self._unrecorded_events = 0
+
+    # -- to write to -------------------------------------------------------------------------------
+
+    def lack(self, index: int, wall: float) -> bool:
+        """Whether `prepare` is to be called before an event is written."""
+        current = self.current[index]
+        return (
+            current is None or current.size >= SEGMENT or not 0 <= wall - self._beaten < BEAT
+        ) and self._clock() >= self._refused_until
+
+    def prepare(self, index: int) -> None:
+        """See to it that there is a segment to write to, where the disk lets us. Raises nothing."""
+        try:
+            own = self.begin()
+            self.beat()
+            current = self.current[index]
+            if current is None or current.size >= SEGMENT:
+                self._rotate(own, index, current)
+        except OSError as error:
+            self.refuse(error)
+
+    def begin(self) -> Holding:
+        """This process's mark and directory, made where there are none. Raises `OSError`."""
+        own = self.own
+        if own is not None:
+            return own
+        made = self.store.open()
+        with self._lock:
+            own = self.own = self.own or made
+            self._holdings[own] = None
+        if own is made:
+            self._beaten = time.time()
+        else:
+            self.store.discard(made)
+        return own
+
+    def beat(self) -> None:
+        """Give a sign of life, where it is time. Raises `OSError`."""
+        own, wall = self.own, time.time()
+        if own is None or 0 <= wall - self._beaten < BEAT:
+            return
+        self._beaten = wall
+        try:
+            own.owner.beat()
+        except FileNotFoundError as error:
+            self.lose(own, error)
+
+    def try_beat(self) -> None:
+        """The same. Raises nothing."""
+        try:
+            self.beat()
+        except OSError as error:
+            self.refuse(error)
+
+    def _rotate(self, own: Holding, index: int, before: Segment | None) -> None:
+        """Begin a new segment in the place of *before*."""
+        made = self.store.segment(own, self.spilled if index else None)
+        with self._lock:
+            faster = self.own is not own or self.current[index] is not before
+            if not faster:
+                own.segments[made] = None
+                self.current[index] = made
+                self._seal(before)
+        if faster:
+            made.remove()
+        else:
+            self._bound()
+
+    def seal(self, index: int) -> None:
+        """Nothing will be added to the current segment; with the lock."""
+        segment, self.current[index] = self.current[index], None
+        self._seal(segment)
+
+    def _seal(self, segment: Segment | None) -> None:
+        if segment is None:
+            return
+        self._sealed.append(segment)
+        if segment.backlog is not None:
+            segment.backlog.segments.append(segment)  # it is closed when all of it was read
+        else:
+            segment.closed = True
+            self.check(segment)
+
+    def refuse(self, error: OSError) -> None:
+        """The disk doesn't take it: go on in memory, and try again soon."""
+        self._refused_until = self._clock() + TRY_AGAIN
+        self._reporter.warn(
+            "disk", "%d times the outbox could not be used, events wait in memory: %s", error
+        )
+
+    # -- lost, and dropped -------------------------------------------------------------------------
+
+    def lose(self, own: Holding, error: OSError) -> None:
+        """*own* is ours no more: another process took it over, or somebody removed it."""
+        taken = self.store.was_taken(own)
+        with self._lock:
+            if self.own is not own:
+                return
+            self.own = None
+            self.current = [None, None]
+            for holding in list(self._holdings):
+                del self._holdings[holding]
+                for segment in list(holding.segments):
+                    self._let_go(segment, LEFT if taken else DAMAGED)
+        self._reporter.warn(
+            "lost", "%d times the outbox of this process was taken over, or removed: %s", error
+        )
+
+    def _let_go(self, segment: Segment, reason: str) -> None:
+        """Read nothing of *segment* any more, which is gone; with the lock."""
+        # What is in memory of it is seen to when it is taken. Of what somebody removed there is no
+        # other copy: that is delivered.
+        segment.gone = reason
+        segment.holding.segments.pop(segment, None)
+        backlog = segment.backlog
+        if backlog is not None and not segment.closed:
+            segment.closed = True
+            if segment in backlog.segments:
+                backlog.segments.remove(segment)
+            self._unread(backlog, segment.begun - segment.writing - segment.loaded, reason)
+
+    def _bound(self) -> None:
+        """Drop the oldest events of this process while the directory is too large."""
+        excess = self.store.size() - self._max_size
+        for segment in self._oldest() if excess > 0 else ():
+            excess -= segment.length()
+            if segment.backlog is self.inherited:
+                segment.begun += segment.count_unread()
+            with self._lock:
+                if segment.gone or segment in self.current:
+                    continue
+                self._let_go(segment, SIZE)
+            segment.remove()
+            self._reporter.warn(
+                "size",
+                "%d times the oldest events were dropped: the outbox is larger than its max_size, "
+                "%d bytes",
+                self._max_size,
+            )
+            if excess <= 0:
+                return
+
+    def _oldest(self) -> Iterator[Segment]:
+        with self._lock:
+            own, holdings = self.own, list(self._holdings)
+            found = [list(holding.segments) for holding in holdings if holding is not own]
+            found += [list(own.segments)] if own is not None else []
+        for segments in found:
+            yield from segments
+
+    # -- settled -----------------------------------------------------------------------------------
+
+    def settled(self, segment: Segment, number: int) -> None:
+        """An event of *segment* is settled; with the lock."""
+        segment.settled += 1
+        if not segment.gone:
+            segment.unrecorded.append(number)
+            self._unrecorded[segment] = None
+            self._unrecorded_events += 1
+            self.check(segment)
+
+    def check(self, segment: Segment) -> None:
+        """See whether *segment* can be removed; with the lock."""
+        if segment.is_finished() and not segment.gone:
+            segment.gone = "settled"
+            segment.holding.segments.pop(segment, None)
+            self._finished.append(segment)
+            self._unrecorded.pop(segment, None)
+            self._unrecorded_events -= len(segment.unrecorded)
+            holding = segment.holding
+            if holding is not self.own and not holding.segments:
+                self._part(holding)
+
+    def _part(self, holding: Holding) -> None:
+        holding.parting = True
+        self._holdings.pop(holding, None)
+        if not holding.in_flight:
+            self._parted.append(holding)
+
+    def landed(self, segment: Segment) -> None:
+        """An event of *segment* that was taken is so no more; with the lock."""
+        holding = segment.holding
+        holding.in_flight -= 1
+        if holding.parting and not holding.in_flight:
+            self._parted.append(holding)
+
+    def tidy(self, *, idle: bool) -> None:
+        """Do to the disk what is due; *idle*: note all that is settled, not only whole groups."""
+        due = self._unrecorded_events >= GROUP or (idle and self._unrecorded_events)
+        if not (due or self._finished or self._parted or self._sealed):
+            return
+        groups: list[tuple[Segment, list[int]]] = []
+        with self._lock:
+            sealed = [segment for segment in self._sealed if not segment.writing]
+            self._sealed = [segment for segment in self._sealed if segment.writing]
+            finished, self._finished = self._finished, []
+            parted, self._parted = self._parted, []
+            if due:
+                for segment in self._unrecorded:
+                    groups.append((segment, segment.unrecorded))
+                    segment.unrecorded = []
+                self._unrecorded = {}
+                self._unrecorded_events = 0
+        for segment in sealed:
+            segment.close()
+        for segment, numbers in groups:
+            self._record(segment, numbers)
+        for segment in finished:
+            segment.remove()
+        for holding in parted:
+            self.store.part(holding)
+            if not any(other.owner is holding.owner for other in self._holdings):
+                holding.owner.leave()
+
+    def _record(self, segment: Segment, numbers: list[int]) -> None:
+        try:
+            segment.record_settled(numbers)
+        except FileNotFoundError:  # removed, or handed over
+            return
+        except OSError as error:
+            self.refuse(error)
+            with self._lock:  # with the next group, as the disk may have recovered by then
+                segment.unrecorded += numbers
+                self._unrecorded[segment] = None
+
+    # -- handed over -------------------------------------------------------------------------------
+
+    def claim(self) -> int:
+        """Take over what dead owners left; from how many directories. Raises `OSError`."""
+        claimed = self.store.claim(self.begin().owner, self.inherited)
+        with self._lock:
+            for holding in claimed:
+                self._holdings[holding] = None
+                self.inherited.segments.extend(holding.segments)
+                if not holding.segments:
+                    self._part(holding)
+        return len(claimed)
+
+    def retire(self) -> list[Holding]:
+        """Write to nothing any more; what is held, for `part`; with the lock."""
+        self.own = None
+        for index in (0, 1):
+            self.seal(index)
+        return list(self._holdings)
+
+    def part(self, holdings: list[Holding]) -> None:
+        """Hand *holdings* over, or remove them where all is settled; with the lock."""
+        for backlog in (self.spilled, self.inherited):
+            for segment in [one for one in backlog.segments if one.holding in holdings]:
+                backlog.segments.remove(segment)
+                if backlog is self.spilled:
+                    self._unread(backlog, segment.begun - segment.writing - segment.loaded, LEFT)
+        for holding in holdings:
+            self._part(holding)

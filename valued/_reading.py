@@ -1,0 +1,276 @@
+"""An outbox that reads from the disk, too: what memory had no room for, and what the dead left.
+
+It reads a window at a time. Whoever delivers also looks for the dead, each half minute. Where
+nothing works, the thread that waits for postponed events looks, if other processes use the
+directory at all; a process that is alone on it needs no thread for that.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from valued._files import DAMAGED, LEFT, SIZE, Files
+from valued._outbox import Entry, Epoch, MemoryOutbox
+from valued._reporting import Reporter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from valued._options import Overflow
+    from valued._records import Record
+    from valued._segments import Backlog, Segment
+    from valued._store import Store
+
+#: Seconds between two looks for what dead processes left.
+LOOK: Final = 30.0
+
+#: Events, and bytes, that are read from the disk ahead of their delivery.
+WINDOW: Final = 500
+WINDOW_BYTES: Final = 2 * 1024 * 1024
+
+#: Seconds until a file is read again that could not be read.
+READ_AGAIN: Final = 1.0
+
+#: Why events are dropped, besides those of an outbox in memory: they were too old; there were too
+#: many bytes of them; their records were damaged.
+REASONS: Final = ("age", SIZE, DAMAGED)
+
+#: The epoch of events that others accepted: no flush waits for them.
+NO_EPOCH: Final = -1
+
+
+class ReadingOutbox(MemoryOutbox):
+    """An outbox whose events outlive their process. Does no I/O before the first event.
+
+    *max_age*: seconds after which an event is dropped; *max_size*: bytes of the whole directory,
+    past which the oldest events of this process are. The rest is as for `MemoryOutbox`, and counts
+    for what is in memory; *overflow* and *block* for events that can't be written.
+    """
+
+    patient = True
+
+    def __init__(
+        self,
+        store: Store,
+        max_age: float,
+        max_size: int,
+        max_events: int = 10_000,
+        overflow: Overflow = "drop_newest",
+        block: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(max_events, overflow=overflow, block=block, clock=clock)
+        self._max_age = max_age
+        self._window = max(1, min(WINDOW, max_events // 2))
+        self._reporter = Reporter(None, clock)
+        self._files = Files(store, max_size, self._lock, self._count_unread, self._reporter, clock)
+        self._looking = threading.Lock()  # held by who looks for the dead; never waited for
+        self._next_look = 0.0
+
+        # All below is guarded by `_lock`.
+        self._reasons.update(dict.fromkeys(REASONS, 0))
+        self._spilling = False  # whether what comes goes to the disk alone
+        self._foreign = Epoch(NO_EPOCH, 0)
+        self._on_disk = 0  # events that it accepted, and that are not in memory
+        self._adopted = 0
+        self._left = 0
+        self._unsaved = 0  # events that were accepted and could not be written
+        self._at_stake = 0  # of those, how many are pending
+        self._resting = False
+
+    # -- accounts ----------------------------------------------------------------------------------
+
+    def _pending(self) -> int:
+        return super()._pending() + self._adopted - self._left
+
+    def _in_memory(self) -> int:
+        return self._pending() - self._on_disk
+
+    def pending(self) -> int:
+        """See `Outbox.pending`: without what others accepted."""
+        with self._lock:
+            return self._pending() - self._foreign.unsettled
+
+    def at_stake(self) -> int:
+        """See `Outbox.at_stake`: what could not be written."""
+        return self._at_stake
+
+    def figures(self) -> dict[str, Any]:
+        """All figures of one moment."""
+        with self._lock:
+            return {
+                **super().figures(),
+                "adopted": self._adopted,
+                "left": self._left,
+                "unsaved": self._unsaved,
+            }
+
+    def _count(self, outcome: str, events: int = 1) -> None:
+        if outcome == LEFT:
+            self._left += events
+        else:
+            super()._count(outcome, events)
+
+    def _count_unread(self, backlog: Backlog, count: int, reason: str) -> None:
+        """So many events that are on the disk alone are settled; with the lock."""
+        self._count(reason, count)
+        if backlog is self._files.inherited:
+            self._adopted += count
+            return
+        self._on_disk -= count
+        for epoch in self._epochs:  # the oldest first, as on the disk
+            some = min(count, epoch.on_disk)
+            epoch.on_disk -= some
+            epoch.unsettled -= some
+            count -= some
+        self._settled.notify_all()
+
+    def _tidy(self) -> None:
+        self._files.tidy(idle=not self._pending())
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    def _tend(self) -> None:
+        """Read on, look for the dead, give a sign of life: what of that is due. Raises nothing."""
+        now = self._clock()
+        with self._lock:
+            if self._resting:
+                return
+            if self._spilling and not self._files.spilled.segments and self._has_room():
+                self._spilling = False
+                self._files.seal(1)
+            backlog = self._wanting(now)
+            idle = backlog is None and not self._waiting.is_ready()
+        if now >= self._next_look + (0.0 if idle else LOOK):
+            self.adopt()
+            backlog = backlog or self._wanting(now)
+        else:
+            self._files.try_beat()
+        if backlog is not None:
+            self._read(backlog)
+
+    def _has_room(self) -> bool:
+        return self._in_memory() <= self._max_events // 2
+
+    def _wanting(self, now: float) -> Backlog | None:
+        """A backlog that is to be read on; with the lock."""
+        for backlog in (self._files.spilled, self._files.inherited):
+            if backlog.wants(self._window // 2, now) and (
+                backlog is self._files.inherited or self._has_room()
+            ):
+                return backlog
+        return None
+
+    def _read(self, backlog: Backlog) -> None:
+        with self._lock:
+            if backlog.busy or not backlog.segments:
+                return
+            backlog.busy = True
+            segment = backlog.segments[0]
+            most = self._window - backlog.loaded
+        try:
+            damaged = segment.damaged
+            try:
+                records, at_end = segment.load(most, WINDOW_BYTES)
+            except OSError as error:
+                backlog.not_before = self._clock() + READ_AGAIN
+                self._files.refuse(error)
+                return
+            if segment.damaged > damaged:
+                self._reporter.warn(
+                    "damaged",
+                    "%d places in the outbox are damaged, and were skipped",
+                    count=segment.damaged - damaged,
+                )
+            with self._lock:
+                if segment in backlog.segments:  # else it was handed over, or dropped, meanwhile
+                    self._add(backlog, segment, records)
+                    if at_end:
+                        self._end(backlog, segment)
+        finally:
+            backlog.busy = False
+        self._tidy()
+
+    def _add(self, backlog: Backlog, segment: Segment, records: list[Record]) -> None:
+        now, wall = self._clock(), time.time()
+        for record in records:
+            accepted_at = now - max(0.0, wall - record.time)
+            entry = Entry(segment.holding.origin, record.number, record.payload, accepted_at)
+            entry.segment = segment
+            entry.epoch = self._epoch_of(record.number, backlog)
+            self._bytes += len(entry.body)
+            backlog.loaded += 1
+            segment.loaded += 1
+            if backlog is self._files.inherited:
+                segment.begun += 1
+                self._adopted += 1
+                entry.epoch.unsettled += 1
+            else:
+                self._on_disk -= 1
+                entry.epoch.on_disk -= 1
+            self._waiting.add(entry)
+
+    def _epoch_of(self, number: int, backlog: Backlog) -> Epoch:
+        if backlog is self._files.inherited:
+            return self._foreign
+        return next(epoch for epoch in reversed(self._epochs) if epoch.first <= number)
+
+    def _end(self, backlog: Backlog, segment: Segment) -> None:
+        """All of *segment* was read; with the lock."""
+        backlog.segments.remove(segment)
+        segment.closed = True
+        missing = segment.begun - segment.loaded
+        if missing:  # of its own: they were written, and are not there any more
+            self._count_unread(backlog, missing, DAMAGED)
+            segment.begun -= missing
+        self._files.check(segment)
+
+    # -- looking and waiting -----------------------------------------------------------------------
+
+    def adopt(self) -> int:
+        """See `Outbox.adopt`."""
+        if not self._looking.acquire(blocking=False):
+            return 0
+        try:
+            self._next_look = self._clock() + LOOK
+            return self._files.claim()
+        except OSError as error:
+            self._files.refuse(error)
+            return 0
+        finally:
+            self._looking.release()
+            self._tidy()
+
+    def ready(self) -> bool:
+        """See `Outbox.ready`."""
+        with self._lock:
+            now = self._clock()
+            self._waiting.advance(now)
+            if self._waiting.is_ready():
+                return True
+            return not self._resting and self._waiting.is_open() and self._is_readable(now)
+
+    def _is_readable(self, now: float) -> bool:
+        return self._wanting(now) is not None or (
+            self._spilling and not self._files.spilled.segments and self._has_room()
+        )
+
+    def _next_due(self) -> float | None:
+        moments = [self._waiting.next_change()]
+        if not self._resting:
+            now = self._clock()
+            if self._files.store.others:
+                moments.append(self._next_look)
+            for backlog in (self._files.spilled, self._files.inherited):
+                again = backlog.not_before
+                moments.append(again if backlog.segments and again > now else None)
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    def wait_until_due(self) -> bool:
+        """See `Outbox.wait_until_due`. Looks for the dead, too."""
+        is_due = super().wait_until_due()
+        if is_due and self._clock() >= self._next_look and not self._resting:
+            self.adopt()
+        return is_due

@@ -1,0 +1,163 @@
+"""What one process does on the disk for its outbox: open, take over, hand over, keep in bounds."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import time
+from typing import TYPE_CHECKING, Final
+
+from valued import _records
+from valued._owners import (
+    DEAD,
+    EXPIRED,
+    PRIVATE,
+    Left,
+    Owner,
+    Place,
+    all_left,
+    claim,
+    release,
+    state,
+    sweep,
+)
+from valued._segments import Backlog, Holding, Segment, remove_directory, segments_in
+from valued._segments import sync_directory as _sync_directory
+
+if TYPE_CHECKING:
+    from valued._errors import DeliveryError
+
+#: Bytes of a file of rejected events, and of all of them. The oldest file goes: who has not looked
+#: after thousands of rejected events needs the latest ones.
+REJECTED_FILE: Final = 1024 * 1024
+REJECTED_BYTES: Final = 16 * REJECTED_FILE
+
+
+class Store:
+    """Any thread may call; methods raise `OSError` unless they say otherwise.
+
+    *sync*: whether what is written is to outlive a failure of power.
+    """
+
+    def __init__(self, path: str, *, sync: bool) -> None:
+        self.place: Final = Place(path)
+        self.sync: Final = sync
+        #: Marks of other processes, as of the last `claim`.
+        self.others = 0
+        self._names = itertools.count(1)
+        self._rejected = itertools.count(1)
+        self._rejected_path = ""
+
+    def open(self) -> Holding:
+        """A mark for this process, and a directory for what it accepts."""
+        name = os.urandom(16).hex()
+        self.place.make()
+        owner = Owner(self.place, name)
+        path = os.path.join(self.place.events, f"{name}.{name}")
+        try:
+            os.mkdir(path, 0o700)
+        except OSError:
+            owner.leave()
+            raise
+        if self.sync:
+            for directory in (self.place.path, self.place.owners, self.place.events):
+                _sync_directory(directory)
+        return Holding(path, name, owner)
+
+    def discard(self, holding: Holding) -> None:
+        """Undo `open`: another thread was faster. Raises nothing."""
+        remove_directory(holding.path)
+        holding.owner.leave()
+
+    def segment(self, holding: Holding, backlog: Backlog | None) -> Segment:
+        """A new segment, open for writing."""
+        segment = Segment(holding, f"{next(self._names):010d}", backlog)
+        segment.create()
+        if self.sync:
+            _sync_directory(holding.path)
+        return segment
+
+    def claim(self, owner: Owner, backlog: Backlog) -> list[Holding]:
+        """Take over what dead owners left, and remove their marks."""
+        now = owner.beat()
+        known: dict[str, str] = {}
+        claimed = []
+        waiting = 0
+        for left in all_left(self.place):
+            if left.owner == owner.name:
+                continue
+            if left.owner not in known:
+                known[left.owner] = state(self.place, left.owner, left.path, now)
+            found = known[left.owner]
+            if found not in (DEAD, EXPIRED):
+                waiting += 1
+                continue
+            mine = claim(self.place, left, owner.name, fence=found == EXPIRED)
+            if mine is not None:
+                holding = Holding(mine.path, mine.origin, owner)
+                holding.segments = dict.fromkeys(segments_in(holding, backlog))
+                claimed.append(holding)
+        marked = sweep(self.place, now) - 1
+        self.others = max(waiting, marked)
+        return claimed
+
+    def was_taken(self, holding: Holding) -> bool:
+        """Whether another process owns *holding* now. Raises nothing."""
+        return any(
+            left.origin == holding.origin and left.owner != holding.owner.name
+            for left in all_left(self.place)
+        )
+
+    def part(self, holding: Holding) -> None:
+        """Let others have what is left in *holding*, or remove it if that is nothing."""
+        if holding.segments:
+            release(Left(holding.origin, holding.owner.name, holding.path))
+        else:
+            remove_directory(holding.path)
+
+    def size(self) -> int:
+        """Bytes of all segments in the directory, whoever owns them."""
+        total = 0
+        for left in all_left(self.place):
+            with contextlib.suppress(OSError), os.scandir(left.path) as entries:
+                for entry in entries:
+                    with contextlib.suppress(OSError):
+                        total += entry.stat(follow_symlinks=False).st_size
+        return total
+
+    def reject(self, key: str, body: bytes, error: DeliveryError) -> None:
+        """Keep an event that the service refused, with its answer."""
+        payload = {
+            "idempotency_key": key,
+            "status": error.status,
+            "reason": error.reason,
+            "body": error.body,
+            "attempts": error.attempts,
+            "event": json.loads(body),
+        }
+        record = _records.encode(
+            _records.REJECTED, next(self._rejected), time.time(), json.dumps(payload).encode()
+        )
+        path = self._rejected_path
+        if not path or (os.path.lexists(path) and os.lstat(path).st_size >= REJECTED_FILE):
+            path = os.path.join(self.place.rejected, f"{time.time_ns():020d}-{os.urandom(4).hex()}")
+            self._bound_rejected()
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        descriptor = os.open(path, flags, PRIVATE)
+        self._rejected_path = path
+        try:
+            os.write(descriptor, record)
+        finally:
+            os.close(descriptor)
+
+    def _bound_rejected(self) -> None:
+        names = sorted(os.listdir(self.place.rejected))
+        paths = [os.path.join(self.place.rejected, name) for name in names]
+        sizes = [os.lstat(path).st_size for path in paths]
+        total = sum(sizes) + REJECTED_FILE
+        for path, size in zip(paths, sizes, strict=True):
+            if total > REJECTED_BYTES:
+                os.unlink(path)
+                total -= size
