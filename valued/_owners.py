@@ -239,7 +239,10 @@ def sweep(place: Place, now: float) -> int:
     others = 0
     for name in os.listdir(place.owners):
         mark = os.path.join(place.owners, name)
-        if name not in owning and state(place, name, mark, now) in (DEAD, EXPIRED):
+        found = ALIVE if name in owning else state(place, name, mark, now)
+        # One that was cut as it was made belongs to a process that has nothing yet.
+        cut = found == ELSEWHERE and read_mark(mark) is None and now - _changed(mark) > BEAT
+        if found in (DEAD, EXPIRED) or cut:
             with contextlib.suppress(OSError):
                 os.unlink(mark)
         else:

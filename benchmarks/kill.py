@@ -1,0 +1,94 @@
+"""Workers that are killed at random instants: what they accepted is what arrives.
+
+Four workers record events as fast as they can, each is killed within a tenth of a second, another
+one takes its place, and takes over what it left. In the end the parent delivers the rest. Prints
+what was accepted, what was lost, and what came more than once. Exits with 1 if an event was lost,
+or came under two keys.
+
+    python benchmarks/kill.py [KILLS] [EVENTS_PER_WORKER] [SEED] [SECONDS]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+import os
+import re
+import sys
+import tempfile
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from tests.support.kills import Arrived, Killing  # noqa: E402
+
+WORKERS = 4
+LENGTH = re.compile(rb"(?i)content-length: (\d+)")
+KEY = re.compile(rb"(?i)idempotency-key: (\S+)")
+
+
+def serve(log: str, ready: Connection) -> None:
+    """Answer each request with 204, after its number and key are in a file."""
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length, key = LENGTH.search(head), KEY.search(head)
+                assert length is not None
+                assert key is not None
+                event = json.loads(await reader.readexactly(int(length[1])))
+                os.write(file, b"%d %s\n" % (event["attributes"]["number"], key[1]))
+                writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    async def main() -> None:
+        server = await asyncio.start_server(connected, "127.0.0.1", 0)
+        ready.send(server.sockets[0].getsockname()[1])
+        await server.serve_forever()
+
+    asyncio.run(main())
+
+
+def pairs(log: Path) -> list[tuple[int, str]]:
+    lines = (line.split() for line in log.read_text().splitlines())
+    return [(int(number), key) for number, key in lines]
+
+
+def main() -> int:
+    given = [float(argument) for argument in sys.argv[1:]]
+    kills, events, seed, seconds = [*given, *(1000, 1000, 1, 0.1)[len(given) :]]
+    ours, theirs = multiprocessing.Pipe()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        service = multiprocessing.Process(
+            target=serve, args=(str(folder / "arrived"), theirs), daemon=True
+        )
+        service.start()
+        os.environ["VALUED_ENV"] = "production"
+        killing = Killing(folder, f"http://127.0.0.1:{ours.recv()}/events", int(seed))
+        started = time.monotonic()
+        killing.run(int(kills), WORKERS, int(events), seconds)
+        killed = time.monotonic()
+        killing.drain(3600)
+        took = time.monotonic() - started
+        accepted, arrived = killing.accepted(), Arrived(pairs(folder / "arrived"))
+        service.terminate()
+        service.join()
+    lost = accepted - arrived.times.keys()
+    print(
+        f"Python {sys.version.split()[0]}, seed {int(seed)}: {int(kills)} kills in "
+        f"{killed - started:.0f} s, {len(accepted)} events accepted, {len(lost)} lost, "
+        f"{arrived.repeats()} came again, {len(arrived.with_several_keys())} under another key, "
+        f"all delivered after {took:.0f} s"
+    )
+    return 1 if lost or arrived.with_several_keys() else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""Processes that record events until they are killed, and what must be true afterwards.
+
+Each child is a fork of one parent, with a client that the parent made. It notes each number, with
+one ``write`` to a file of its own, after the call that recorded it has returned: that is what
+*accepted* means. What arrived, and under which key, is told by the server.
+"""
+
+from __future__ import annotations
+
+import collections
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import valued
+from valued import _files, _owners, _segments, _store
+
+#: Where a process can be killed on purpose: before and after what it does to the disk and the wire.
+POINTS = (
+    "append", "request", "answer", "record", "claim", "remove", "mark", "segment", "release",
+)  # fmt: skip
+
+
+def _places() -> dict[str, tuple[Any, str]]:
+    return {
+        "append": (_segments.Segment, "append"),
+        "record": (_segments.Segment, "record_settled"),
+        "remove": (_segments.Segment, "remove"),
+        "segment": (_segments.Segment, "create"),
+        "claim": (_store, "claim"),
+        "release": (_store, "release"),
+        "mark": (_owners.Owner, "__init__"),
+        "request": (valued.Connection, "post"),
+        "answer": (_files.Files, "landed"),
+    }
+
+
+def kill_at(point: str, call: int, *, after: bool) -> None:
+    """Let this process be killed before, or after, the *call*-th time that it does *point*."""
+    owner, name = _places()[point]
+    original = getattr(owner, name)
+    calls = 0
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        mine = calls
+        if mine == call and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = original(*args, **kwargs)
+        if mine == call and after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, name, counted)
+
+
+class Killing:
+    """Children on one directory, and the files in which they say what was accepted."""
+
+    def __init__(self, folder: Path, url: str, seed: int, **options: Any) -> None:
+        self._folder = folder
+        self._random = random.Random(seed)
+        self.outbox = folder / "outbox"
+        self.client = valued.Client("test-token", url, outbox=str(self.outbox), **options)
+        self._number = 0
+        self.living: dict[int, float] = {}  # pid to when it is to be killed
+
+    def start(self, events: int, prepare: Callable[[], object] = lambda: None) -> int:
+        """Fork a child that records so many events, and then waits for its end."""
+        first, self._number = self._number, self._number + events
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            prepare()
+            self._record(range(first, first + events))
+            while True:
+                signal.pause()
+        finally:
+            os._exit(1)
+
+    def _record(self, numbers: Iterable[int]) -> None:
+        path = self._folder / f"accepted-{os.getpid()}-{time.time_ns()}"
+        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        for number in numbers:
+            self.client.action("killed", {"user.id": 1, "attributes.number": number})
+            os.write(log, b"%d\n" % number)
+
+    def kill(self, pid: int) -> None:
+        """Kill a child, if it was not killed already, and wait for it."""
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+    def run(self, kills: int, workers: int, events: int, seconds: float) -> None:
+        """So many random kills, of so many workers at a time, each within so many seconds."""
+        left = kills
+        while left or self.living:
+            while left and len(self.living) < workers:
+                left -= 1
+                pid = self.start(events)
+                self.living[pid] = time.monotonic() + self._random.uniform(0, seconds)
+            pid = min(self.living, key=self.living.__getitem__)
+            time.sleep(max(0.0, self.living.pop(pid) - time.monotonic()))
+            self.kill(pid)
+
+    def accepted(self) -> set[int]:
+        """The numbers of the events whose calls returned."""
+        # The last line of a child may be cut: then it was killed before it had noted the number.
+        return {
+            int(line)
+            for path in self._folder.glob("accepted-*")
+            for line in path.read_text().split("\n")[:-1]
+        }
+
+    def drain(self, timeout: float) -> None:
+        """Let this process deliver what all have left. Then the directory holds nothing."""
+        deadline = time.monotonic() + timeout
+        while True:
+            self.client.adopt()
+            if not [path for path in self.files() if path.suffix == ".events"]:
+                break
+            assert time.monotonic() < deadline, self.client.stats()
+            time.sleep(0.01)
+        assert self.client.close(10)
+        # A process that is killed within the making of its mark leaves an empty one, for a while.
+        assert [path for path in self.files() if path.stat().st_size] == []
+        assert list((self.outbox / "v1" / "events").iterdir()) == []
+
+    def files(self) -> list[Path]:
+        """The files of the outbox; unlike `glob`, `walk` lets directories vanish meanwhile."""
+        return [Path(folder, name) for folder, _, names in os.walk(self.outbox) for name in names]
+
+
+class Arrived:
+    """What a server got: keys by number, and how often each came."""
+
+    def __init__(self, pairs: Iterable[tuple[int, str]]) -> None:
+        self.keys: dict[int, set[str]] = collections.defaultdict(set)
+        self.times: collections.Counter[int] = collections.Counter()
+        for number, key in pairs:
+            self.keys[number].add(key)
+            self.times[number] += 1
+
+    def repeats(self) -> int:
+        return sum(times - 1 for times in self.times.values())
+
+    def with_several_keys(self) -> list[int]:
+        return [number for number, keys in self.keys.items() if len(keys) > 1]
