@@ -14,9 +14,9 @@ from valued import _records
 from valued._errors import ValidationError
 from valued._files import LEFT, SIZE
 from valued._outbox import Entry
-from valued._owners import Place
+from valued._owners import BEAT, Place
 from valued._reading import ReadingOutbox
-from valued._segments import RobbedError, Segment
+from valued._segments import SEGMENT, RobbedError, Segment
 from valued._store import Store
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ class DurableOutbox(ReadingOutbox):
         """See `Outbox.put`. One ``write``, and now and then a new file."""
         wall = time.time()
         files = self._files
-        if files.lack(self._spilling, wall):
+        current = files.current[self._spilling]
+        if current is None or current.size >= SEGMENT or not 0 <= wall - files.beaten < BEAT:
             files.prepare(self._spilling)
         size = len(body)
         entry: Entry | None = None
@@ -62,18 +63,23 @@ class DurableOutbox(ReadingOutbox):
                 segment = files.current[spilled]
                 origin = self.name if segment is None else segment.holding.origin
                 made = Entry(origin, number, body, self._clock())
-                over = segment is not None and self._is_over(1, size)
                 # From here on without a call, as in memory.
                 made.epoch = epoch = self._epoch
                 epoch.unsettled += 1
-                self._spilling = spilled or over
                 if segment is not None:
+                    if self._held >= self._max_events or self._bytes >= self._max_bytes:
+                        self._spilling = True  # the next ones, until there is room again
                     made.segment = segment
                     segment.begun += 1
                     segment.writing += 1
                 entry = made
             if segment is not None:
-                segment = self._write(entry, segment, wall)
+                try:
+                    segment.append(_records.encode(_records.EVENT, number, wall, body))
+                    if files.store.sync:
+                        segment.sync()
+                except OSError as error:
+                    segment = self._write_elsewhere(entry, segment, wall, error)
             with self._lock:
                 self._accepted += 1
                 accepted = True
@@ -84,13 +90,14 @@ class DurableOutbox(ReadingOutbox):
                     epoch.on_disk += 1
                     self._on_disk += 1
                 else:
+                    self._held += 1
                     self._bytes += size
                     self._waiting.add(entry)
             return None
         except BaseException:
             if entry is not None and not accepted:
+                self._unreserve(entry)
                 with self._lock:
-                    self._unreserve(entry)
                     entry.epoch.unsettled -= 1
                     self._settled.notify_all()
             raise
@@ -98,41 +105,51 @@ class DurableOutbox(ReadingOutbox):
     def _keep_unsaved(self, entry: Entry) -> Item | None:
         self._unsaved += 1
         self._at_stake += 1
+        self._held += 1
         self._bytes += len(entry.body)
         if self._is_over():
             return self._make_room(entry)
         self._waiting.add(entry)
         return None
 
-    def _write(self, entry: Entry, segment: Segment, wall: float) -> Segment | None:
-        """Append *entry* to the segment in which it has its place; where it is now, if anywhere."""
+    def _write_elsewhere(
+        self, entry: Entry, segment: Segment, wall: float, error: OSError
+    ) -> Segment | None:
+        """*entry* could not be written to *segment*: where it is now; None: in memory alone."""
+        files = self._files
         index = segment.backlog is not None
-        for last in (False, True):
-            try:
-                record = _records.encode(_records.EVENT, entry.number, wall, entry.body)
-                segment.append(record, sync=self._files.store.sync)
-                return segment
-            except RobbedError as error:
-                self._files.lose(segment.holding, error)
-                self._files.prepare(index)
-            except OSError as error:
-                self._files.refuse(error)
-            with self._lock:
-                self._unreserve(entry)
-                another = self._files.current[index]
-                if last or another is None or another is segment:
-                    break
-                entry.origin = another.holding.origin
-                entry.segment = segment = another
-                segment.begun += 1
-                segment.writing += 1
-        return None
+        if not isinstance(error, RobbedError):
+            files.refuse(error)
+            self._unreserve(entry)
+            return None
+        files.lose(segment.holding, error)
+        files.prepare(index)
+        self._unreserve(entry)
+        with self._lock:
+            another = files.current[index]
+            if another is None:
+                return None
+            entry.origin = another.holding.origin
+            entry.segment = another
+            another.begun += 1
+            another.writing += 1
+        try:
+            another.append(_records.encode(_records.EVENT, entry.number, wall, entry.body))
+            if files.store.sync:
+                another.sync()
+            return another
+        except OSError as again:
+            files.refuse(again)
+            self._unreserve(entry)
+            return None
 
     def _unreserve(self, entry: Entry) -> None:
-        segment, entry.segment = entry.segment, None
-        if segment is not None:
-            segment.begun -= 1
-            segment.writing -= 1
+        with self._lock:
+            segment, entry.segment = entry.segment, None
+            if segment is not None:
+                segment.begun -= 1
+                segment.writing -= 1
+                self._files.check(segment)
 
     # -- delivering --------------------------------------------------------------------------------
 
@@ -206,6 +223,7 @@ class DurableOutbox(ReadingOutbox):
         segment = item.segment
         with self._lock:
             super()._settle(item, outcome)
+            self._held -= 1
             if segment is None:
                 self._at_stake -= 1
                 return

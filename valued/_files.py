@@ -7,6 +7,7 @@ deliver is handed over.
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -55,7 +56,7 @@ class Files:
         self._unread = unread
         self._reporter = reporter
         self._clock = clock
-        self._beaten = 0.0  # `time.time` of the last sign of life
+        self.beaten = 0.0  #: `time.time` of the last sign of life
         self._refused_until = 0.0  # when the disk is tried again
 
         # All below is guarded by the lock, as is what hangs off it.
@@ -73,15 +74,10 @@ class Files:
 
     # -- to write to -------------------------------------------------------------------------------
 
-    def lack(self, index: int, wall: float) -> bool:
-        """Whether `prepare` is to be called before an event is written."""
-        current = self.current[index]
-        return (
-            current is None or current.size >= SEGMENT or not 0 <= wall - self._beaten < BEAT
-        ) and self._clock() >= self._refused_until
-
     def prepare(self, index: int) -> None:
         """See to it that there is a segment to write to, where the disk lets us. Raises nothing."""
+        if self._clock() < self._refused_until:
+            return
         try:
             own = self.begin()
             self.beat()
@@ -101,7 +97,7 @@ class Files:
             own = self.own = self.own or made
             self._holdings[own] = None
         if own is made:
-            self._beaten = time.time()
+            self.beaten = time.time()
         else:
             self.store.discard(made)
         return own
@@ -109,11 +105,12 @@ class Files:
     def beat(self) -> None:
         """Give a sign of life, where it is time. Raises `OSError`."""
         own, wall = self.own, time.time()
-        if own is None or 0 <= wall - self._beaten < BEAT:
+        if own is None or 0 <= wall - self.beaten < BEAT:
             return
-        self._beaten = wall
+        self.beaten = wall
         try:
             own.owner.beat()
+            os.stat(own.path)
         except FileNotFoundError as error:
             self.lose(own, error)
 

@@ -12,8 +12,7 @@ under the directory                    what
 An owner is dead when its process is: a pid that is used again has another start. What can't be seen
 from here, on another host or in another container, counts as dead when its lease has run out. A
 claim is one ``rename`` of the directory of segments, so that one of all who try gets it. An owner
-that sleeps longer than its lease on another host finds, by the mode of its segments, that they are
-its own no more.
+that slept longer than its lease looks whether its directory is where it was, before it goes on.
 """
 
 from __future__ import annotations
@@ -41,9 +40,8 @@ BEAT: Final = 60.0
 #: In an owner's place: whoever comes first.
 NOBODY: Final = "nobody"
 
-#: Read and write, for the user alone; and what a robbed owner finds in place of it.
+#: Read and write, for the user alone.
 PRIVATE: Final = 0o600
-FENCED: Final = 0o400
 
 #: How the names of segments end: of what was accepted, and of what is settled of it.
 EVENTS: Final = ".events"
@@ -209,18 +207,11 @@ def all_left(place: Place) -> Iterator[Left]:
             yield Left(origin, owner, os.path.join(place.events, name))
 
 
-def claim(place: Place, left: Left, owner: str, *, fence: bool) -> Left | None:
-    """Take *left* over for *owner*; None: somebody else did, or it is gone. Raises `OSError`.
-
-    *fence*: its owner may not be dead, and is to find out before it writes again.
-    """
+def claim(place: Place, left: Left, owner: str) -> Left | None:
+    """Take *left* over for *owner*; None: somebody else did, or it is gone. Raises `OSError`."""
     path = os.path.join(place.events, f"{left.origin}.{owner}")
     try:
         os.rename(left.path, path)
-        if fence:
-            for name in os.listdir(path):
-                if name.endswith(EVENTS):
-                    os.chmod(os.path.join(path, name), FENCED)
     except FileNotFoundError:
         return None
     return Left(left.origin, owner, path)

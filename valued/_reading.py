@@ -74,6 +74,7 @@ class ReadingOutbox(MemoryOutbox):
         self._spilling = False  # whether what comes goes to the disk alone
         self._foreign = Epoch(NO_EPOCH, 0)
         self._on_disk = 0  # events that it accepted, and that are not in memory
+        self._held = 0  # events that are in memory
         self._adopted = 0
         self._left = 0
         self._unsaved = 0  # events that were accepted and could not be written
@@ -83,10 +84,13 @@ class ReadingOutbox(MemoryOutbox):
     # -- accounts ----------------------------------------------------------------------------------
 
     def _pending(self) -> int:
-        return super()._pending() + self._adopted - self._left
+        return (
+            self._accepted + self._adopted
+            - self._delivered - self._failed - self._dropped - self._left
+        )  # fmt: skip
 
     def _in_memory(self) -> int:
-        return self._pending() - self._on_disk
+        return self._held
 
     def pending(self) -> int:
         """See `Outbox.pending`: without what others accepted."""
@@ -200,6 +204,7 @@ class ReadingOutbox(MemoryOutbox):
             entry = Entry(segment.holding.origin, record.number, record.payload, accepted_at)
             entry.segment = segment
             entry.epoch = self._epoch_of(record.number, backlog)
+            self._held += 1
             self._bytes += len(entry.body)
             backlog.loaded += 1
             segment.loaded += 1

@@ -34,9 +34,15 @@ REJECTED: Final = 3
 
 MARKER: Final = b"\xabVR1"
 _SUM: Final = struct.Struct("<I")
+_BEGIN: Final = struct.Struct("<4sI")
 _REST: Final = struct.Struct("<BIQd")
-_BEFORE_REST: Final = len(MARKER) + _SUM.size
+_BEFORE_REST: Final = _BEGIN.size
 HEAD: Final = _BEFORE_REST + _REST.size
+
+# Looked up once: an event call waits for it.
+_pack_begin: Final = _BEGIN.pack
+_pack_rest: Final = _REST.pack
+_crc32: Final = zlib.crc32
 
 #: Bytes that are read at once.
 CHUNK: Final = 256 * 1024
@@ -62,9 +68,8 @@ class Damage(NamedTuple):
 
 def encode(kind: int, number: int, time: float, payload: bytes) -> bytes:
     """The bytes of one record."""
-    rest = _REST.pack(kind, len(payload), number, time)
-    checksum = _SUM.pack(zlib.crc32(payload, zlib.crc32(rest)))
-    return b"".join((MARKER, checksum, rest, payload))
+    rest = _pack_rest(kind, len(payload), number, time) + payload
+    return _pack_begin(MARKER, _crc32(rest)) + rest
 
 
 def encode_numbers(numbers: Iterable[int], time: float) -> bytes:

@@ -94,7 +94,7 @@ class Store:
             if found not in (DEAD, EXPIRED):
                 waiting += 1
                 continue
-            mine = claim(self.place, left, owner.name, fence=found == EXPIRED)
+            mine = claim(self.place, left, owner.name)
             if mine is not None:
                 holding = Holding(mine.path, mine.origin, owner)
                 holding.segments = dict.fromkeys(segments_in(holding, backlog))
