@@ -468,6 +468,9 @@ def test_stats_count_and_name_this_process(client: valued.Client, server: Server
         "pending": 0,
         "retried": 0,
         "dropped_by_reason": {"overflow": 0, "exit": 0, "closed": 0},
+        "adopted": 0,
+        "left": 0,
+        "unsaved": 0,
         "pid": os.getpid(),
         "started": process.create_time(),
     }

@@ -47,6 +47,7 @@ MAY_IMPORT = {
     "_segments": ["_fork", "_records", "_owners"],
     "_store": ["_errors", "_records", "_owners", "_segments"],
     "_outbox": ["_errors", "_typing", "_options", "_schedule", "_segments"],
+    "_directory": ["_errors", "_typing", "_options", "_records", "_owners", "_segments"],
     "_executors": ["_errors", "_typing", "_fork", "_options"],
     "_reporting": ["_errors", "_typing"],
     "_files": ["_owners", "_segments", "_store", "_reporting"],
@@ -69,8 +70,8 @@ MAY_IMPORT = {
         "_errors", "_typing", "_version", "_fork", "_options", "_serializer", "_pool",
     ],
     "_client": [
-        "_errors", "_typing", "_fork", "_options", "_serializer", "_events", "_executors",
-        "_sender", "_connection",
+        "_errors", "_typing", "_fork", "_options", "_durable", "_serializer", "_events",
+        "_executors", "_sender", "_connection",
     ],
     "_scope": ["_errors", "_typing", "_serializer", "_events", "_client"],
     "_shared": ["_errors", "_typing", "_serializer", "_client", "_scope"],

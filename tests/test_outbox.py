@@ -363,6 +363,9 @@ def test_each_outcome_has_its_figure() -> None:
         "pending": 0,
         "retried": 0,
         "dropped_by_reason": {"overflow": 0, "exit": 1, "closed": 1},
+        "adopted": 0,
+        "left": 0,
+        "unsaved": 0,
     }
 
 
@@ -598,7 +601,7 @@ def test_wait_for_work_wakes_for_what_is_postponed_meanwhile_and_when_that_is_du
 
 def epochs() -> int:
     gc.collect()
-    return sum(type(thing) is _outbox._Epoch for thing in gc.get_objects())
+    return sum(type(thing) is _outbox.Epoch for thing in gc.get_objects())
 
 
 def test_an_idle_process_that_flushes_10000_times_keeps_nothing() -> None:
@@ -725,7 +728,7 @@ def test_a_mark_that_a_signal_handler_sets_within_another_one_holds(
 ) -> None:
     marks = []
 
-    class Epoch(_outbox._Epoch):
+    class Epoch(_outbox.Epoch):
         __slots__ = ()
 
         def __init__(self, number: int) -> None:
@@ -738,7 +741,7 @@ def test_a_mark_that_a_signal_handler_sets_within_another_one_holds(
 
     outbox = MemoryOutbox()
     outbox.put(b"1")
-    monkeypatch.setattr(_outbox, "_Epoch", Epoch)
+    monkeypatch.setattr(_outbox, "Epoch", Epoch)
     outer = outbox.mark()
     first, second = take(outbox), take(outbox)
     outbox.delivered(first)

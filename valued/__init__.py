@@ -8,6 +8,7 @@
 from valued._client import Client
 from valued._connection import Connection
 from valued._converters import register
+from valued._directory import Outbox, Owned, Rejected
 from valued._errors import (
     DeliveryError,
     NotConnectedError,
@@ -48,7 +49,10 @@ __all__ = [
     "Executor",
     "ImmediateExecutor",
     "NotConnectedError",
+    "Outbox",
+    "Owned",
     "PicklingError",
+    "Rejected",
     "Scope",
     "SerializationError",
     "Stats",

@@ -192,8 +192,9 @@ class DurableOutbox(ReadingOutbox):
         """Settle *item* as delivered."""
         self._land(item, "delivered")
 
-    def failed(self, item: Item, error: DeliveryError) -> None:
+    def failed(self, item: Item, error: DeliveryError | None = None) -> None:
         """Settle *item* as refused, and keep it beside with the answer."""
+        assert error is not None
         try:
             self._files.store.reject(item.idempotency_key, item.body, error)
         except OSError as trouble:

@@ -15,6 +15,8 @@ clients, scopes, converters,    as they were             as they were
 options
 executor given as a factory     as it was                called again with the first event
 executor given as an instance   as it was                a warning, once; a default pool sends
+outbox                          goes on                  a mark and files of its own with the first
+                                                         event; inherited descriptors are closed
 ==============================  =======================  ==========================================
 
 It rests on one mechanism: whatever belongs to a process hangs off a `PerProcess`, under the pid

@@ -194,14 +194,14 @@ class Options(NamedTuple):
             problems.append(f"{name}: no such option; {hint}")
         if problems:
             raise ValidationError(*problems)
-        options = cls(**{**given, "outbox": _path(given.get("outbox"))})
+        options = cls(**{**given, "outbox": outbox_path(given.get("outbox"))})
         problems = options.problems()
         if problems:
             raise ValidationError(*problems)
         return options
 
 
-def _path(outbox: object) -> str | None:
+def outbox_path(outbox: object) -> str | None:
     """The directory, absolute, since a process may change its own."""
     given = outbox_from_environment() if outbox is None else outbox
     if given is None:

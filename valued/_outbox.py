@@ -209,7 +209,7 @@ class MemoryOutbox:
         """Settle *item* as delivered."""
         self._settle(item, "delivered")
 
-    def failed(self, item: Item, _error: DeliveryError) -> None:
+    def failed(self, item: Item, _error: DeliveryError | None = None) -> None:
         """Settle *item* as given up."""
         self._settle(item, "failed")
 

@@ -26,7 +26,7 @@ from valued._owners import EVENTS, NEW, PRIVATE, SETTLED
 from valued._records import Damage, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from valued._owners import Owner
 
@@ -49,9 +49,10 @@ _CLOSED: Final = frozenset({errno.EBADF, errno.ESPIPE})
 
 # Looked up once: an event call waits for them.
 _lseek: Final = os.lseek
-_pwrite: Final = os.pwrite
+_pwrite: Final[Callable[[int, bytes, int], int]] = getattr(os, "pwrite", os.write)
 
-_OWN: Final = os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
+# Windows has neither of these, and there nothing of this is used, but imported.
+_OWN: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
 _APPEND: Final = os.O_WRONLY | os.O_APPEND | _OWN
 
 
@@ -110,15 +111,21 @@ _open: Final[PerProcess[set[_Descriptor]]] = PerProcess(set, _close_inherited)
 class Holding:
     """A directory of segments that this process owns. Guarded as a segment's figures are."""
 
-    __slots__ = ("in_flight", "origin", "owner", "parting", "path", "segments")
+    __slots__ = ("_owner", "in_flight", "origin", "parting", "path", "segments")
 
-    def __init__(self, path: str, origin: str, owner: Owner) -> None:
+    def __init__(self, path: str, origin: str, owner: Owner | None) -> None:
         self.path: Final = path
         self.origin: Final = origin
-        self.owner: Final = owner
+        self._owner: Final = owner  # None: this process only looks
         self.segments: dict[Segment, None] = {}  # those not removed, oldest first
         self.in_flight = 0  # events of it that were taken, and are not settled or postponed
         self.parting = False  # whether it is for others to deliver what is left
+
+    @property
+    def owner(self) -> Owner:
+        """This process, as others see it."""
+        assert self._owner is not None
+        return self._owner
 
 
 class Backlog:

@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         ("sync-customer", None, "send what is known of a customer"),
     ):
         _add_event(_command(commands, name, "events", text), name, subject)
+    _add_outbox(_command(commands, "outbox", "outbox", "see and send what processes left behind"))
     _add_demo(_command(commands, "demo", "demo", "see it at work: forks, a pool, threads, a spawn"))
     return parser
 
@@ -151,6 +152,21 @@ def _add_delivery(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--endpoint", metavar="URL", help="default VALUED_ENDPOINT, else the service's"
     )
+
+
+def _add_outbox(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIR", help="what clients were given as outbox")
+    parts = parser.add_subparsers(metavar="WHAT", dest="what")
+    parts.add_parser("status", help="owners alive and dead, events, bytes, rejected (the default)")
+    _add_delivery(parts.add_parser("send", help="deliver what dead processes left"))
+    rejected = parts.add_parser("rejected", help="what the service refused for good, and why")
+    choice = rejected.add_mutually_exclusive_group()
+    choice.add_argument(
+        "--export", metavar="FILE", help="write the events one a line, to be mended and sent"
+    )
+    choice.add_argument("--forget", action="store_true", help="remove them")
+    export = parts.add_parser("export", help="write what is not delivered, one event a line")
+    export.add_argument("file", metavar="FILE", help="for `valued send`; -: standard output")
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:

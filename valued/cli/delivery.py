@@ -12,6 +12,8 @@ import valued
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from valued.cli import render
+
 #: Seconds between two looks, while a command waits: how soon a progress bar moves, and where a
 #: wait can't be interrupted (Windows), how soon Ctrl-C is noticed.
 GLANCE = 0.1
@@ -50,11 +52,11 @@ def client(token: str | None, endpoint: str | None, **options: Any) -> Iterator[
     """A client, closed with the block; what is not delivered then is dropped.
 
     It sends in the background wherever it runs: what ``VALUED_ENV`` and its like say is meant for
-    an application, and the command line is one of its own.
+    an application, and the command line is one of its own. So is ``VALUED_OUTBOX``.
     """
     # A command says itself what became of its events, and when; the log would say it again.
     logging.getLogger("valued").addHandler(logging.NullHandler())
-    with variables(VALUED_ENV="production"):
+    with variables(VALUED_ENV="production", VALUED_OUTBOX=""):
         sender = valued.Client(token, endpoint, shutdown_timeout=LAST_MOMENT, **options)
         try:
             yield sender
@@ -66,3 +68,24 @@ def settle(sender: valued.Client) -> Iterator[None]:
     """Wait until all events are settled; yields at each look in between."""
     while not sender.flush(GLANCE):
         yield
+
+
+class _Said(logging.Handler):
+    def __init__(self, progress: render.Progress) -> None:
+        super().__init__(logging.WARNING)
+        self._progress = progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._progress.say(f"valued: {record.getMessage()}")
+
+
+@contextlib.contextmanager
+def warnings(progress: render.Progress) -> Iterator[None]:
+    """Say what the library warns of: that a service is down, long before an event is given up."""
+    logger = logging.getLogger("valued")
+    handler = _Said(progress)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)

@@ -7,9 +7,7 @@ whatever the size of the file.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
 import os
 import stat
 import sys
@@ -62,7 +60,7 @@ def _send(file: BinaryIO, name: str, arguments: argparse.Namespace) -> int:
 
     with (
         render.progress(_size(file)) as progress,
-        _warnings(progress),
+        delivery.warnings(progress),
         delivery.client(arguments.token, arguments.endpoint, on_error=on_error) as client,
     ):
         sending = _Sending(client, name, failures, progress)
@@ -234,27 +232,3 @@ def _size(file: BinaryIO) -> int | None:
     """Bytes of a file; None where that is not known, as of a pipe."""
     status = os.fstat(file.fileno())
     return status.st_size if stat.S_ISREG(status.st_mode) else None
-
-
-# -- warnings --------------------------------------------------------------------------------------
-
-
-class _Said(logging.Handler):
-    def __init__(self, progress: render.Progress) -> None:
-        super().__init__(logging.WARNING)
-        self._progress = progress
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._progress.say(f"valued: {record.getMessage()}")
-
-
-@contextlib.contextmanager
-def _warnings(progress: render.Progress) -> Iterator[None]:
-    """Say what the library warns of: that a service is down, long before an event is given up."""
-    logger = logging.getLogger("valued")
-    handler = _Said(progress)
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)

@@ -1,0 +1,152 @@
+"""`Outbox`: the directory of an outbox, looked at from outside. Works while applications run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from valued import _records
+from valued._errors import ValidationError
+from valued._options import outbox_path
+from valued._owners import NOBODY, Left, Place, all_left, read_mark, state
+from valued._records import Record
+from valued._segments import Backlog, Holding, segments_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from os import PathLike
+
+    from valued._typing import JSONObject
+
+#: Events that are read at once.
+_PORTION: Final = 200
+_PORTION_BYTES: Final = 256 * 1024
+
+
+class Owned(NamedTuple):
+    """What one process owns in the outbox.
+
+    ``state``: ``"alive"``; ``"dead"``; ``"elsewhere"``, on another host or in another container,
+    within its lease; ``"expired"``, which counts as dead. ``pid`` and ``host``: None where they
+    are not known. ``events``: not settled, or not noted as such yet. ``bytes``: of its files.
+    ``oldest``: seconds since the epoch at which the first of the events was accepted, or None.
+    """
+
+    owner: str
+    state: str
+    pid: int | None
+    host: str | None
+    events: int
+    bytes: int
+    oldest: float | None
+
+
+class Rejected(NamedTuple):
+    """An event that the service refused for good, and what it answered.
+
+    ``at``: seconds since the epoch. ``reason``, ``status`` and ``body`` are those of the
+    `DeliveryError`.
+    """
+
+    at: float
+    status: int | None
+    reason: str
+    body: str
+    idempotency_key: str
+    event: JSONObject
+
+
+class Outbox:
+    """The directory that clients were given as *outbox*. *path*: default ``VALUED_OUTBOX``.
+
+    Reading it changes nothing, and holds up nobody. Raises `ValidationError` where there is no such
+    directory, or this process can't use it; its methods raise `OSError` where reading fails.
+    """
+
+    def __init__(self, path: str | PathLike[str] | None = None) -> None:
+        given = outbox_path(path)
+        if given is None:
+            raise ValidationError("outbox: none was given; pass a path, or set VALUED_OUTBOX")
+        if os.name == "nt":  # pragma: no cover - Windows
+            raise ValidationError("outbox: it needs Linux or macOS")
+        self._place = Place(given)
+        problems = self._place.problems()
+        if not problems and not os.path.isdir(given):
+            problems = [f"outbox: {given}: there is no such directory"]
+        if problems:
+            raise ValidationError(*problems)
+
+    def __repr__(self) -> str:
+        return f"Outbox({self._place.path!r})"
+
+    def owners(self) -> list[Owned]:
+        """What each owner holds, in the order of their names. Reads all of it."""
+        found: dict[str, list[Left]] = {}
+        with contextlib.suppress(FileNotFoundError):
+            for name in sorted(os.listdir(self._place.owners)):
+                found[name] = []
+        for left in all_left(self._place):
+            found.setdefault(left.owner, []).append(left)
+        return [self._owned(owner, lefts) for owner, lefts in found.items()]
+
+    def _owned(self, owner: str, lefts: list[Left]) -> Owned:
+        mark = None if owner == NOBODY else read_mark(os.path.join(self._place.owners, owner))
+        path = lefts[0].path if lefts else os.path.join(self._place.owners, owner)
+        known = state(self._place, owner, path, time.time())
+        events, oldest, size = 0, None, 0
+        for left in lefts:
+            for record in _unsettled(left):
+                events += 1
+                oldest = record.time if oldest is None else min(oldest, record.time)
+            with contextlib.suppress(OSError), os.scandir(left.path) as entries:
+                size += sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
+        pid, host = (mark[0].pid, mark[0].host) if mark is not None else (None, None)
+        return Owned(owner, known, pid, host, events, size, oldest)
+
+    def events(self) -> Iterator[JSONObject]:
+        """The events that are not settled, whoever owns them; those of one owner in their order."""
+        for left in all_left(self._place):
+            for record in _unsettled(left):
+                with contextlib.suppress(ValueError):  # its checksum is right, so somebody meant it
+                    yield json.loads(record.payload)
+
+    def rejected(self) -> Iterator[Rejected]:
+        """The events that the service refused, oldest first."""
+        for path in self._rejected_paths():
+            with contextlib.suppress(FileNotFoundError), open(path, "rb", buffering=0) as file:
+                for found in _records.read(file):
+                    if isinstance(found, Record) and found.kind == _records.REJECTED:
+                        content = json.loads(found.payload)
+                        yield Rejected(
+                            found.time,
+                            content["status"],
+                            content["reason"],
+                            content["body"],
+                            content["idempotency_key"],
+                            content["event"],
+                        )
+
+    def forget_rejected(self) -> None:
+        """Remove the rejected events."""
+        for path in self._rejected_paths():
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+
+    def _rejected_paths(self) -> list[str]:
+        with contextlib.suppress(FileNotFoundError):
+            names = sorted(os.listdir(self._place.rejected))
+            return [os.path.join(self._place.rejected, name) for name in names]
+        return []
+
+
+def _unsettled(left: Left) -> Iterator[Record]:
+    holding = Holding(left.path, left.origin, None)
+    with contextlib.suppress(FileNotFoundError):  # it changes hands meanwhile
+        for segment in segments_in(holding, Backlog()):
+            at_end = False
+            while not at_end:
+                records, at_end = segment.load(_PORTION, _PORTION_BYTES)
+                yield from records

@@ -1,0 +1,130 @@
+"""``valued outbox``: what applications left in the directory of their outbox, seen and sent."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import valued
+from valued.cli import delivery, render
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterable
+
+#: Whose events `send` takes over.
+GONE = ("dead", "expired")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run what *arguments* name; the exit status."""
+    outbox = valued.Outbox(arguments.directory)
+    match arguments.what:
+        case "send":
+            return _send(outbox, arguments)
+        case "rejected":
+            return _rejected(outbox, arguments)
+        case "export":
+            return _write(arguments.file, outbox.events())
+        case _:
+            return _status(outbox)
+
+
+def _status(outbox: valued.Outbox) -> int:
+    owners = outbox.owners()
+    rows: list[list[object]] = [
+        [
+            owner.state,
+            "" if owner.pid is None else owner.pid,
+            owner.host or "",
+            owner.events,
+            owner.bytes,
+            _ago(owner.oldest),
+        ]
+        for owner in owners
+    ]
+    oldest = min((owner.oldest for owner in owners if owner.oldest is not None), default=None)
+    events, size = sum(owner.events for owner in owners), sum(owner.bytes for owner in owners)
+    rows.append(["all", "", "", events, size, _ago(oldest)])
+    render.table(sys.stdout, ["owner", "pid", "host", "events", "bytes", "oldest"], rows)
+    print(f"{sum(1 for _ in outbox.rejected())} rejected")
+    return 0
+
+
+def _ago(moment: float | None) -> str:
+    if moment is None:
+        return ""
+    return f"{datetime.timedelta(seconds=round(max(0.0, time.time() - moment)))} ago"
+
+
+def _send(outbox: valued.Outbox, arguments: argparse.Namespace) -> int:
+    """Deliver what dead owners left; 0 when all of it was delivered."""
+    total = sum(owner.events for owner in outbox.owners() if owner.state in GONE)
+    with (
+        render.progress(total) as progress,
+        delivery.warnings(progress),
+        delivery.client(arguments.token, arguments.endpoint, outbox=arguments.directory) as client,
+    ):
+        try:
+            while True:
+                client.adopt()
+                stats = client.stats()
+                progress.at(stats["delivered"], stats["delivered"])
+                if not stats["pending"] and not _is_left(outbox):
+                    break
+                time.sleep(delivery.GLANCE)
+            interrupted = False
+        except KeyboardInterrupt:
+            client.close(delivery.LAST_MOMENT)
+            interrupted = True
+        stats = client.stats()
+    lost = stats["failed"] + stats["dropped"]
+    text = f"{stats['delivered']} delivered, {stats['failed']} rejected, {stats['dropped']} dropped"
+    print(text, file=sys.stderr, flush=True)
+    if interrupted:
+        raise KeyboardInterrupt
+    return 1 if lost else 0
+
+
+def _is_left(outbox: valued.Outbox) -> bool:
+    """Whether there are events of the dead, or such that this process took over."""
+    return any(
+        owner.events and (owner.state in GONE or owner.pid == os.getpid())
+        for owner in outbox.owners()
+    )
+
+
+def _rejected(outbox: valued.Outbox, arguments: argparse.Namespace) -> int:
+    """Show what was refused and why, or write it where it can be mended, or forget it."""
+    if arguments.export:
+        return _write(arguments.export, (one.event for one in outbox.rejected()))
+    if arguments.forget:
+        outbox.forget_rejected()
+        return 0
+    for one in outbox.rejected():
+        at = datetime.datetime.fromtimestamp(one.at).astimezone().isoformat(timespec="seconds")
+        answer = f": {one.body}" if one.body else ""
+        print(render.printable(f"{at} {one.reason}{answer}"))
+        print(json.dumps(one.event))
+    return 0
+
+
+def _write(path: str, events: Iterable[object]) -> int:
+    """One JSON object a line, as ``valued send`` takes it."""
+    if path == "-":
+        for event in events:
+            print(json.dumps(event))
+        return 0
+    count = 0
+    # The events are private, wherever they are put.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        for event in events:
+            file.write(json.dumps(event) + "\n")
+            count += 1
+    print(f"{count} events", file=sys.stderr)
+    return 0
