@@ -731,8 +731,8 @@ def test_a_mark_that_a_signal_handler_sets_within_another_one_holds(
     class Epoch(_outbox.Epoch):
         __slots__ = ()
 
-        def __init__(self, number: int) -> None:
-            super().__init__(number)
+        def __init__(self, number: int, first: int) -> None:
+            super().__init__(number, first)
             if not marks:
                 marks.append(0)
                 marks.append(outbox.mark())

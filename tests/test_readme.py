@@ -46,6 +46,7 @@ ARRIVALS = {
     "Delivery": 1,
     "What is lost": 1,
     "AWS Lambda": 1,
+    "When processes die": 1,
     "Testing your application": 0,
     "Transports and executors": 5,
 }
