@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from tests.support.kills import Arrived, Killing  # noqa: E402
+from tests.support.kills import Arrived, Killing
 
 WORKERS = 4
 LENGTH = re.compile(rb"(?i)content-length: (\d+)")

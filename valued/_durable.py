@@ -231,7 +231,7 @@ class DurableOutbox(ReadingOutbox):
             if segment.backlog is not None:
                 segment.backlog.loaded -= 1
             if outcome != LEFT:
-                self._files.settled(segment, item.number)
+                self._files.settled(segment, item.written)
 
     # -- ending ------------------------------------------------------------------------------------
 

@@ -79,8 +79,8 @@ class Files:
         if self._clock() < self._refused_until:
             return
         try:
+            self.beat()  # which may find that this process has nothing any more
             own = self.begin()
-            self.beat()
             current = self.current[index]
             if current is None or current.size >= SEGMENT:
                 self._rotate(own, index, current)

@@ -45,13 +45,24 @@ class Epoch:
 class Entry:
     """An accepted event."""
 
-    __slots__ = ("accepted_at", "attempts", "body", "epoch", "number", "origin", "segment")
+    __slots__ = (
+        "accepted_at",
+        "attempts",
+        "body",
+        "epoch",
+        "number",
+        "origin",
+        "segment",
+        "written",
+    )
 
     epoch: Epoch
 
     def __init__(self, origin: str, number: int, body: bytes, accepted_at: float) -> None:
         self.origin = origin
-        self.number = number
+        self.number = number  # its place among all that this process has
+        #: Its number among those of its origin; another one where this process took it over.
+        self.written = number
         self.body = body
         self.accepted_at = accepted_at
         self.attempts = 0
@@ -61,7 +72,7 @@ class Entry:
     @property
     def idempotency_key(self) -> str:
         # Not made and kept with each event: the caller would pay for it, and memory.
-        return f"{self.origin}-{self.number}"
+        return f"{self.origin}-{self.written}"
 
 
 class MemoryOutbox:

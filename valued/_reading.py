@@ -67,7 +67,7 @@ class ReadingOutbox(MemoryOutbox):
         self._reporter = Reporter(None, clock)
         self._files = Files(store, max_size, self._lock, self._count_unread, self._reporter, clock)
         self._looking = threading.Lock()  # held by who looks for the dead; never waited for
-        self._next_look = 0.0
+        self._next_look = clock()
 
         # All below is guarded by `_lock`.
         self._reasons.update(dict.fromkeys(REASONS, 0))
@@ -148,7 +148,7 @@ class ReadingOutbox(MemoryOutbox):
             backlog = self._wanting(now)
             idle = backlog is None and not self._waiting.is_ready()
         if now >= self._next_look + (0.0 if idle else LOOK):
-            self.adopt()
+            self._look()
             backlog = backlog or self._wanting(now)
         else:
             self._files.try_beat()
@@ -201,7 +201,11 @@ class ReadingOutbox(MemoryOutbox):
         now, wall = self._clock(), time.time()
         for record in records:
             accepted_at = now - max(0.0, wall - record.time)
-            entry = Entry(segment.holding.origin, record.number, record.payload, accepted_at)
+            number = record.number
+            if backlog is self._files.inherited:
+                self._last = number = self._last + 1
+            entry = Entry(segment.holding.origin, number, record.payload, accepted_at)
+            entry.written = record.number
             entry.segment = segment
             entry.epoch = self._epoch_of(record.number, backlog)
             self._held += 1
@@ -236,6 +240,10 @@ class ReadingOutbox(MemoryOutbox):
 
     def adopt(self) -> int:
         """See `Outbox.adopt`."""
+        self._resting = False
+        return self._look()
+
+    def _look(self) -> int:
         if not self._looking.acquire(blocking=False):
             return 0
         try:
@@ -277,5 +285,5 @@ class ReadingOutbox(MemoryOutbox):
         """See `Outbox.wait_until_due`. Looks for the dead, too."""
         is_due = super().wait_until_due()
         if is_due and self._clock() >= self._next_look and not self._resting:
-            self.adopt()
+            self._look()
         return is_due

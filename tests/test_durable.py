@@ -1,0 +1,1212 @@
+"""The outbox on the disk: its accounts, what it reads, what it leaves, and trouble with the disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import shutil
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from tests.support.processes import Child
+from valued import _durable, _files, _reading, _segments
+from valued._durable import DurableOutbox
+from valued._errors import DeliveryError
+from valued._owners import BEAT, LEASE, Owner
+from valued._segments import Segment
+from valued._store import REJECTED_BYTES, REJECTED_FILE, Store
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no outbox on Windows")
+
+InThread = Callable[..., "Future[Any]"]
+WEEK = 604_800.0
+BIG = 2**30
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = time.monotonic()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path / "outbox"
+
+
+Make = Callable[..., DurableOutbox]
+
+
+@pytest.fixture
+def make(place: Path, clock: Clock) -> Iterator[Make]:
+    made: list[DurableOutbox] = []
+
+    def make(*, sync: bool = False, max_age: float = WEEK, max_size: int = BIG, **more: Any
+             ) -> DurableOutbox:  # fmt: skip
+        store = Store(str(place), sync=sync)
+        made.append(DurableOutbox(store, max_age, max_size, clock=clock, **more))
+        return made[-1]
+
+    yield make
+    for outbox in made:
+        outbox.rest()
+
+
+def body(number: int, size: int = 0) -> bytes:
+    return b'{"n":%d,"x":"%s"}' % (number, b"x" * size)
+
+
+def put(outbox: DurableOutbox, *numbers: int, size: int = 0) -> None:
+    for number in numbers:
+        assert outbox.put(body(number, size)) is None
+
+
+def take(outbox: DurableOutbox) -> Any:
+    item = outbox.take()
+    assert item is not None
+    return item
+
+
+def taken(outbox: DurableOutbox) -> list[bytes]:
+    """Deliver all that is there."""
+    bodies = []
+    while (item := outbox.take()) is not None:
+        bodies.append(item.body)
+        outbox.delivered(item)
+    return bodies
+
+
+def bodies(*numbers: int, size: int = 0) -> list[bytes]:
+    return [body(number, size) for number in numbers]
+
+
+def die(outbox: DurableOutbox) -> None:
+    """What is left of its process: its files, and a mark that is a dead one's."""
+    own = outbox._files.own
+    assert own is not None
+    mark = os.path.join(outbox._files.store.place.owners, own.owner.name)
+    content = Path(mark).read_text()
+    Path(mark).write_text(content.replace('"start": "', '"start": "1'))
+
+
+def move_elsewhere(outbox: DurableOutbox, age: float) -> None:
+    """Let its process be on another host, silent for so long."""
+    own = outbox._files.own
+    assert own is not None
+    mark = os.path.join(outbox._files.store.place.owners, own.owner.name)
+    Path(mark).write_text(Path(mark).read_text().replace('"host": "', '"host": "other-'))
+    os.utime(mark, (time.time() - age,) * 2)
+
+
+def balance(outbox: DurableOutbox) -> dict[str, Any]:
+    figures = outbox.figures()
+    settled = figures["delivered"] + figures["failed"] + figures["dropped"] + figures["left"]
+    assert figures["accepted"] + figures["adopted"] == settled + figures["pending"]
+    assert sum(figures["dropped_by_reason"].values()) == figures["dropped"]
+    assert min(value for value in figures.values() if isinstance(value, int)) >= 0
+    return figures
+
+
+def files(place: Path) -> list[str]:
+    return sorted(path.name for path in place.glob("v1/*/*")) + sorted(
+        path.name for path in place.glob("v1/*/*/*")
+    )
+
+
+# -- accepting and settling ------------------------------------------------------------------------
+
+
+def test_nothing_is_made_before_the_first_event(make: Make, place: Path) -> None:
+    outbox = make()
+    assert (outbox.figures()["accepted"], outbox.ready(), outbox.postponed()) == (0, False, False)
+    assert not place.exists()
+
+
+def test_an_event_is_on_the_disk_when_its_call_returns_and_gone_when_it_is_settled(
+    make: Make, place: Path
+) -> None:
+    outbox = make()
+    put(outbox, 1)
+    [path] = place.glob("v1/events/*/*.events")
+    assert path.read_bytes().endswith(body(1))
+    assert taken(outbox) == bodies(1)
+    outbox.rest()
+    assert files(place) == []
+    assert balance(outbox)["delivered"] == 1
+
+
+def test_all_of_it_is_private(make: Make, place: Path) -> None:
+    outbox = make()
+    put(outbox, 1)
+    outbox.failed(take(outbox), DeliveryError("no", 422))
+    for path in [place, *place.rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600)
+
+
+def test_what_is_settled_is_noted_in_groups_and_when_nothing_is_left(
+    make: Make, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[int] = []
+    real = Segment.record_settled
+
+    def record(segment: Segment, numbers: Any) -> None:
+        noted.append(len(list(numbers)))
+        real(segment, numbers)
+
+    monkeypatch.setattr(Segment, "record_settled", record)
+    outbox = make()
+    put(outbox, *range(_files.GROUP + 5))
+    for _ in range(_files.GROUP + 4):
+        outbox.delivered(take(outbox))
+    assert noted == [_files.GROUP]
+    outbox.delivered(take(outbox))
+    assert noted == [_files.GROUP, 5]
+
+
+def test_a_file_whose_events_are_all_settled_is_removed(
+    make: Make, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_durable, "SEGMENT", 1000)
+    monkeypatch.setattr(_files, "SEGMENT", 1000)
+    outbox = make()
+    put(outbox, *range(10), size=300)
+    assert len(list(place.glob("v1/events/*/*.events"))) == 4
+    first = [take(outbox) for _ in range(10)]
+    for item in first[:4]:
+        outbox.delivered(item)
+    assert len(list(place.glob("v1/events/*/*.events"))) == 3
+    for item in first[4:]:
+        outbox.delivered(item)
+    assert len(list(place.glob("v1/events/*/*.events"))) == 1
+
+
+def test_no_descriptor_is_left_open_but_of_the_file_that_is_written(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_durable, "SEGMENT", 1000)
+    monkeypatch.setattr(_files, "SEGMENT", 1000)
+    outbox = make()
+    before = len(_segments._open.get())
+    put(outbox, *range(20), size=300)
+    item = take(outbox)
+    assert len(_segments._open.get()) == before + 1
+    outbox.postpone(item, 0.0)
+
+
+def test_keys_are_the_same_in_the_next_process_and_no_other_event_has_them(make: Make) -> None:
+    outbox = make()
+    put(outbox, 1, 2, 3)
+    keys = [take(outbox).idempotency_key for _ in range(3)]
+    die(outbox)
+    heir = make()
+    assert heir.adopt() == 1
+    assert [take(heir).idempotency_key for _ in range(3)] == keys
+    assert len(set(keys)) == 3
+
+
+def test_an_event_survives_a_failure_of_power_where_that_is_asked_for(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(_segments, "_sync", synced.append)
+    put(make(), 1, 2)
+    assert synced == []
+    outbox = make(sync=True)
+    put(outbox, 1, 2)
+    assert len(synced) == 2
+    assert taken(outbox) == bodies(1, 2)
+
+
+# -- adopting --------------------------------------------------------------------------------------
+
+
+def test_what_a_dead_process_left_is_delivered_in_its_order_and_only_what_was_not_noted(
+    make: Make, place: Path
+) -> None:
+    outbox = make()
+    put(outbox, *range(100))
+    for _ in range(_files.GROUP + 6):
+        outbox.delivered(take(outbox))
+    die(outbox)
+    heir = make()
+    assert heir.adopt() == 1
+    assert taken(heir) == bodies(*range(_files.GROUP, 100))
+    figures = balance(heir)
+    assert (figures["adopted"], figures["delivered"], figures["accepted"]) == (36, 36, 0)
+    outbox._files.own = None
+    heir.rest()
+    assert files(place) == []
+
+
+def test_a_living_owner_is_not_robbed(make: Make) -> None:
+    outbox, other = make(), make()
+    put(outbox, 1)
+    assert other.adopt() == 0
+    assert taken(outbox) == bodies(1)
+
+
+def test_an_owner_elsewhere_is_left_alone_until_its_lease_has_run_out(make: Make) -> None:
+    outbox, other = make(), make()
+    put(outbox, 1)
+    move_elsewhere(outbox, LEASE - 60)
+    assert other.adopt() == 0
+    move_elsewhere(outbox, LEASE + 60)
+    assert other.adopt() == 1
+    assert taken(other) == bodies(1)
+
+
+def test_who_was_robbed_leaves_what_it_had_and_goes_on_under_another_name(
+    make: Make, clock: Clock
+) -> None:
+    outbox, other = make(), make()
+    put(outbox, 1, 2)
+    in_flight = take(outbox)
+    move_elsewhere(outbox, LEASE + 60)
+    assert other.adopt() == 1
+    outbox._files.beaten -= BEAT + 1  # so long it slept
+    put(outbox, 3)
+    outbox.postpone(in_flight, clock.now)
+    assert taken(outbox) == bodies(3)
+    assert balance(outbox)["left"] == 2
+    assert taken(other) == bodies(1, 2)
+
+
+def test_who_takes_one_after_a_long_sleep_looks_first_whether_it_is_its_own(make: Make) -> None:
+    outbox, other = make(), make()
+    put(outbox, 1)
+    move_elsewhere(outbox, LEASE + 60)
+    other.adopt()
+    outbox._files.beaten -= BEAT + 1
+    outbox._next_look = float("inf")
+    assert outbox.take() is None
+    assert balance(outbox)["left"] == 1
+
+
+def test_a_sign_of_life_is_given_once_a_minute(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    beats = []
+    real = Owner.beat
+
+    def beat(owner: Owner) -> float:
+        beats.append(owner)
+        return real(owner)
+
+    monkeypatch.setattr(Owner, "beat", beat)
+    outbox = make()
+    put(outbox, 1, 2)
+    assert beats == []
+    outbox._files.beaten -= BEAT
+    put(outbox, 3, 4)
+    assert len(beats) == 1
+
+
+def test_a_look_is_taken_each_half_minute_and_only_one_at_a_time(
+    make: Make, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    real = Store.claim
+
+    def claim(store: Store, *args: Any) -> Any:
+        looks.append(1)
+        assert outbox.adopt() == 0  # somebody looks already
+        return real(store, *args)
+
+    monkeypatch.setattr(Store, "claim", claim)
+    outbox = make()
+    put(outbox, 1)
+    outbox.delivered(take(outbox))
+    assert looks == []
+    assert outbox.take() is None
+    assert outbox.take() is None
+    assert len(looks) == 1
+    clock.now += _reading.LOOK
+    put(outbox, 2)
+    outbox.delivered(take(outbox))
+    assert len(looks) == 1  # events go first
+    clock.now += _reading.LOOK
+    put(outbox, 3)
+    outbox.delivered(take(outbox))
+    assert len(looks) == 2  # but not for ever
+
+
+def test_who_waits_for_what_is_postponed_looks_where_there_are_others(
+    make: Make, clock: Clock
+) -> None:
+    outbox, other = make(), make()
+    put(outbox, 1)
+    assert taken(outbox) == bodies(1)
+    assert not outbox.postponed()  # alone: nobody needs to wait
+    put(other, 2)
+    outbox.adopt()
+    assert outbox.postponed()
+    die(other)
+    clock.now += _reading.LOOK
+    assert outbox.wait_until_due()
+    assert outbox.ready()
+    assert taken(outbox) == bodies(2)
+
+
+def test_who_waits_returns_when_an_event_is_due_without_a_look(make: Make, clock: Clock) -> None:
+    outbox = make()
+    put(outbox, 1)
+    outbox.postpone(take(outbox), clock.now)
+    outbox._next_look = clock.now + 1
+    assert outbox.wait_until_due()
+    assert taken(outbox) == bodies(1)
+
+
+def test_a_hundred_thousand_events_are_read_a_window_at_a_time(make: Make) -> None:
+    outbox = make(max_events=10**6)
+    put(outbox, *range(5000))
+    die(outbox)
+    heir = make()
+    heir.adopt()
+    most = 0
+    seen = []
+    while (item := heir.take()) is not None:
+        most = max(most, heir._held)
+        seen.append(item.body)
+        heir.delivered(item)
+    assert seen == bodies(*range(5000))
+    assert most <= _reading.WINDOW
+    balance(heir)
+
+
+def test_a_flush_does_not_wait_for_what_others_accepted(make: Make) -> None:
+    outbox, heir = make(), make()
+    put(outbox, 1)
+    die(outbox)
+    put(heir, 2)
+    heir.delivered(take(heir))
+    heir.adopt()
+    assert take(heir).body == body(1)
+    assert (heir.pending(), heir.figures()["pending"]) == (0, 1)
+    assert heir.wait(heir.mark(), 0.0)
+
+
+def test_an_empty_directory_of_a_dead_process_is_removed(make: Make, place: Path) -> None:
+    outbox, heir = make(), make()
+    own = outbox._files.begin()
+    die(outbox)
+    assert heir.adopt() == 1
+    heir.rest()
+    assert not Path(own.path).exists()
+    assert files(place) == []
+    outbox._files.own = None
+
+
+# -- on the disk alone -----------------------------------------------------------------------------
+
+
+def test_what_memory_has_no_room_for_waits_on_the_disk_and_is_delivered(
+    make: Make, clock: Clock
+) -> None:
+    outbox = make(max_events=10)
+    put(outbox, *range(100))
+    mark = outbox.mark()
+    put(outbox, 100)
+    assert outbox._held == 11
+    figures = balance(outbox)
+    assert (figures["accepted"], figures["pending"], figures["dropped"]) == (101, 101, 0)
+    assert not outbox.wait(mark, 0.0)
+    seen = []
+    while (item := outbox.take()) is not None:
+        assert outbox._held <= 11
+        seen.append(item.body)
+        outbox.delivered(item)
+        if len(seen) < 100:
+            assert not outbox.wait(mark, 0.0)
+        assert balance(outbox)
+    assert sorted(seen) == sorted(bodies(*range(101)))
+    assert outbox.wait(mark, 0.0)
+    put(outbox, 101)
+    assert outbox._held == 1
+    assert taken(outbox) == bodies(101)
+
+
+def test_who_has_room_again_is_ready(make: Make, clock: Clock) -> None:
+    outbox = make(max_events=4)
+    put(outbox, *range(20))
+    outbox._next_look = float("inf")
+    for _ in range(5):
+        outbox.delivered(outbox.take())  # type: ignore[arg-type]
+    assert outbox.ready()
+    outbox.hold(clock.now + 60, 60)
+    assert not outbox.ready()
+    outbox.resume()
+    assert len(taken(outbox)) == 15
+
+
+def test_what_is_on_the_disk_alone_outlives_the_process_too(make: Make) -> None:
+    outbox = make(max_events=10)
+    put(outbox, *range(50))
+    die(outbox)
+    heir = make()
+    heir.adopt()
+    assert sorted(taken(heir)) == sorted(bodies(*range(50)))
+
+
+def test_records_that_are_gone_are_counted_as_damaged(make: Make, place: Path) -> None:
+    outbox = make(max_events=4)
+    put(outbox, *range(20))
+    spilled = outbox._files.current[1]
+    assert spilled is not None
+    mark = outbox.mark()
+    Path(spilled._base + ".events").write_bytes(b"")
+    assert taken(outbox) == bodies(0, 1, 2, 3, 4)
+    assert balance(outbox)["dropped_by_reason"]["damaged"] == 15
+    assert outbox.wait(mark, 0.0)
+
+
+def test_damaged_records_are_reported_and_the_others_delivered(
+    make: Make, place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = make()
+    put(outbox, 1, 2, 3)
+    [path] = place.glob("v1/events/*/*.events")
+    content = bytearray(path.read_bytes())
+    content[content.index(body(2))] ^= 0xFF
+    path.write_bytes(content)
+    die(outbox)
+    heir = make()
+    heir.adopt()
+    assert taken(heir) == bodies(1, 3)
+    assert caplog.messages == ["1 places in the outbox are damaged, and were skipped"]
+
+
+def test_a_file_that_can_not_be_read_is_read_later(
+    make: Make, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox, heir = make(), make()
+    put(outbox, 1)
+    die(outbox)
+    heir.adopt()
+    real = Segment.load
+
+    def refuse(*_args: Any) -> Any:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(Segment, "load", refuse)
+    assert heir.take() is None
+    assert not heir.ready()
+    assert heir.postponed()
+    monkeypatch.setattr(Segment, "load", real)
+    assert heir.take() is None
+    clock.now += _reading.READ_AGAIN
+    assert heir.ready()
+    assert taken(heir) == bodies(1)
+
+
+def test_one_thread_reads_at_a_time(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    outbox, heir = make(), make()
+    put(outbox, 1)
+    die(outbox)
+    heir.adopt()
+    real = Segment.load
+
+    def load(segment: Segment, *args: Any) -> Any:
+        assert not heir.ready()
+        heir._read(heir._files.inherited)
+        return real(segment, *args)
+
+    monkeypatch.setattr(Segment, "load", load)
+    assert taken(heir) == bodies(1)
+
+
+def test_what_was_handed_over_while_it_was_read_is_not_delivered(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox, heir, third = make(), make(), make()
+    put(outbox, 1)
+    die(outbox)
+    heir.adopt()
+    real = Segment.load
+
+    def load(segment: Segment, *args: Any) -> Any:
+        loaded = real(segment, *args)
+        if heir._files.own is not None:
+            heir.rest()
+        return loaded
+
+    monkeypatch.setattr(Segment, "load", load)
+    assert heir.take() is None
+    assert third.adopt() == 1
+    assert taken(third) == bodies(1)
+
+
+# -- bounds ----------------------------------------------------------------------------------------
+
+
+def test_events_that_are_too_old_are_dropped_and_counted(make: Make, clock: Clock) -> None:
+    outbox = make(max_age=100.0)
+    put(outbox, 1)
+    outbox.postpone(take(outbox), clock.now)
+    clock.now += 90
+    put(outbox, 2)
+    clock.now += 20
+    assert taken(outbox) == bodies(2)
+    figures = balance(outbox)
+    assert (figures["dropped_by_reason"]["age"], figures["retried"]) == (1, 0)
+
+
+def test_the_age_of_what_was_taken_over_counts_from_its_acceptance(make: Make) -> None:
+    outbox, heir = make(), make(max_age=100.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "time", lambda real=time.time: real() - 101)
+        put(outbox, 1)
+    die(outbox)
+    heir.adopt()
+    assert heir.take() is None
+    assert balance(heir)["dropped_by_reason"]["age"] == 1
+
+
+def small_files(monkeypatch: pytest.MonkeyPatch, size: int = 2000) -> None:
+    monkeypatch.setattr(_durable, "SEGMENT", size)
+    monkeypatch.setattr(_files, "SEGMENT", size)
+
+
+def test_past_its_size_the_oldest_events_are_dropped_and_counted(
+    make: Make, place: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    small_files(monkeypatch)
+    outbox = make(max_size=10_000)
+    put(outbox, *range(100), size=300)
+    assert sum(path.stat().st_size for path in place.rglob("*.events")) < 10_000 + 2 * 2400
+    left = taken(outbox)
+    assert left == bodies(*range(100 - len(left), 100), size=300)
+    assert balance(outbox)["dropped_by_reason"]["size"] == 100 - len(left) > 50
+    said = [line for line in caplog.messages if "larger than its max_size, 10000 bytes" in line]
+    assert len(said) == 1
+
+
+def test_past_its_size_what_is_on_the_disk_alone_goes_too(
+    make: Make, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_files(monkeypatch)
+    outbox = make(max_size=10_000, max_events=4)
+    put(outbox, *range(100), size=300)
+    mark = outbox.mark()
+    left = taken(outbox)
+    figures = balance(outbox)
+    assert figures["dropped_by_reason"]["size"] == 100 - len(left) > 50
+    assert outbox.wait(mark, 0.0)
+
+
+def test_past_its_size_what_was_taken_over_goes_first(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_files(monkeypatch)
+    outbox, heir = make(), make(max_size=12_000)
+    put(outbox, *range(30), size=300)
+    die(outbox)
+    heir.adopt()
+    put(heir, *range(30, 50), size=300)
+    rest = taken(heir)
+    assert rest[-20:] == bodies(*range(30, 50), size=300) or set(rest) >= set(
+        bodies(*range(30, 50), size=300)
+    )
+    figures = balance(heir)
+    assert figures["adopted"] + figures["accepted"] == 50
+    assert figures["dropped_by_reason"]["size"] == 50 - len(rest) > 0
+
+
+def test_rejected_events_are_kept_with_the_answer_and_bounded(make: Make, place: Path) -> None:
+    outbox = make()
+    put(outbox, 1, 2)
+    outbox.failed(take(outbox), DeliveryError("the service answered 422", 422, 1, 0.0, "why"))
+    outbox.delivered(take(outbox))
+    [path] = (place / "v1" / "rejected").iterdir()
+    assert b"why" in path.read_bytes()
+    for number in range(20):
+        old = place / "v1" / "rejected" / f"{number:020d}-x"
+        old.write_bytes(b"")
+        os.truncate(old, REJECTED_FILE)
+    os.truncate(path, REJECTED_FILE)
+    put(outbox, 3)
+    outbox.failed(take(outbox), DeliveryError("no", 422))
+    kept = sorted((place / "v1" / "rejected").iterdir())
+    assert sum(one.stat().st_size for one in kept) <= REJECTED_BYTES
+    assert kept[-2:][0] == path
+    assert not (place / "v1" / "rejected" / f"{0:020d}-x").exists()
+
+
+def test_a_rejected_event_that_can_not_be_kept_is_counted_all_the_same(
+    make: Make, place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = make()
+    put(outbox, 1)
+    (place / "v1" / "rejected").rmdir()
+    outbox.failed(take(outbox), DeliveryError("no", 422))
+    assert balance(outbox)["failed"] == 1
+    assert "1 rejected events could not be kept" in caplog.text
+
+
+# -- ending ----------------------------------------------------------------------------------------
+
+
+def test_what_is_left_at_the_end_is_for_whoever_comes_first(make: Make, place: Path) -> None:
+    outbox, other = make(max_events=4), make()
+    put(outbox, *range(20))
+    outbox.delivered(take(outbox))
+    assert outbox.at_stake() == 0
+    assert outbox.abandon("exit") == 0
+    outbox.rest()
+    figures = balance(outbox)
+    assert (figures["left"], figures["dropped"], figures["pending"]) == (19, 0, 0)
+    assert not outbox.postponed()
+    assert outbox.take() is None
+    assert other.adopt() == 1
+    assert sorted(taken(other)) == sorted(bodies(*range(1, 20)))
+
+
+def test_after_the_end_it_begins_anew(make: Make) -> None:
+    outbox = make()
+    put(outbox, 1)
+    outbox.rest()
+    put(outbox, 2)
+    assert outbox.take().body == body(2)  # type: ignore[union-attr]
+    balance(outbox)
+
+
+def test_what_is_under_way_at_the_end_is_noted_and_then_handed_over(
+    make: Make, place: Path
+) -> None:
+    outbox, other = make(), make()
+    put(outbox, 1, 2, 3, 4)
+    first, second, third = take(outbox), take(outbox), take(outbox)
+    outbox.rest()
+    assert other.adopt() == 0
+    outbox.delivered(first)
+    outbox.postpone(second, 0.0)
+    assert other.adopt() == 0
+    assert outbox.dropped(third, "closed") is False
+    assert other.adopt() == 1
+    assert taken(other) == bodies(2, 3, 4)
+    assert balance(outbox)["left"] == 3
+    other.rest()
+    assert files(place) == []
+
+
+def test_the_end_waits_for_a_thread_that_is_writing(
+    make: Make, in_thread: InThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside, go_on = threading.Event(), threading.Event()
+    real = Segment.append
+
+    def append(segment: Segment, record: bytes) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            inside.set()
+            assert go_on.wait(10)
+        real(segment, record)
+
+    outbox, other = make(), make()
+    put(outbox, 1)
+    monkeypatch.setattr(Segment, "append", append)
+    writing = in_thread(outbox.put, body(2))
+    assert inside.wait(10)
+    real_wait = outbox._settled.wait
+
+    def wait(timeout: float | None = None) -> bool:
+        go_on.set()
+        return real_wait(timeout)
+
+    monkeypatch.setattr(outbox._settled, "wait", wait)
+    outbox.rest()
+    assert writing.result(10) is None
+    monkeypatch.undo()
+    assert other.adopt() == 1
+    assert balance(outbox)["accepted"] == 2
+    assert set(taken(other) + taken(outbox)) == set(bodies(1, 2))
+
+
+def test_the_end_does_not_wait_for_ever(make: Make, clock: Clock) -> None:
+    outbox = make()
+    put(outbox, 1)
+    segment = outbox._files.current[0]
+    assert segment is not None
+    segment.writing += 1  # for ever
+
+    def wait(_timeout: float | None = None) -> bool:
+        clock.now += 10
+        return False
+
+    outbox._settled.wait = wait  # type: ignore[method-assign]
+    outbox.rest()
+    assert balance(outbox)["left"] == 1
+
+
+# -- trouble ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EMFILE])
+def test_where_nothing_can_be_written_events_wait_in_memory_until_it_can(
+    make: Make, clock: Clock, place: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture, number: int,
+) -> None:  # fmt: skip
+    real = os.open
+
+    def refuse(path: Any, flags: int, *args: Any, **more: Any) -> int:
+        if str(place) in str(path) and flags & os.O_CREAT:
+            raise OSError(number, os.strerror(number))
+        return real(path, flags, *args, **more)
+
+    monkeypatch.setattr(os, "open", refuse)
+    outbox = make()
+    put(outbox, 1, 2)
+    assert outbox.at_stake() == 2
+    assert taken(outbox) == bodies(1, 2)
+    clock.now += _files.TRY_AGAIN
+    put(outbox, 3)
+    monkeypatch.undo()
+    put(outbox, 4)
+    assert balance(outbox)["unsaved"] == 4
+    clock.now += _files.TRY_AGAIN
+    put(outbox, 5)
+    figures = balance(outbox)
+    assert (figures["unsaved"], outbox.at_stake()) == (4, 2)
+    said = [line for line in caplog.messages if "could not be used, events wait in memory" in line]
+    assert len(said) == 1
+    assert os.strerror(number) in said[0]
+    assert outbox.abandon("exit") == 2
+    assert balance(outbox)["dropped_by_reason"]["exit"] == 2
+
+
+def test_an_append_that_fails_leaves_the_event_in_memory(
+    make: Make, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = make(max_events=3)
+    put(outbox, 1)
+
+    def refuse(*_args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Segment, "append", refuse)
+        put(outbox, 2, 3, 4)  # the last one is one too many
+    assert balance(outbox)["dropped_by_reason"]["overflow"] == 1
+    assert taken(outbox) == bodies(1, 2, 3)
+    clock.now += _files.TRY_AGAIN
+    put(outbox, 5)
+    assert outbox.at_stake() == 0
+
+
+def test_a_full_disk_costs_no_event_and_no_exception(
+    make: Make, clock: Clock, fork: Callable[..., Child]
+) -> None:
+    def child() -> None:
+        outbox = make(max_events=10**6)
+        put(outbox, 0)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, resource.RLIM_INFINITY))
+        put(outbox, *range(1, 100), size=100)
+        assert 0 < outbox.at_stake() < 99
+        assert sorted(taken(outbox)) == sorted([body(0), *bodies(*range(1, 100), size=100)])
+        balance(outbox)
+
+    assert fork(child).wait() == 0
+
+
+def test_too_many_open_files_cost_no_event(make: Make, fork: Callable[..., Child]) -> None:
+    def child() -> None:
+        outbox = make()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        put(outbox, 1)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert taken(outbox) == bodies(1)
+        assert balance(outbox)["unsaved"] == 1
+
+    assert fork(child).wait() == 0
+
+
+def test_notes_that_can_not_be_written_are_written_later(
+    make: Make, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = make()
+    put(outbox, 1, 2)
+    real = Segment.record_settled
+
+    def refuse(*_args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Segment, "record_settled", refuse)
+    outbox.delivered(take(outbox))
+    item = take(outbox)
+    outbox.delivered(item)
+    monkeypatch.setattr(Segment, "record_settled", real)
+    put(outbox, 3)
+    outbox.delivered(take(outbox))
+    put(outbox, 4)
+    die(outbox)
+    heir = make()
+    heir.adopt()
+    assert taken(heir) == bodies(4)
+
+
+@pytest.mark.parametrize("what", ["mark", "all"])
+def test_a_directory_that_somebody_removed_is_made_anew_and_nothing_in_memory_is_lost(
+    make: Make, place: Path, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    outbox = make(max_events=4)
+    put(outbox, *range(10))
+    if what == "all":
+        shutil.rmtree(place)
+    else:
+        [mark] = (place / "v1" / "owners").iterdir()
+        mark.unlink()
+    outbox._files.beaten -= BEAT
+    put(outbox, 10)
+    assert "was taken over, or removed" in caplog.text
+    assert list(place.glob("v1/events/*/*.events")) != []
+    assert set(taken(outbox)) >= set(bodies(0, 1, 2, 3, 4, 10))
+    assert balance(outbox)["dropped_by_reason"]["damaged"] == 5
+
+
+def test_a_segment_that_is_gone_when_its_descriptor_is_too_is_replaced(
+    make: Make, place: Path
+) -> None:
+    outbox = make()
+    put(outbox, 1)
+    segment = outbox._files.current[0]
+    assert segment is not None
+    assert segment._descriptor is not None
+    os.close(segment._descriptor.number)
+    [path] = place.glob("v1/events/*/*.events")
+    path.unlink()
+    put(outbox, 2)
+    assert outbox._files.current[0] is not segment
+    assert taken(outbox) == bodies(1, 2)
+    balance(outbox)
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_where_its_replacement_can_not_be_written_either_the_event_is_in_memory(
+    make: Make, monkeypatch: pytest.MonkeyPatch, sync: bool
+) -> None:
+    outbox = make(sync=sync)
+    put(outbox, 1)
+    calls = []
+
+    def robbed(*_args: Any) -> None:
+        calls.append(1)
+        if len(calls) == 1:
+            raise _segments.RobbedError(errno.ESTALE, "taken")
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(Segment, "append", robbed)
+    put(outbox, 2)
+    assert len(calls) == 2
+    monkeypatch.undo()
+    assert outbox.at_stake() == 1
+    assert set(taken(outbox)) == set(bodies(1, 2))
+
+
+def test_where_there_is_no_replacement_the_event_is_in_memory(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = make(sync=True)
+    put(outbox, 1)
+
+    def robbed(*_args: Any) -> None:
+        raise _segments.RobbedError(errno.ESTALE, "taken")
+
+    def full(*_args: Any) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(Segment, "append", robbed)
+    monkeypatch.setattr(Store, "open", full)
+    put(outbox, 2)
+    assert outbox.at_stake() == 1
+    monkeypatch.undo()
+
+
+def test_an_event_is_synced_to_its_replacement_too(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = make(sync=True)
+    put(outbox, 1)
+    real, calls = Segment.append, []
+
+    def robbed_once(segment: Segment, record: bytes) -> None:
+        calls.append(segment)
+        if len(calls) == 1:
+            raise _segments.RobbedError(errno.ESTALE, "taken")
+        real(segment, record)
+
+    monkeypatch.setattr(Segment, "append", robbed_once)
+    put(outbox, 2)
+    assert outbox.at_stake() == 0
+    assert set(taken(outbox)) == set(bodies(1, 2))
+
+
+def test_a_look_that_fails_is_said_and_repeated(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = make()
+
+    def refuse(*_args: Any) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "claim", refuse)
+        assert outbox.adopt() == 0
+    assert "Too many open files" in caplog.text
+    assert outbox.adopt() == 0
+
+
+def test_a_sign_of_life_that_fails_is_said_and_repeated(
+    make: Make, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = make()
+    put(outbox, 1)
+
+    def refuse(*_args: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Owner, "beat", refuse)
+    outbox._files.beaten -= BEAT
+    outbox._next_look = float("inf")
+    assert outbox.take() is not None
+    assert "Read-only file system" in caplog.text
+
+
+def test_a_directory_that_can_not_be_made_leaves_no_mark(
+    make: Make, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.mkdir
+
+    def refuse(path: Any, *args: Any) -> None:
+        if "/events/" in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, *args)
+
+    outbox = make()
+    monkeypatch.setattr(os, "mkdir", refuse)
+    put(outbox, 1)
+    assert files(place) == []
+    assert outbox.at_stake() == 1
+
+
+# -- threads and signals ---------------------------------------------------------------------------
+
+
+def test_threads_that_begin_together_share_one_mark(make: Make, place: Path) -> None:
+    outbox = make()
+    barrier = threading.Barrier(8)
+
+    def record(number: int) -> None:
+        barrier.wait(10)
+        put(outbox, *range(number * 100, number * 100 + 100))
+
+    threads = [threading.Thread(target=record, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(list(place.glob("v1/owners/*"))) == len(list(place.glob("v1/events/*"))) == 1
+    assert sorted(taken(outbox)) == sorted(bodies(*range(800)))
+    balance(outbox)
+
+
+def test_who_was_slower_to_begin_or_to_rotate_leaves_nothing(
+    make: Make, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = make()
+    real_open, real_segment = Store.open, Store.segment
+
+    def open_twice(store: Store) -> Any:
+        made = real_open(store)
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "open", real_open)
+            outbox._files.begin()
+        return made
+
+    def segment_twice(store: Store, *args: Any) -> Any:
+        made = real_segment(store, *args)
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "segment", real_segment)
+            outbox._files.prepare(0)
+        return made
+
+    monkeypatch.setattr(Store, "open", open_twice)
+    monkeypatch.setattr(Store, "segment", segment_twice)
+    put(outbox, 1)
+    assert len(files(place)) == 3  # a mark, a directory, a file
+    assert taken(outbox) == bodies(1)
+
+
+class SoftTimeLimitError(Exception):
+    pass
+
+
+def test_a_call_that_an_exception_breaks_off_accepts_nothing(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = make()
+    put(outbox, 1)
+
+    def limit(*_args: Any) -> None:
+        raise SoftTimeLimitError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Segment, "append", limit)
+        with pytest.raises(SoftTimeLimitError):
+            outbox.put(body(2))
+    assert balance(outbox)["accepted"] == 1
+    mark = outbox.mark()
+    assert taken(outbox) == bodies(1)
+    assert outbox.wait(mark, 0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(_durable, "Entry", limit)
+        with pytest.raises(SoftTimeLimitError):
+            outbox.put(body(3))
+    assert balance(outbox)["accepted"] == 1
+
+
+def test_caller_runs_where_neither_disk_nor_memory_have_room(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = make(max_events=1, overflow="caller_runs")
+
+    def full(*_args: Any) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(Store, "open", full)
+    put(outbox, 1)
+    item = outbox.put(body(2))
+    assert item is not None
+    outbox.delivered(item)
+    assert outbox.dropped(take(outbox), "closed") is True
+    assert balance(outbox)["dropped_by_reason"]["closed"] == 1
+    put(outbox, 3)
+    outbox.rest()  # memory alone has it, so it is not let go of
+    assert taken(outbox) == bodies(3)
+
+
+# -- any order of it all ---------------------------------------------------------------------------
+
+
+class Directory(RuleBasedStateMachine):
+    """Processes come, record, deliver, end and die: each event is delivered, and none is forgotten.
+
+    An event may be delivered again only if its process died before its settling was noted.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.mkdtemp()
+        self.clock = Clock()
+        self.living: list[DurableOutbox] = []
+        self.flying: list[tuple[DurableOutbox, Any]] = []
+        self.accepted: set[bytes] = set()
+        self.delivered: dict[bytes, list[str]] = {}
+        self.deaths = 0
+
+    def make(self) -> DurableOutbox:
+        store = Store(os.path.join(self.folder, "outbox"), sync=False)
+        outbox = DurableOutbox(store, WEEK, BIG, 6, clock=self.clock)
+        outbox._window = 3
+        self.living.append(outbox)
+        return outbox
+
+    @precondition(lambda self: len(self.living) < 3)
+    @rule()
+    def come(self) -> None:
+        self.make()
+
+    @precondition(lambda self: self.living)
+    @rule(which=st.integers(0, 2), count=st.integers(1, 9))
+    def record(self, which: int, count: int) -> None:
+        outbox = self.living[which % len(self.living)]
+        for _ in range(count):
+            new = body(len(self.accepted))
+            assert outbox.put(new) is None
+            self.accepted.add(new)
+
+    @precondition(lambda self: self.living)
+    @rule(which=st.integers(0, 2), count=st.integers(1, 12))
+    def take(self, which: int, count: int) -> None:
+        outbox = self.living[which % len(self.living)]
+        for _ in range(count):
+            item = outbox.take()
+            if item is not None:
+                self.flying.append((outbox, item))
+
+    @precondition(lambda self: self.flying)
+    @rule(which=st.integers(0, 20), outcome=st.sampled_from(["deliver", "deliver", "postpone"]))
+    def land(self, which: int, outcome: str) -> None:
+        outbox, item = self.flying.pop(which % len(self.flying))
+        if outcome == "postpone":
+            outbox.postpone(item, self.clock.now)
+        else:
+            self.delivered.setdefault(item.body, []).append(item.idempotency_key)
+            outbox.delivered(item)
+
+    @precondition(lambda self: self.living)
+    @rule(which=st.integers(0, 2))
+    def adopt(self, which: int) -> None:
+        self.living[which % len(self.living)].adopt()
+
+    @precondition(lambda self: self.living)
+    @rule(which=st.integers(0, 2))
+    def rest(self, which: int) -> None:
+        outbox = self.living[which % len(self.living)]
+        outbox.abandon("closed")
+        outbox.rest()
+
+    @precondition(lambda self: self.living)
+    @rule(which=st.integers(0, 2))
+    def die(self, which: int) -> None:
+        outbox = self.living.pop(which % len(self.living))
+        holdings = set(outbox._files._holdings)
+        holdings |= {item.segment.holding for owner, item in self.flying if owner is outbox}
+        self.flying = [(owner, item) for owner, item in self.flying if owner is not outbox]
+        self.deaths += 1
+        owners = {holding.owner.name for holding in holdings}
+        for name in os.listdir(outbox._files.store.place.owners) if owners else ():
+            mark = Path(outbox._files.store.place.owners, name)
+            if name in owners:
+                mark.write_text(mark.read_text().replace('"start": "', '"start": "1'))
+
+    @invariant()
+    def accounts_balance(self) -> None:
+        for outbox in self.living:
+            balance(outbox)
+
+    def teardown(self) -> None:
+        for outbox, item in self.flying:
+            outbox.postpone(item, self.clock.now)
+        last = self.make()
+        for outbox in self.living:
+            outbox.abandon("closed")
+            outbox.rest()
+        while last.adopt():
+            for new in taken(last):
+                self.delivered.setdefault(new, []).append("")
+        assert self.accepted == self.delivered.keys()
+        if not self.deaths:
+            assert {len(keys) for keys in self.delivered.values()} <= {1}
+        last.rest()
+        assert files(Path(self.folder, "outbox")) == []
+        shutil.rmtree(self.folder)
+
+
+TestDirectory = Directory.TestCase
+TestDirectory.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
