@@ -15,7 +15,8 @@ from tests.support.processes import Child
 from tests.support.server import Server
 
 _VARIABLES = (
-    "VALUED_TOKEN", "VALUED_ENDPOINT", "VALUED_OUTBOX", "DJANGO_ENV", "FLASK_ENV", "APP_ENV", "ENVIRONMENT", "ENV",
+    "VALUED_TOKEN", "VALUED_ENDPOINT", "VALUED_OUTBOX", "DJANGO_ENV", "FLASK_ENV", "APP_ENV",
+    "ENVIRONMENT", "ENV",
     "http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY",
 )  # fmt: skip
 

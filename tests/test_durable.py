@@ -1,4 +1,4 @@
-"""The outbox on the disk: its accounts, what it reads, what it leaves, and trouble with the disk."""
+"""The outbox on the disk: its accounts, what it reads, what it leaves, and its trouble."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import signal
@@ -101,13 +102,8 @@ def test_psutil_tells_the_start_of_a_process() -> None:
 
 
 def test_a_process_that_ends_while_it_is_looked_at_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Ended:
-        def __enter__(self) -> Ended:
-            return self
-
-        def __exit__(self, *_args: object) -> None: ...
-
-        def read(self) -> bytes:
+    class Ended(io.BytesIO):
+        def read(self, _size: int | None = -1) -> bytes:
             raise ProcessLookupError
 
     monkeypatch.setattr("builtins.open", lambda *_args, **_options: Ended())

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import requests
+
 import valued
 from valued import _files, _owners, _segments, _store
 
@@ -34,7 +36,7 @@ def _places() -> dict[str, tuple[Any, str]]:
         "claim": (_store, "claim"),
         "release": (_store, "release"),
         "mark": (_owners.Owner, "__init__"),
-        "request": (valued.Connection, "post"),
+        "request": (requests.Session, "post"),
         "answer": (_files.Files, "landed"),
     }
 
