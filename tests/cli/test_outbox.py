@@ -1,0 +1,155 @@
+"""``valued outbox``: what was left, shown, sent, exported."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import valued
+from tests.support.cli import COMMAND
+from tests.support.processes import Child, run
+from tests.support.server import Reply, Request, Server
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no outbox on Windows")
+
+Fork = Callable[..., Child]
+
+
+def outbox(place: Path, *arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    return run("-m", "valued", "outbox", str(place), *arguments, **more)
+
+
+@pytest.fixture
+def place(tmp_path: Path, server: Server) -> Path:
+    """An outbox in which a process that was killed left five events."""
+    server.script = lambda _request: Reply(503)
+    place = tmp_path / "outbox"
+    pid = os.fork()
+    if pid == 0:
+        client = valued.Client("t", server.url, outbox=place)
+        for number in range(5):
+            client.action("left", {"user.id": number})
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    server.requests.clear()
+    server.script = lambda _request: Reply()
+    return place
+
+
+def sending(server: Server) -> list[str]:
+    return ["send", "--token", "t", "--endpoint", server.url]
+
+
+@pytest.mark.parametrize("arguments", [[], ["status"]], ids=str)
+def test_status_tells_who_owns_what_and_changes_nothing(place: Path, arguments: list[str]) -> None:
+    before = sorted(place.rglob("*"))
+    done = outbox(place, *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    head, dead, total, rejected = done.stdout.splitlines()
+    assert head.split() == ["owner", "pid", "host", "events", "bytes", "oldest"]
+    assert dead.split()[0] == "dead"
+    assert dead.split()[3] == total.split()[1] == "5"
+    assert dead.endswith("ago")
+    assert rejected == "0 rejected"
+    assert sorted(place.rglob("*")) == before
+
+
+def test_send_delivers_what_the_dead_left_and_nothing_of_the_living(
+    place: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Else this process would be first to take them over.
+    monkeypatch.setattr("valued._reading.ReadingOutbox._look", lambda _self: 0)
+    server.script = lambda request: Reply(503 if request.event["key"] == "living" else 204)
+    client = valued.Client("t", server.url, outbox=place)
+    client.action("living", {"user.id": 1})
+    done = outbox(place, *sending(server))
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr.splitlines()[-1] == "5 delivered, 0 rejected, 0 dropped"
+    left = [event for event in server.events if event["key"] == "left"]
+    assert sorted(event["user"]["id"] for event in left) == [0, 1, 2, 3, 4]
+    server.script = lambda _request: Reply()
+    assert client.close(30)
+    assert outbox(place).stdout.splitlines()[1].split() == ["all", "0", "0"]
+
+
+def test_send_where_nothing_is_left_does_nothing(place: Path, server: Server) -> None:
+    outbox(place, *sending(server))
+    done = outbox(place, *sending(server))
+    assert (done.returncode, done.stderr) == (0, "0 delivered, 0 rejected, 0 dropped\n")
+    assert len(server.events) == 5
+
+
+def test_what_is_refused_is_shown_and_written_to_be_mended_and_forgotten(
+    place: Path, server: Server, tmp_path: Path
+) -> None:
+    def script(request: Request) -> Reply:
+        bad = request.event["user"]["id"] == 3
+        return Reply(422, body=b"no user 3") if bad else Reply()
+
+    server.script = script
+    done = outbox(place, *sending(server))
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "4 delivered, 1 rejected, 0 dropped"
+    why, event = outbox(place, "rejected").stdout.splitlines()
+    assert why.endswith("the service answered 422 Unprocessable Entity: no user 3")
+    assert json.loads(event)["user"] == {"id": 3}
+    file = tmp_path / "mend.jsonl"
+    assert outbox(place, "rejected", "--export", str(file)).stderr == "1 events\n"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    file.write_text(file.read_text().replace('"id": 3', '"id": 33'))
+    sent = run("-m", "valued", "send", str(file), "--token", "t", "--endpoint", server.url)
+    assert sent.returncode == 0
+    assert server.events[-1]["user"] == {"id": 33}
+    assert outbox(place, "rejected", "--forget").returncode == 0
+    assert outbox(place, "rejected").stdout == ""
+
+
+def test_export_writes_what_send_takes(place: Path, server: Server, tmp_path: Path) -> None:
+    lines = outbox(place, "export", "-").stdout.splitlines()
+    assert [json.loads(line)["user"]["id"] for line in lines] == [0, 1, 2, 3, 4]
+    file = tmp_path / "left.jsonl"
+    assert outbox(place, "export", str(file)).stderr == "5 events\n"
+    sent = run("-m", "valued", "send", str(file), "--token", "t", "--endpoint", server.url)
+    assert sent.returncode == 0
+    assert [event["user"]["id"] for event in server.events] != []
+
+
+def test_ctrl_c_leaves_the_rest_where_it_was(place: Path, server: Server) -> None:
+    server.script = lambda _request: Reply(503)
+    process = subprocess.Popen(
+        [*COMMAND, "outbox", str(place), *sending(server)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        server.wait_for(1)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130
+    assert "0 delivered, 0 rejected, 0 dropped" in said
+    assert outbox(place).stdout.splitlines()[-2].split()[:2] == ["all", "5"]
+
+
+def test_what_is_no_outbox_is_named(tmp_path: Path) -> None:
+    done = outbox(tmp_path / "none")
+    assert done.returncode == 2
+    assert "there is no such directory" in done.stderr
+
+
+def test_commands_that_send_ignore_the_variable(
+    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VALUED_OUTBOX", str(tmp_path / "outbox"))
+    arguments = ["a.b", "user.id=1", "--token", "t", "--endpoint", server.url]
+    assert run("-m", "valued", "action", *arguments).returncode == 0
+    assert not (tmp_path / "outbox").exists()
