@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tests.support.processes import Child
-from valued import _durable, _files, _reading, _segments
+from valued import _durable, _files, _owners, _reading, _segments
 from valued._durable import DurableOutbox
 from valued._errors import DeliveryError
 from valued._owners import BEAT, LEASE, Owner
@@ -1080,6 +1080,81 @@ def test_a_call_that_an_exception_breaks_off_accepts_nothing(
     assert balance(outbox)["accepted"] == 1
 
 
+def test_a_call_that_is_broken_off_while_the_disk_is_full_accepts_nothing(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = make()
+
+    def full(*_args: Any) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    class Lock:
+        entered = 0
+
+        def __enter__(self) -> None:
+            self.entered += 1
+            if self.entered == 2:
+                raise SoftTimeLimitError
+            lock.acquire()
+
+        def __exit__(self, *_args: object) -> None:
+            lock.release()
+
+    monkeypatch.setattr(Store, "open", full)
+    lock = outbox._lock
+    monkeypatch.setattr(outbox, "_lock", Lock())
+    with pytest.raises(SoftTimeLimitError):
+        outbox.put(body(1))
+    monkeypatch.setattr(outbox, "_lock", lock)
+    assert balance(outbox)["accepted"] == 0
+    assert outbox.wait(outbox.mark(), 0.0)
+
+
+def test_who_lost_a_race_for_what_was_left_has_nothing_of_it(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox, slow, fast = make(), make(), make()
+    put(outbox, 1)
+    die(outbox)
+    real = _owners.claim
+
+    def claim(*args: Any) -> Any:
+        monkeypatch.setattr("valued._store.claim", real)
+        assert fast.adopt() == 1
+        return real(*args)
+
+    monkeypatch.setattr("valued._store.claim", claim)
+    assert slow.adopt() == 0
+    assert taken(slow) == []
+    assert taken(fast) == bodies(1)
+
+
+def test_what_was_lost_already_is_not_lost_again(make: Make) -> None:
+    outbox = make()
+    put(outbox, 1)
+    own = outbox._files.own
+    assert own is not None
+    outbox._files.lose(own, OSError("first"))
+    put(outbox, 2)
+    outbox._files.lose(own, OSError("second"))
+    assert outbox._files.own is not None
+    assert taken(outbox) == bodies(1, 2)
+
+
+def test_what_is_being_read_is_not_dropped_for_its_size(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_files(monkeypatch)
+    outbox, heir = make(), make(max_size=5_000)
+    put(outbox, *range(10), size=300)
+    die(outbox)
+    heir.adopt()
+    heir._files.inherited.busy = True
+    put(heir, *range(10, 20), size=300)
+    heir._files.inherited.busy = False
+    assert set(taken(heir)) >= set(bodies(*range(10), size=300))
+
+
 def test_caller_runs_where_neither_disk_nor_memory_have_room(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1209,4 +1284,4 @@ class Directory(RuleBasedStateMachine):
 
 
 TestDirectory = Directory.TestCase
-TestDirectory.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestDirectory.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)

@@ -99,6 +99,9 @@ def test_where_there_is_no_proc_psutil_tells(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_psutil_tells_the_start_of_a_process() -> None:
     assert _fork._start_by_psutil(os.getpid()) == repr(psutil.Process().create_time())
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    assert _fork._start_by_psutil(done.pid) is None
 
 
 def test_a_process_that_ends_while_it_is_looked_at_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,6 +156,10 @@ def test_a_directory_without_a_mark_waits_for_a_lease(place: Place) -> None:
     assert _owners.state(place, NAME, orphan.path, time.time()) == ELSEWHERE
     os.utime(orphan.path, (time.time() - LEASE - 60,) * 2)
     assert _owners.state(place, NAME, orphan.path, time.time()) == EXPIRED
+
+
+def test_what_is_not_there_at_all_is_as_young_as_can_be(place: Place) -> None:
+    assert state(place) == ELSEWHERE
 
 
 def test_nobody_is_dead(place: Place) -> None:

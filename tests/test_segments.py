@@ -92,6 +92,19 @@ def test_settled_events_are_not_read_again(segment: Segment, holding: Holding) -
     assert loaded(again(holding)) == [2, 4]
 
 
+def test_what_is_damaged_among_the_notes_costs_that_note_alone(
+    segment: Segment, holding: Holding
+) -> None:
+    for number in range(1, 4):
+        segment.append(event(number))
+    for number in range(1, 4):
+        segment.record_settled([number])
+    notes = bytearray(file(holding, ".settled").read_bytes())
+    notes[len(notes) // 2] ^= 1
+    file(holding, ".settled").write_bytes(notes)
+    assert loaded(again(holding)) == [2]
+
+
 def test_a_portion_is_bounded_by_events_and_by_bytes(segment: Segment, holding: Holding) -> None:
     for number in range(1, 6):
         segment.append(event(number, b"x" * 100))

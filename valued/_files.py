@@ -16,7 +16,7 @@ from valued._segments import SEGMENT, Backlog, Holding, Segment
 
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from valued._reporting import Reporter
     from valued._store import Store
@@ -166,11 +166,13 @@ class Files:
             if self.own is not own:
                 return
             self.own = None
+            self._sealed += [segment for segment in self.current if segment is not None]
             self.current = [None, None]
-            for holding in list(self._holdings):
+            for holding in [one for one in self._holdings if one.owner is own.owner]:
                 del self._holdings[holding]
                 for segment in list(holding.segments):
                     self._let_go(segment, LEFT if taken else DAMAGED)
+        own.owner.leave()
         self._reporter.warn(
             "lost", "%d times the outbox of this process was taken over, or removed: %s", error
         )
@@ -191,31 +193,44 @@ class Files:
     def _bound(self) -> None:
         """Drop the oldest events of this process while the directory is too large."""
         excess = self.store.size() - self._max_size
-        for segment in self._oldest() if excess > 0 else ():
-            excess -= segment.length()
-            if segment.backlog is self.inherited:
-                segment.begun += segment.count_unread()
-            with self._lock:
-                if segment.gone or segment in self.current:
-                    continue
-                self._let_go(segment, SIZE)
-            segment.remove()
-            self._reporter.warn(
-                "size",
-                "%d times the oldest events were dropped: the outbox is larger than its max_size, "
-                "%d bytes",
-                self._max_size,
-            )
-            if excess <= 0:
-                return
+        if excess <= 0:
+            return
+        for segment in self._oldest():
+            size = segment.length()
+            if excess > 0 and self._drop(segment):
+                excess -= size
+                self._reporter.warn(
+                    "size",
+                    "%d times the oldest events were dropped: the outbox is larger than its "
+                    "max_size, %d bytes",
+                    self._max_size,
+                )
 
-    def _oldest(self) -> Iterator[Segment]:
+    def _oldest(self) -> list[Segment]:
         with self._lock:
-            own, holdings = self.own, list(self._holdings)
-            found = [list(holding.segments) for holding in holdings if holding is not own]
-            found += [list(own.segments)] if own is not None else []
-        for segments in found:
-            yield from segments
+            own = self.own
+            holdings = [holding for holding in self._holdings if holding is not own]
+            if own is not None:
+                holdings.append(own)
+            return [segment for holding in holdings for segment in holding.segments]
+
+    def _drop(self, segment: Segment) -> bool:
+        backlog = segment.backlog
+        with self._lock:
+            if segment.gone or segment in self.current or segment.holding.parting:
+                return False
+            if backlog is not None:
+                if backlog.busy:
+                    return False
+                backlog.busy = True
+        unread = segment.count_unread() if backlog is self.inherited else 0
+        with self._lock:
+            segment.begun += unread
+            self._let_go(segment, SIZE)
+            if backlog is not None:
+                backlog.busy = False
+        segment.remove()
+        return True
 
     # -- settled -----------------------------------------------------------------------------------
 
@@ -241,10 +256,10 @@ class Files:
                 self._part(holding)
 
     def _part(self, holding: Holding) -> None:
-        holding.parting = True
-        self._holdings.pop(holding, None)
-        if not holding.in_flight:
-            self._parted.append(holding)
+        if not holding.parting:
+            holding.parting = True
+            if not holding.in_flight:
+                self._parted.append(holding)
 
     def landed(self, segment: Segment) -> None:
         """An event of *segment* that was taken is so no more; with the lock."""
@@ -278,7 +293,10 @@ class Files:
             segment.remove()
         for holding in parted:
             self.store.part(holding)
-            if not any(other.owner is holding.owner for other in self._holdings):
+            with self._lock:
+                self._holdings.pop(holding, None)
+                owns = any(other.owner is holding.owner for other in self._holdings)
+            if not owns:  # else the mark says whose that is
                 holding.owner.leave()
 
     def _record(self, segment: Segment, numbers: list[int]) -> None:

@@ -49,7 +49,7 @@ _CLOSED: Final = frozenset({errno.EBADF, errno.ESPIPE})
 
 # Looked up once: an event call waits for them.
 _lseek: Final = os.lseek
-_pwrite: Final[Callable[[int, bytes, int], int]] = getattr(os, "pwrite", os.write)
+_pwrite: Final[Callable[..., int]] = getattr(os, "pwrite", os.write)
 
 # Windows has neither of these, and there nothing of this is used, but imported.
 _OWN: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)

@@ -157,7 +157,6 @@ class Store:
         paths = [os.path.join(self.place.rejected, name) for name in names]
         sizes = [os.lstat(path).st_size for path in paths]
         total = sum(sizes) + REJECTED_FILE
-        for path, size in zip(paths, sizes, strict=True):
-            if total > REJECTED_BYTES:
-                os.unlink(path)
-                total -= size
+        while total > REJECTED_BYTES:
+            os.unlink(paths.pop(0))
+            total -= sizes.pop(0)

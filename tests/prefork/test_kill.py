@@ -144,7 +144,7 @@ def test_what_the_workers_of_a_pool_had_not_sent_is_delivered_by_the_parent(
         pool.map(work, range(30), chunksize=1)
     server.requests.clear()
     server.script = lambda _request: Reply()
-    assert down.adopt() == 3
+    assert 1 <= down.adopt() <= 3  # a worker may have had no task
     server.wait_for(30)
     assert down.close(10)
     assert arrived(server).times == dict.fromkeys(range(30), 1)
@@ -219,7 +219,9 @@ def test_an_idle_process_notices_by_itself_that_another_one_died(
     dead.set()
     until(lambda: down.stats()["delivered"] == 2)
     assert down.park(10)
-    assert [thread.name for thread in threading.enumerate() if "valued" in thread.name] == []
+    here = down._sender._here.peek()
+    assert here is not None
+    assert here._threads._workers == set()
     assert arrived(server).with_several_keys() == []
     assert down.close(10)
 
