@@ -193,7 +193,12 @@ class Segment:
         try:
             if descriptor is None:
                 raise OSError(errno.EBADF, "it is closed")
-            written = descriptor.write(record)
+            place = descriptor.place
+            # As `write` does, without a call: an event call waits for it.
+            if place >= 0 and _lseek(descriptor.number, 0, 1) == place:
+                written = _pwrite(descriptor.number, record, 0)
+            else:
+                written = descriptor.write(record)
         except OSError as error:
             if error.errno not in _CLOSED:
                 raise

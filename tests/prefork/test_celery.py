@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
+import valued
 from tests.support import redis
 from tests.support.celery import CELERY_GRACE, Worker, gate
 from tests.support.cli import listening
@@ -393,3 +394,25 @@ def test_the_example_records_each_task_once(
     assert parent not in children
     assert len(children) >= 40 / 10
     assert max(children.values()) <= 10
+
+
+def test_what_a_child_that_was_killed_had_recorded_is_delivered_from_its_outbox(
+    start: Start, server: Server, tmp_path: Path
+) -> None:
+    server.script = lambda _request: Reply(503)
+    place = tmp_path / "outbox"
+    worker = start(
+        server, *PREFORK, "2", tasks=[("work",)] * 8,
+        VALUED_OUTBOX=str(place), SHUTDOWN_TIMEOUT="0",
+    )  # fmt: skip
+    worker.wait_until(lambda: len(worker.recorded()) == 8)
+    os.kill(min(worker.pids()), signal.SIGKILL)
+    worker.stop()
+    server.requests.clear()
+    server.script = lambda _request: Reply()
+    client = valued.Client("test-token", server.url, outbox=place)
+    assert client.adopt() >= 1
+    server.wait_for(8)
+    assert client.close(10)
+    arrived = [event["attributes"] for event in server.events]
+    assert Counter(event["id"] for event in arrived) == Counter(worker.recorded())
