@@ -648,6 +648,25 @@ def test_rejected_events_are_kept_with_the_answer_and_bounded(make: Make, place:
     assert not (place / "v1" / "rejected" / f"{0:020d}-x").exists()
 
 
+def test_rejected_events_of_a_process_share_a_file(make: Make, place: Path) -> None:
+    outbox = make()
+    put(outbox, 1, 2)
+    for _ in range(2):
+        outbox.failed(take(outbox), DeliveryError("no", 422))
+    assert len(list((place / "v1" / "rejected").iterdir())) == 1
+
+
+def test_what_is_under_way_at_the_end_is_noted_though_others_have_come(make: Make) -> None:
+    outbox, other = make(), make()
+    put(outbox, 1, 2)
+    item = take(outbox)
+    outbox.rest()
+    put(outbox, 3)
+    outbox.delivered(item)
+    assert other.adopt() == 1
+    assert taken(other) == bodies(2)
+
+
 def test_a_rejected_event_that_can_not_be_kept_is_counted_all_the_same(
     make: Make, place: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
