@@ -515,6 +515,22 @@ def test_a_file_that_can_not_be_read_is_read_later(
     assert taken(heir) == bodies(1)
 
 
+def test_files_without_anything_to_deliver_are_passed_at_once(make: Make) -> None:
+    dead = [make(), make(), make()]
+    for number, outbox in enumerate(dead):
+        put(outbox, number)
+    for outbox in dead:
+        outbox.delivered(take(outbox))
+        outbox._next_look = float("inf")
+    put(dead[-1], 3)
+    for outbox in dead:
+        die(outbox)
+    heir = make()
+    assert heir.adopt() == 3
+    heir._next_look = float("inf")
+    assert taken(heir) == bodies(3)
+
+
 def test_one_thread_reads_at_a_time(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     outbox, heir = make(), make()
     put(outbox, 1)
