@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "_weak": [],
     "_fork": ["_weak"],
     "_leaving": ["_fork", "_weak"],
+    "_signals": ["_fork", "_leaving"],
     "_options": ["_errors", "_typing"],
     "_converters": ["_errors"],
     "_serializer": ["_errors", "_typing", "_converters"],

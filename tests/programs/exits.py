@@ -178,14 +178,29 @@ def sigterm_in_a_forked_child() -> None:
 
 
 def sigterm_while_the_process_ends() -> None:
-    """No thread can be started any more (from Python 3.12 on); the end goes on as it does."""
     valued.flush_on_signals()
     client = valued.Client("token", URL)
     record(client, "one")
+    atexit.register(time.sleep, 30)  # ended by the signal, that is
     atexit.register(signal.raise_signal, signal.SIGTERM)
-    if sys.version_info < (3, 12):
-        # Threads can be started there: the one that ends the process would be a race with its end.
-        atexit.unregister(signal.raise_signal)
+
+
+def sigterm_that_the_main_thread_does_not_notice() -> None:
+    """It waits in C, where nothing interrupts it: the signal came an instant before."""
+    valued.flush_on_signals()
+    record(valued.Client("token", URL), "one")
+    lock = threading.Lock()
+    main = threading.main_thread().ident
+
+    def signalling(line: int) -> None:
+        while sys._current_frames()[main].f_lineno != line:
+            time.sleep(0.001)
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    lock.acquire()
+    waits = sys._getframe().f_lineno + 2
+    threading.Thread(target=signalling, args=(waits,)).start()
+    lock.acquire()
 
 
 def sigterm_with_a_handler_that_was_there() -> None:
