@@ -54,8 +54,10 @@ MAY_IMPORT = {
         "_typing", "_fork", "_leaving", "_options", "_outbox", "_executors", "_process_sender",
     ],
     "_pool": ["_fork", "_weak"],
+    "_route": ["_pool"],
     "_connection": [
-        "_errors", "_typing", "_version", "_fork", "_options", "_serializer", "_pool",
+        "_errors", "_typing", "_version", "_fork", "_options", "_serializer", "_reporting", "_pool",
+        "_route",
     ],
     "_client": [
         "_errors", "_typing", "_fork", "_options", "_serializer", "_events", "_executors",

@@ -68,6 +68,22 @@ class _Paced(io.RawIOBase):
         super().close()
 
 
+class _NothingSaid(http.client.RemoteDisconnected):
+    """The connection ended before the first byte of an answer."""
+
+
+class _Stale(ConnectionError):
+    """That, on a connection which had served before: it was closed while nobody looked."""
+
+
+def is_stale(error: BaseException) -> bool:
+    """Whether *error* comes of a kept-alive connection that was closed while it was kept."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, _Stale):
+        cause = cause.__context__
+    return cause is not None
+
+
 class _Answer(http.client.HTTPResponse):
     """An answer that has, as a whole, the time that the socket has for a single read.
 
@@ -81,6 +97,15 @@ class _Answer(http.client.HTTPResponse):
         if timeout is not None:
             deadline = time.monotonic() + timeout
             self.fp = io.BufferedReader(_Paced(sock, self.fp.detach(), deadline))
+
+    def begin(self) -> None:
+        try:
+            said = self.fp.peek(1)
+        except ConnectionError as error:
+            raise _NothingSaid(str(error)) from error
+        if not said:
+            raise _NothingSaid("Remote end closed connection without response")
+        super().begin()
 
 
 class _LetGo(urllib3.connection.HTTPConnection):
@@ -102,8 +127,12 @@ class _LetGo(urllib3.connection.HTTPConnection):
     #: Where the session is at home that this connection belongs to.
     _born: Birthplace
 
+    #: Whether it served before, on the socket that it has.
+    _served = False
+
     def _new_conn(self) -> socket.socket:
         new = super()._new_conn()
+        self._served = False
         if not self._born.is_here():
             # gevent goes on with its parent's greenlets in a child, wherever one of them waits: for
             # this connection, or in a look whether a kept one, let go of since, is still alive.
@@ -114,6 +143,26 @@ class _LetGo(urllib3.connection.HTTPConnection):
         self._descriptor = (new.fileno(), status.st_dev, status.st_ino)
         _here.get().add(self)
         return new
+
+    def request(self, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().request(*args, **kwargs)
+        except (BrokenPipeError, ConnectionResetError, TimeoutError):
+            raise  # after the first two, urllib3 looks whether there is an answer all the same
+        except OSError as error:  # how TLS says it
+            if self._served:
+                raise _Stale(str(error)) from error
+            raise
+
+    def getresponse(self) -> Any:
+        try:
+            answer = super().getresponse()
+        except _NothingSaid as error:
+            if self._served:
+                raise _Stale(str(error)) from error
+            raise
+        self._served = True
+        return answer
 
     def close(self) -> None:
         self._descriptor = None

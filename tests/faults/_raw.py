@@ -20,6 +20,7 @@ class Peer:
         self.sock = sock
         self.server = server
         self.number = number  # 1 for the first connection
+        self.served = False  # for the function to note what it has done
         self._rest = b""
 
     def read_request(self) -> dict[str, Any] | None:
