@@ -4,11 +4,13 @@ ORDER says what was there when the standard library was patched. What a road fou
 JSON.
 """
 
+import atexit
 import gc
 import json
 import os
 import socket
 import sys
+import threading
 import time
 import warnings
 
@@ -20,6 +22,7 @@ OPTIONS = {
     # Where a process forks, the events behind the one that is held are to be queued.
     "max_workers": 1 if "fork" in ROAD else 10,
     "idle_time": 0.1 if ROAD == "fork_with_an_idle_thread" else 60.0,
+    "shutdown_timeout": float(os.environ.get("SHUTDOWN_TIMEOUT", "5")),
 }
 
 warnings.simplefilter("ignore", gevent.monkey.MonkeyPatchWarning)  # of the orders that are bad
@@ -99,6 +102,22 @@ def scopes() -> None:
 def end() -> None:
     """With events that nobody flushed."""
     gevent.joinall([gevent.spawn(record, f"event-{number}") for number in range(50)])
+
+
+def first_event_in_an_atexit_handler() -> None:
+    atexit.register(record, "one")
+    atexit.register(record, "two")
+
+
+def first_event_of_a_thread_that_outlives_the_main_one() -> None:
+    def work() -> None:
+        main = threading.main_thread()
+        while main.is_alive() and not threading._SHUTTING_DOWN:
+            time.sleep(TICK)
+        record("one")
+        record("two")
+
+    threading.Thread(target=work).start()
 
 
 def ours() -> list[gevent.Greenlet]:
