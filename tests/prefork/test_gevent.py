@@ -6,8 +6,10 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ import pytest
 from tests.support.hold import Hold
 from tests.support.processes import run_program
 from tests.support.server import Server
+from tests.support.tls import Authority, TLSServer
 
 pytest.importorskip("gevent")
 
@@ -38,6 +41,16 @@ AT_THE_END = [
     "first_event_in_an_atexit_handler",
     "first_event_of_a_thread_that_outlives_the_main_one",
 ]
+
+
+@pytest.fixture
+def secure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TLSServer]:
+    """A service behind TLS, which the programs trust."""
+    authority = Authority(tmp_path)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.bundle))
+    server = TLSServer(authority)
+    yield server
+    server.close()
 
 
 def run(server: Server, order: str, road: str, **variables: str) -> str:
@@ -151,6 +164,43 @@ def test_a_greenlet_that_lives_on_in_a_child_sends_nothing_there(
     parents, children = senders(server)
     assert len(parents) == len(children) == 1
     assert parents != children
+
+
+def test_a_child_lets_go_of_a_connection_of_tls_that_a_greenlet_reads_from(
+    secure: TLSServer, in_thread: InThread
+) -> None:
+    with Hold(secure, lambda event: event["key"] == "held") as hold:
+        done = in_thread(run, secure, "patched first", "fork_while_the_server_is_waited_for")
+        secure.wait_for(2 + len(CHILDREN))
+        hold.release()
+        done.result(30)
+    assert secure.keys() == [*CHILDREN, "held", "queued", "warm"]
+    came_on = {request.event["key"]: request.connection for request in secure.requests}
+    assert came_on["warm"] == came_on["held"] == came_on["queued"]
+
+
+def test_a_handshake_that_a_child_inherits_ends_there_and_harms_nobody(
+    secure: TLSServer, in_thread: InThread
+) -> None:
+    finish_request = secure._http.finish_request
+    first, go_on = iter([True]), threading.Event()
+
+    def begin(*connection: Any) -> None:
+        if next(first, False):
+            assert go_on.wait(30)
+        finish_request(*connection)
+
+    secure._http.finish_request = begin  # on a thread for each connection
+    done = in_thread(run, secure, "patched first", "fork_in_a_tls_handshake")
+    try:
+        secure.wait_for(len(CHILDREN))
+        assert secure.keys() == CHILDREN
+    finally:
+        go_on.set()
+    done.result(30)
+    assert secure.keys() == [*CHILDREN, "held"]
+    parents, children = senders(secure)
+    assert len(parents) == len(children) == 1
 
 
 def senders(server: Server) -> tuple[set[int], set[int]]:
