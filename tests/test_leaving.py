@@ -155,9 +155,17 @@ def test_a_handler_that_was_there_may_go_on(signalled: Callable[..., None]) -> N
     signalled(lambda _number, _frame: None, check)
 
 
-@pytest.mark.parametrize("ending", [True, False])
+@pytest.mark.parametrize(
+    ("ending", "over", "delivers"),
+    [(True, True, False), (False, True, True), (False, False, False)],
+    ids=["at the end", "other threads go on", "no threads are left"],
+)
 def test_where_no_thread_can_be_started_the_signal_is_not_lost_but_to_an_end_under_way(
-    fork: Callable[..., Child], monkeypatch: pytest.MonkeyPatch, ending: bool
+    ending: bool,
+    over: bool,
+    delivers: bool,
+    fork: Callable[..., Child],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def no_thread(*_: Any) -> None:
         raise RuntimeError("can't start new thread")
@@ -166,11 +174,15 @@ def test_where_no_thread_can_be_started_the_signal_is_not_lost_but_to_an_end_und
         sent: list[int] = []
         monkeypatch.setattr(_leaving, "send_signal", sent.append)
         monkeypatch.setattr(_leaving, "is_ending", lambda: ending)
+        monkeypatch.setattr(_leaving, "_main_thread_is_over", lambda: over)
+        witness = Witness()
+        _leaving.enroll(witness)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         valued.flush_on_signals()
         with monkeypatch.context() as patch:
             patch.setattr(_leaving._thread, "start_new_thread", no_thread)
             signal.raise_signal(signal.SIGTERM)
         assert sent == ([] if ending else [signal.SIGTERM])
+        assert len(witness.heard) == delivers
 
     assert fork(child).wait() == 0

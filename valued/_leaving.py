@@ -111,15 +111,19 @@ def is_ending() -> bool:
     leavers = _here.peek()
     if leavers is not None and leavers.ending:
         return True
-    main = threading.main_thread()
-    # Both are asked: with gevent and Python 3.13 the main thread counts as alive to the very end.
-    if main.is_alive() and not getattr(threading, "_SHUTTING_DOWN", False):
+    if not _main_thread_is_over():
         return False
     if _is_multiprocessing_child():
         return True  # finalizers run before other threads are waited for
     # Handlers run when all threads but daemons have ended, which may be days after the main one.
+    main = threading.main_thread()
     others = (each for each in threading.enumerate() if each is not main and not each.daemon)
     return not any(each.is_alive() for each in others)
+
+
+def _main_thread_is_over() -> bool:
+    # Both are asked: with gevent and Python 3.13 the main thread counts as alive to the very end.
+    return getattr(threading, "_SHUTTING_DOWN", False) or not threading.main_thread().is_alive()
 
 
 def _is_multiprocessing_child() -> bool:
@@ -189,8 +193,11 @@ class _Handler:
             # Not `thread.start()` here: it takes locks, which the interrupted code may hold.
             _thread.start_new_thread(thread.start, ())
         except RuntimeError:
-            if not is_ending():  # else the end, which delivers, goes on
-                send_signal(number)
+            if is_ending():
+                return  # the end, which delivers, goes on
+            if _main_thread_is_over():
+                deliver()  # here, in the main thread: it only waits for others, and holds nothing
+            send_signal(number)
 
 
 def _deliver_and_pass_on(deliver: Callable[[], None], number: int) -> None:

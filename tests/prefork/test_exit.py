@@ -62,10 +62,15 @@ def test_events_arrive_once_at(
 
 
 @pytest.mark.parametrize(
-    ("road", "retry_after"), [("immediate_with_a_retry", "0"), ("retry_pause", "60")]
+    ("road", "retry_after", "status"),
+    [
+        ("immediate_with_a_retry", "0", 0),
+        ("retry_pause", "60", 0),
+        ("sigterm_when_the_main_thread_is_over", "60", -signal.SIGTERM),
+    ],
 )
 def test_the_end_does_not_wait_for_the_time_of_a_retry(
-    road: str, retry_after: str, server: Server
+    road: str, retry_after: str, status: int, server: Server
 ) -> None:
     attempts: collections.Counter[str] = collections.Counter()
 
@@ -76,7 +81,7 @@ def test_the_end_does_not_wait_for_the_time_of_a_retry(
 
     server.script = script
     done = run_program("exits.py", server.url, road)
-    assert done.returncode == 0
+    assert done.returncode == status, done.stderr
     assert re.fullmatch(r"1 deliveries failed and are tried again; .* 503 .*\n", done.stderr)
     assert server.keys() == ["refused once", "refused once"]
 

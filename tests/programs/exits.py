@@ -167,6 +167,22 @@ def sigterm() -> None:
     time.sleep(30)  # ended by the signal, that is
 
 
+def sigterm_when_the_main_thread_is_over() -> None:
+    """It waits for another one, and Python 3.12 lets no thread start meanwhile."""
+    valued.flush_on_signals()
+    client = valued.Client("token", URL)
+
+    def work() -> None:
+        threading.main_thread().join()
+        record(client, "refused once")
+        while not client._sender._here.peek().outbox.postponed():
+            time.sleep(0.002)
+        os.kill(os.getpid(), signal.SIGTERM)  # so that it comes to the main thread
+        time.sleep(30)
+
+    threading.Thread(target=work).start()
+
+
 def sigterm_inside_action() -> None:
     """The signal comes while its own thread holds the lock of the outbox."""
     valued.flush_on_signals()
