@@ -183,13 +183,19 @@ def test_a_handshake_that_a_child_inherits_ends_there_and_harms_nobody(
     secure: TLSServer, in_thread: InThread
 ) -> None:
     finish_request = secure._http.finish_request
-    first, go_on = iter([True]), threading.Event()
+    peers: list[Any] = []  # in the order in which they came; their threads may run in another
+    go_on = threading.Event()
 
-    def begin(*connection: Any) -> None:
-        if next(first, False):
+    def come(_socket: Any, peer: Any) -> bool:
+        peers.append(peer)
+        return True
+
+    def begin(sock: Any, peer: Any) -> None:
+        if peer == peers[0]:
             assert go_on.wait(30)
-        finish_request(*connection)
+        finish_request(sock, peer)
 
+    secure._http.verify_request = come
     secure._http.finish_request = begin  # on a thread for each connection
     done = in_thread(run, secure, "patched first", "fork_in_a_tls_handshake")
     try:

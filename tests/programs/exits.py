@@ -177,7 +177,8 @@ def sigterm_when_the_main_thread_is_over() -> None:
         record(client, "refused once")
         while not client._sender._here.peek().outbox.postponed():
             time.sleep(0.002)
-        os.kill(os.getpid(), signal.SIGTERM)  # so that it comes to the main thread
+        # To that thread: Python does not wake it for a signal that came to another one.
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
         time.sleep(30)
 
     threading.Thread(target=work).start()
