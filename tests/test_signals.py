@@ -109,21 +109,32 @@ def test_a_second_signal_does_what_it_did_before_at_once(
     assert fork(child).wait() == 0
 
 
-@pytest.mark.parametrize("ending", [True, False])
+@pytest.mark.parametrize(
+    ("ending", "over", "delivers"),
+    [(True, True, False), (False, True, True), (False, False, False)],
+    ids=["at the end", "other threads go on", "no threads are left"],
+)
 def test_where_no_thread_can_be_started_the_signal_is_not_lost_but_to_an_end_under_way(
-    fork: Callable[..., Child], monkeypatch: pytest.MonkeyPatch, sent: Sent, ending: bool
+    ending: bool,
+    over: bool,
+    delivers: bool,
+    fork: Callable[..., Child],
+    monkeypatch: pytest.MonkeyPatch,
+    sent: Sent,
 ) -> None:
     def no_thread(*_: Any) -> None:
         raise RuntimeError("can't start new thread")
 
     def child() -> None:
-        handler = signal.getsignal(signal.SIGTERM)
-        assert callable(handler)
+        handler: Any = signal.getsignal(signal.SIGTERM)
         monkeypatch.setattr(_leaving, "is_ending", lambda: ending)
+        monkeypatch.setattr(_leaving, "main_thread_is_over", lambda: over)
         monkeypatch.setattr(_signals._thread, "start_new_thread", no_thread)
-        _leaving.enroll(Witness())  # the first event; that nobody can listen is no trouble yet
+        witness = Witness()
+        _leaving.enroll(witness)  # the first event; that nobody can listen is no trouble yet
         handler(signal.SIGTERM, None)
         assert sent == ([] if ending else [signal.SIGTERM])
+        assert len(witness.heard) == delivers
 
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     valued.flush_on_signals()

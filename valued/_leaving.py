@@ -67,9 +67,7 @@ def enroll(leaver: Leaver) -> None:
     weakref.finalize(leavers, int)
     atexit.unregister(leave)  # the parent's registration, in a child that inherited it
     atexit.register(leave)
-    process = sys.modules.get("multiprocessing.process")
-    # By the name: billiard's processes are known there, too, but not to `parent_process`.
-    if process is not None and process.current_process().name != "MainProcess":
+    if _is_multiprocessing_child():
         from multiprocessing.util import Finalize
 
         # Among the first priorities that run (0 and above, before children are joined), behind
@@ -120,7 +118,28 @@ def release(leaver: Leaver) -> None:
 def is_ending() -> bool:
     """Whether the process is so near its end that no handler will be called any more."""
     leavers = _here.peek()
-    return not threading.main_thread().is_alive() or (leavers is not None and leavers.ending)
+    if leavers is not None and leavers.ending:
+        return True
+    if not main_thread_is_over():
+        return False
+    if _is_multiprocessing_child():
+        return True  # finalizers run before other threads are waited for
+    # Handlers run when all threads but daemons have ended, which may be days after the main one.
+    main = threading.main_thread()
+    others = (each for each in threading.enumerate() if each is not main and not each.daemon)
+    return not any(each.is_alive() for each in others)
+
+
+def main_thread_is_over() -> bool:
+    """Whether the main thread has nothing left to run but the end of the process."""
+    # Both are asked: with gevent and Python 3.13 the main thread counts as alive to the very end.
+    return getattr(threading, "_SHUTTING_DOWN", False) or not threading.main_thread().is_alive()
+
+
+def _is_multiprocessing_child() -> bool:
+    process = sys.modules.get("multiprocessing.process")
+    # By the name: billiard's processes are known there, too, but not to `parent_process`.
+    return process is not None and process.current_process().name != "MainProcess"
 
 
 def leave() -> None:

@@ -174,17 +174,27 @@ class _LetGo(urllib3.connection.HTTPConnection):
         numbers = [_detached(self.sock), _detached(self._closing)]
         descriptor = self._descriptor
         self.sock = self._closing = self._descriptor = None
-        with contextlib.suppress(OSError):  # closed already, which is what is wanted
-            if descriptor is not None and descriptor[0] not in numbers:
-                # A TLS handshake is under way: the socket that holds the number is a local of a
-                # thread that the child doesn't have. Is it still that one?
-                status = os.fstat(descriptor[0])
-                if descriptor[1:] == (status.st_dev, status.st_ino):
-                    os.close(descriptor[0])
+        if descriptor is not None and descriptor[0] not in numbers:
+            _cut_off(descriptor)
         for number in numbers:
             if number >= 0:
                 with contextlib.suppress(OSError):
                     os.close(number)
+
+
+def _cut_off(descriptor: tuple[int, int, int]) -> None:
+    """Let go of a connection in a TLS handshake: its socket is a local of whoever makes it.
+
+    That is a thread that the child doesn't have, or a greenlet that lives on, and will read, write
+    and close by the number. So that it meets no stranger there, the number stays taken.
+    """
+    number, *identity = descriptor
+    with contextlib.suppress(OSError):  # closed already, which is what is wanted
+        status = os.fstat(number)
+        if identity == [status.st_dev, status.st_ino]:  # else it is somebody else's by now
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, number, inheritable=False)
+            os.close(null)
 
 
 def _detached(sock: Any) -> int:
@@ -192,8 +202,11 @@ def _detached(sock: Any) -> int:
 
     Its object may be closed at any later time, when the number is somebody else's.
     """
-    # With TLS inside the TLS of a proxy, what a connection has is no socket, but holds one.
-    return -1 if sock is None else int(getattr(sock, "socket", sock).detach())
+    try:
+        # With TLS inside the TLS of a proxy, what a connection has is no socket, but holds one.
+        return -1 if sock is None else int(getattr(sock, "socket", sock).detach())
+    except OSError:  # a socket of gevent's, which TLS has detached already
+        return -1
 
 
 class _Stack(queue.LifoQueue[Any]):

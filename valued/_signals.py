@@ -77,6 +77,8 @@ class _Handler:
             watch.heard.add(number)
             # At the end of the process no thread can be started, and the end delivers anyway.
             if not watch.tell(number) and not _leaving.is_ending():
+                if _leaving.main_thread_is_over():
+                    self.deliver()  # here: it only waits for other threads, and holds no lock
                 self._pass_on(number, watch)
 
     def _pass_on(self, number: int, watch: _Watch) -> None:

@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import multiprocessing
 import os
 import signal
 import sys
@@ -54,6 +55,35 @@ def retry_pause() -> None:
 def first_event_in_an_atexit_handler() -> None:
     client = valued.Client("token", URL)
     atexit.register(record, client, "one", "two")
+
+
+def first_event_of_a_thread_that_outlives_the_main_one() -> None:
+    """It may go on for days, so the end, for which a tenth of a second is allowed, is not now."""
+    client = valued.Client("token", URL, shutdown_timeout=0.1)
+
+    def work() -> None:
+        threading.main_thread().join()
+        record(client, "one")
+        assert client.flush(10)
+        record(client, "two")
+        assert client.flush(10)
+
+    threading.Thread(target=work).start()
+
+
+def first_event_of_a_thread_that_outlives_the_main_one_of_a_child() -> None:
+    """Nothing is called at the end of the child any more; it ends by `os._exit`, up to 3.12."""
+    client = valued.Client("token", URL)
+
+    def work() -> None:
+        threading.main_thread().join()
+        record(client, "one", "two")
+
+    child = multiprocessing.get_context("fork").Process(
+        target=lambda: threading.Thread(target=work).start()
+    )
+    child.start()
+    child.join()
 
 
 def event_in_an_atexit_handler_that_runs_after_ours() -> None:
@@ -135,6 +165,23 @@ def sigterm() -> None:
     record(valued.Client("token", URL), "one")
     signal.raise_signal(signal.SIGTERM)
     time.sleep(30)  # ended by the signal, that is
+
+
+def sigterm_when_the_main_thread_is_over() -> None:
+    """It waits for another one, and Python 3.12 lets no thread start meanwhile."""
+    valued.flush_on_signals()
+    client = valued.Client("token", URL)
+
+    def work() -> None:
+        threading.main_thread().join()
+        record(client, "refused once")
+        while not client._sender._here.peek().outbox.postponed():
+            time.sleep(0.002)
+        # To that thread: Python does not wake it for a signal that came to another one.
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+        time.sleep(30)
+
+    threading.Thread(target=work).start()
 
 
 def sigterm_inside_action() -> None:
