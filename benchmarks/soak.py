@@ -37,7 +37,7 @@ PROCESSES = 4
 TIMEOUT = 2.0
 
 #: Of the seconds there are, those in which events are recorded; the rest is for the last retries.
-RECORDING = 0.75
+RECORDING = 0.85
 
 #: One event of so many goes over TLS.
 TLS_EVERY = 50

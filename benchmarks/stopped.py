@@ -9,7 +9,7 @@ the library, does the bare one alone meanwhile.
 It holds when nothing is lost, nothing is dropped (``max_queue`` is not reached), and no event call
 took 5 ms while the server stood still. The exit status says so.
 
-    python benchmarks/stopped.py [--seconds 30] [--rate 200] [--json FILE]
+    python benchmarks/stopped.py [--seconds 30] [--around 5] [--rate 200] [--json FILE]
 """
 
 from __future__ import annotations
@@ -27,9 +27,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-#: Seconds before the server is stopped, and after it goes on.
-AROUND = 5.0
-
 #: Milliseconds that an event call may take.
 BOUND = 5.0
 
@@ -44,7 +41,7 @@ EVENT = {
 
 
 def bare() -> None:
-    for _ in range(4):
+    for _ in range(16):
         json.dumps(EVENT)
 
 
@@ -91,7 +88,7 @@ def alone(seconds: float, rate: float) -> None:
     print(json.dumps(paced([bare], rate, [(seconds, lambda: None)])[0][0]))
 
 
-def run(seconds: float, rate: float) -> dict[str, Any]:
+def run(seconds: float, around: float, rate: float) -> dict[str, Any]:
     import valued
 
     server = subprocess.Popen(
@@ -140,9 +137,9 @@ def run(seconds: float, rate: float) -> dict[str, Any]:
             [record, bare],
             rate,
             [
-                (AROUND, gc.collect),
+                (around, gc.collect),
                 (seconds, lambda: server.send_signal(signal.SIGSTOP)),
-                (AROUND, go_on),
+                (around, go_on),
             ],
         )
         began = time.monotonic()
@@ -206,6 +203,7 @@ def show(figures: dict[str, Any]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--around", type=float, default=5.0, help="before it, and after")
     parser.add_argument("--rate", type=float, default=200.0)
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
@@ -214,7 +212,7 @@ def main() -> int:
         alone(arguments.seconds, arguments.rate)
         return 0
     os.environ["VALUED_ENV"] = "production"
-    figures = run(arguments.seconds, arguments.rate)
+    figures = run(arguments.seconds, arguments.around, arguments.rate)
     show(figures)
     text = json.dumps(figures, indent=1)
     if arguments.json:
