@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import statistics
 import subprocess
 import time
 from typing import Any
@@ -20,12 +19,12 @@ _BARE = "COV"
 
 
 def _end(*arguments: str) -> tuple[float, subprocess.CompletedProcess[str]]:
-    """Seconds from the last line of ``ends_full.py`` to the end of its process."""
+    """Seconds from the first `atexit` handler of ``ends_full.py`` to the end of its process."""
     environment = {name: os.environ[name] for name in os.environ if _BARE not in name}
     done = run_program("ends_full.py", *arguments, env=environment)
     ended = time.time()
     assert done.returncode == 0, done.stderr
-    return ended - float(done.stdout), done
+    return ended - float(done.stdout.split()[0]), done
 
 
 def test_ten_thousand_events_and_a_silent_service_hold_up_the_end_for_its_bound_only(
@@ -41,14 +40,16 @@ def test_ten_thousand_events_and_a_silent_service_hold_up_the_end_for_its_bound_
     assert 0.5 <= min(took) <= 0.5 + 0.5, took
 
 
-def test_nothing_pending_costs_the_end_of_a_process_less_than_50_ms(server: Server) -> None:
-    took: dict[str, list[float]] = {"bare": [], "0": [], "1": []}
-    for _ in range(5):
-        for events, times in took.items():
-            times.append(_end(server.url, events, "5")[0])
-    medians = {events: statistics.median(times) for events, times in took.items()}
-    assert medians["0"] - medians["bare"] < 0.05, medians
-    assert medians["1"] - medians["bare"] < 0.05, medians
+@pytest.mark.parametrize("events", ["0", "1"])
+def test_with_nothing_pending_our_part_of_the_end_of_a_process_is_less_than_50_ms(
+    events: str, server: Server
+) -> None:
+    took = []
+    while not took or (min(took) >= 0.05 and len(took) < 3):  # as above
+        _, done = _end(server.url, events, "5")
+        first, last = map(float, done.stdout.split())
+        took.append(last - first)
+    assert min(took) < 0.05, took
 
 
 def test_an_event_of_a_finalizer_that_an_atexit_handler_calls_arrives_once(server: Server) -> None:
@@ -69,12 +70,10 @@ AFTER_ALL_HANDLERS = {
 # Modules are being cleared by then, and urllib3 and `weakref` import within functions.
 @pytest.mark.xfail(strict=True, reason="is sent again and again for shutdown_timeout, or not said")
 @pytest.mark.parametrize("road", AFTER_ALL_HANDLERS)
-def test_an_event_of_a_finalizer_after_all_handlers_is_sent_at_most_once_or_said_and_soon(
+def test_an_event_of_a_finalizer_after_all_handlers_is_sent_at_most_once_or_said(
     road: str, server: Server
 ) -> None:
-    started = time.monotonic()
     done = run_program("finalizes.py", server.url, road)
-    took = time.monotonic() - started
     assert done.returncode == 0
     assert "Traceback" not in done.stderr
     late = [event["key"] for event in server.events if event["key"] != "one"]
@@ -82,4 +81,3 @@ def test_an_event_of_a_finalizer_after_all_handlers_is_sent_at_most_once_or_said
     said = sum(map(int, re.findall("the process ends with ([0-9]+) events not del", done.stderr)))
     assert len(late) + said == AFTER_ALL_HANDLERS[road]
     assert done.stderr.count("\n") <= 2
-    assert took < 4.0  # of a shutdown_timeout of 5

@@ -20,7 +20,7 @@ class Recorder:
         self._client.action(self._key, {"user.id": 1})
 
 
-client = valued.Client("token", URL)
+client = valued.Client("token", URL, shutdown_timeout=0.5)
 if "first" not in ROAD:
     client.action("one", {"user.id": 1})
 
