@@ -25,7 +25,7 @@ class Peer:
 
     def read_request(self) -> dict[str, Any] | None:
         """The event of the next request, which is noted; None when the client has closed."""
-        head = self._read_until_blank_line()
+        head = self.read_head()
         if head is None:
             return None
         headers = {
@@ -39,7 +39,8 @@ class Peer:
         self.server.note(head.split(" ", 1)[0], headers, body)
         return json.loads(body) if body else {}
 
-    def _read_until_blank_line(self) -> str | None:
+    def read_head(self) -> str | None:
+        """The next request's first line and headers; None when the client has closed."""
         while b"\r\n\r\n" not in self._rest:
             received = self.sock.recv(65536)
             if not received:
