@@ -142,25 +142,23 @@ def _assert_figures(client: Any, **expected: int) -> None:
     assert stats["pending"] == stats["dropped"] == 0
 
 
-settings = [
-    pytest.mark.parametrize("fork_is", ["before", "across"]),
-    pytest.mark.parametrize("executor", EXECUTORS),
-]
+ALL = [(executor, fork_is) for executor in EXECUTORS for fork_is in ("before", "across")]
+POOL = [("default pool", "before"), ("default pool", "across")]
 
 
-def everywhere(test: Any) -> Any:
-    """Run *test* in every setting."""
-    for mark in settings:
-        test = mark(test)
-    return test
+def everywhere(name: Any, settings: list[tuple[str, str]]) -> Any:
+    """Run a test by these modes in these settings."""
+    modes = pytest.mark.parametrize("name", name)
+    return lambda test: modes(pytest.mark.parametrize(("executor", "fork_is"), settings)(test))
 
 
 def _names(*outcomes: Outcome) -> list[str]:
     return [name for name, mode in MODES.items() if mode.outcome in outcomes]
 
 
-@everywhere
-@pytest.mark.parametrize("name", _names(Outcome.RETRY))
+# That it passes, and that it lasts, make all settings together: in each of them all
+# twice would cost the suite a third of a minute more.
+@everywhere(_names(Outcome.RETRY), [*POOL, ("ImmediateExecutor", "across"), ("factory", "before")])
 def test_a_fault_that_passes_costs_an_attempt_and_one_log_line(
     name: str, executor: str, fork_is: str, setting: Any, caplog: Any
 ) -> None:
@@ -181,8 +179,7 @@ def test_a_fault_that_passes_costs_an_attempt_and_one_log_line(
     assert len({here.server.headers[n]["idempotency-key"] for n in mine}) == 1
 
 
-@everywhere
-@pytest.mark.parametrize("name", _names(Outcome.RETRY))
+@everywhere(_names(Outcome.RETRY), [*POOL, ("ImmediateExecutor", "before"), ("factory", "across")])
 def test_a_fault_that_lasts_is_given_up_counted_logged_and_told(
     name: str, executor: str, fork_is: str, setting: Any, caplog: Any
 ) -> None:
@@ -205,8 +202,7 @@ def test_a_fault_that_lasts_is_given_up_counted_logged_and_told(
     assert here.script.attempts == 2
 
 
-@everywhere
-@pytest.mark.parametrize("name", _names(Outcome.FINAL))
+@everywhere(_names(Outcome.FINAL), ALL)
 def test_a_refusal_for_good_is_given_up_at_once_counted_logged_and_told(
     name: str, executor: str, fork_is: str, setting: Any, caplog: Any
 ) -> None:
@@ -227,8 +223,7 @@ def test_a_refusal_for_good_is_given_up_at_once_counted_logged_and_told(
     assert here.script.attempts == 1
 
 
-@everywhere
-@pytest.mark.parametrize("name", _names(Outcome.SUCCESS))
+@everywhere(_names(Outcome.SUCCESS), ALL)
 def test_what_goes_wrong_after_a_success_changes_nothing_and_is_not_said(
     name: str, executor: str, fork_is: str, setting: Any, caplog: Any
 ) -> None:
@@ -278,8 +273,8 @@ class Closing:
 
 
 def test_each_mode_has_its_row_and_each_row_its_mode() -> None:
-    rows = re.findall(
-        r"^   \* - (.+)\n(?:     - .*\n|       .*\n)+", DOCUMENT.read_text("utf-8"), re.M
-    )
-    named = [name.strip("`") for row in rows for name in row.split("; ")]
-    assert named == list(MODES)
+    text = DOCUMENT.read_text("utf-8")
+    table = text.partition("\nFault modes\n")[2].partition("\nWhat is dropped\n")[0]
+    rows = re.findall(r"^   \* - (.+)$", table, re.MULTILINE)
+    named = [name.strip("`") for row in rows[1:] for name in row.split("; ")]
+    assert sorted(named) == sorted(MODES)
