@@ -45,6 +45,7 @@ class ProcessSender:
         self._warned: set[str] = set()
         self._staffing: Staffing | None = None
         self._end: float | None = None  # `time.monotonic` of the end, once it has begun
+        self._said_trying = 0  # events that somebody was trying when they were said to be lost
         self._progress = time.monotonic()  # of the last delivery that ended, or job added by load
 
         # Guards _jobs, _limit and _watching, for a comparison and an assignment. Re-entrant, as a
@@ -147,9 +148,11 @@ class ProcessSender:
                     "%d times no thread could be started (%s): the caller delivers",
                     reason,
                 )
-            # Where another worker lives, it will see to all that waits.
-            while not self._jobs and (item := self.outbox.take()) is not None:
-                if not self._attempt(item):
+            # Each once: it may be a worker of the user's executor that is here, for which Python
+            # waits without a bound. Where another worker lives, it will see to all that waits.
+            for _ in range(self.outbox.pending()):
+                item = None if self._jobs else self.outbox.take()
+                if item is None or not self._attempt(item):
                     return
             return
         with self._lock:
@@ -343,15 +346,23 @@ class ProcessSender:
             if self._drive_alone(self.outbox.mark(), self._end):
                 continue
             if self._born.is_here():
-                pending = self.outbox.pending()
-                self._delivery.abandon("exit")
-                log.warning(
-                    "the process ends with %d events not delivered: shutdown_timeout (%g s) is "
-                    "over",
-                    pending,
-                    self._options.shutdown_timeout,
-                )
+                self._say_lost()
             return
+
+    def _say_lost(self) -> None:
+        # Several come here, one after the other: whoever records at the end, and who ends it. What
+        # others are trying still is counted the first time only.
+        trying = self.outbox.pending()
+        count = self._delivery.abandon("exit")
+        trying -= count
+        count += max(0, trying - self._said_trying)
+        self._said_trying = max(trying, self._said_trying)
+        if count > 0:
+            log.warning(
+                "the process ends with %d events not delivered: shutdown_timeout (%g s) is over",
+                count,
+                self._options.shutdown_timeout,
+            )
 
     def _drive_alone(self, mark: int, deadline: float | None) -> bool:
         # One at a time, or every request that a server still answers at its end would open a
