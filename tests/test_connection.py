@@ -8,7 +8,6 @@ import logging
 import os
 import platform
 import socket
-import ssl
 import threading
 import time
 import traceback
@@ -388,25 +387,6 @@ def test_a_kept_connection_that_ends_just_as_we_write_goes_unnoticed_behind_tls(
         connection.close()
     finally:
         service.close()
-
-
-def test_a_kept_connection_that_ends_as_only_tls_does_goes_unnoticed(
-    server: Server, connection: Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # OpenSSL says so where the stream ends while it writes, which can't be brought about at will.
-    request, failing = urllib3.connection.HTTPConnection.request, [False, True, False, True]
-
-    def once(self: Any, *args: Any, **kwargs: Any) -> None:
-        if failing.pop(0):
-            raise ssl.SSLEOFError(8, "EOF occurred in violation of protocol")
-        request(self, *args, **kwargs)
-
-    monkeypatch.setattr(urllib3.connection.HTTPConnection, "request", once)
-    connection(EVENT)
-    connection(EVENT)
-    assert len(server.connections()) == 2
-    connection.close()
-    assert "EOF" in failure(connection).reason  # of a connection that was never used
 
 
 # -- no answer -------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import requests.adapters
 import urllib3.connection
+from urllib3.util.connection import is_connection_dropped
 
 from valued._fork import Birthplace, PerProcess
 from valued._weak import WeakList
@@ -144,15 +145,24 @@ class _LetGo(urllib3.connection.HTTPConnection):
         _here.get().add(self)
         return new
 
-    def request(self, *args: Any, **kwargs: Any) -> None:
+    def exchange(self, request: bytes, seconds: float) -> http.client.HTTPResponse:
+        """Send *request*, which is all of it, on this connection; it has served before.
+
+        Raises what sockets raise, and `http.client.HTTPException`; then the connection is spent.
+        """
+        sock = self.sock
+        if sock is None:
+            raise _Stale("let go of in a forked child")
+        sock.settimeout(seconds)
         try:
-            super().request(*args, **kwargs)
-        except (BrokenPipeError, ConnectionResetError, TimeoutError):
-            raise  # after the first two, urllib3 looks whether there is an answer all the same
-        except OSError as error:  # how TLS says it
-            if self._served:
-                raise _Stale(str(error)) from error
+            sock.sendall(request)
+            answer = self.response_class(sock, method="POST")
+            answer.begin()
+        except TimeoutError:
             raise
+        except (OSError, _NothingSaid) as error:
+            raise _Stale(str(error)) from error
+        return answer
 
     def getresponse(self) -> Any:
         try:
@@ -234,6 +244,28 @@ class _Stack(queue.LifoQueue[Any]):
             # Not `queue.Full`, of which urllib3 warns in the log: whoever ends the process sends
             # beside the workers, so one connection more than there are workers is in order.
             item.close()
+
+
+def take_kept(pool: Any) -> _LetGo | None:
+    """A connection of *pool* that is kept and looks alive, for `give_back`; None: there is none."""
+    stack = pool.pool
+    with contextlib.suppress(queue.Empty):
+        while stack is not None:  # else somebody closed the pool
+            connection: _LetGo | None = stack.get()
+            if connection is not None and connection.sock is not None:
+                if not is_connection_dropped(connection):
+                    return connection
+                connection.close()
+    return None
+
+
+def give_back(pool: Any, connection: _LetGo) -> None:
+    """Keep *connection* in *pool*."""
+    stack = pool.pool
+    if stack is None:
+        connection.close()
+    else:
+        stack.put(connection)
 
 
 def _derived(pool: Any, born: Birthplace) -> Any:

@@ -12,14 +12,16 @@ nothing at all by then was not begun, as far as anybody can tell; for the rest t
 
 from __future__ import annotations
 
+import http.client
 import time
+import urllib.parse
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import requests
 import urllib3
 
-from valued._pool import Adapter, is_stale
+from valued._pool import Adapter, give_back, is_stale, take_kept
 
 #: Bytes of an answer that are read. The service answers 204; what is longer is some proxy's page.
 MOST_OF_ANSWER: Final = 64 * 1024
@@ -34,7 +36,6 @@ _ONCE: Final[Any] = {
     "retries": urllib3.Retry(total=False, redirect=False),
     "assert_same_host": False,
     "preload_content": False,
-    "decode_content": False,
 }
 
 
@@ -47,13 +48,23 @@ class Answer(NamedTuple):
     content: bytes
 
 
+class _Ready(NamedTuple):
+    """What a session makes of its settings for the endpoint."""
+
+    adapter: Any
+    pool: Any
+    target: str  # of the request line
+    headers: dict[str, str]
+    head: bytes  # of a request on a kept connection, without what differs
+
+
 class Route:
     """One process's way to *endpoint*, by *session*. Any thread may call."""
 
     def __init__(self, session: requests.Session, endpoint: str) -> None:
         self.session = session
         self._endpoint = endpoint
-        self._ready: tuple[Any, Any, str, dict[str, str]] | None = None
+        self._ready: _Ready | None = None
 
     def forget(self) -> None:
         """Ask the session once more: its settings may have changed."""
@@ -65,28 +76,38 @@ class Route:
         self.session.close()
 
     def send(self, body: bytes, headers: dict[str, str], seconds: float) -> Answer:
-        """Post *body*, in *seconds* as a whole. Raises what `requests` and urllib3 raise."""
+        """Post *body*, in *seconds* as a whole. Raises what `requests`, urllib3 and sockets do."""
         deadline = time.monotonic() + seconds
         while True:
-            left = urllib3.Timeout(total=max(LEAST, deadline - time.monotonic()))
+            left = max(LEAST, deadline - time.monotonic())
             try:
                 return self._send_once(body, headers, left)
-            except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-                # It ends: each time a connection goes that was used before, and a new one is none.
-                if not is_stale(error):
-                    self.forget()  # of urllib3 1.26, a session that somebody closed has new pools
+            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+                ready = self._ready
+                self.forget()  # of urllib3 1.26, a session that somebody closed has new pools
+                if ready is None or not is_stale(error):
                     raise
+                # It ends: those that were kept as long are gone, and a new one can't be stale.
+                while (kept := take_kept(ready.pool)) is not None:
+                    kept.close()
 
-    def _send_once(self, body: bytes, headers: dict[str, str], timeout: urllib3.Timeout) -> Answer:
+    def _send_once(self, body: bytes, headers: dict[str, str], seconds: float) -> Answer:
         adapter = self.session.get_adapter(self._endpoint)
         ready = self._ready
-        if ready is None or ready[0] is not adapter:
+        if ready is None or ready.adapter is not adapter:
             if type(adapter) is not Adapter:
-                return self._send_by_session(body, headers, timeout)
-            self._ready = ready = (adapter, *self._prepared(adapter))
-        _, pool, target, common = ready
-        raw = pool.urlopen(
-            "POST", target, body=body, headers={**common, **headers}, timeout=timeout, **_ONCE
+                return self._send_by_session(body, headers, seconds)
+            self._ready = ready = self._prepared(adapter)
+        connection = take_kept(ready.pool)
+        if connection is not None:
+            return _send_on_kept(connection, ready, body, headers, seconds)
+        raw = ready.pool.urlopen(
+            "POST",
+            ready.target,
+            body=body,
+            headers={**ready.headers, **headers},
+            timeout=urllib3.Timeout(total=seconds),
+            **_ONCE,
         )
         try:
             return Answer(raw.status, raw.reason or "", raw.headers, _content(raw))
@@ -94,8 +115,7 @@ class Route:
             raw.close()  # the connection, too, where more would come
             raw.release_conn()
 
-    def _prepared(self, adapter: Any) -> tuple[Any, str, dict[str, str]]:
-        """The pool, what stands in the request line, and the headers, as `requests` has them."""
+    def _prepared(self, adapter: Any) -> _Ready:
         session = self.session
         request = session.prepare_request(requests.Request("POST", self._endpoint))
         url = request.url or self._endpoint
@@ -106,27 +126,75 @@ class Route:
         adapter.cert_verify(pool, url, settings["verify"], settings["cert"])
         common = dict(request.headers)
         common.pop("Content-Length", None)  # of a body that is not there yet
-        return pool, adapter.request_url(request, settings["proxies"]), common
+        target = adapter.request_url(request, settings["proxies"])
+        host = urllib.parse.urlsplit(url).netloc
+        head = _head(target, {"Host": host, **common, **(pool.proxy_headers or {})})
+        return _Ready(adapter, pool, target, common, head)
 
-    def _send_by_session(
-        self, body: bytes, headers: dict[str, str], timeout: urllib3.Timeout
-    ) -> Answer:
+    def _send_by_session(self, body: bytes, headers: dict[str, str], seconds: float) -> Answer:
         with self.session.post(
             self._endpoint,
             data=body,
             headers=headers,
-            timeout=timeout,  # type: ignore[arg-type]  # not in the stubs
+            timeout=urllib3.Timeout(total=seconds),  # type: ignore[arg-type]  # not in the stubs
             allow_redirects=False,  # a redirected POST would arrive as a GET without its body
             stream=True,
         ) as answer:
             return Answer(
-                answer.status_code, answer.reason or "", answer.headers, _content(answer.raw)
+                answer.status_code,
+                answer.reason or "",
+                answer.headers,
+                _content(answer.raw, decode_content=True),
             )
 
 
-def _content(raw: Any) -> bytes:
+def _head(target: str, headers: Mapping[str, str | bytes]) -> bytes:
+    """The request line, and the headers that are the same for each request."""
+    lines = [f"POST {target} HTTP/1.1".encode("ascii")]
+    for name, value in headers.items():
+        text = value.encode("latin-1") if isinstance(value, str) else value
+        lines.append(name.encode("ascii") + b": " + text)
+    return b"\r\n".join(lines)
+
+
+def _send_on_kept(
+    connection: Any, ready: _Ready, body: bytes, headers: dict[str, str], seconds: float
+) -> Answer:
+    """Post on a connection that stands: one packet out, one answer in, and nothing looked up.
+
+    What urllib3 does beyond that is for making connections, and for whoever follows redirects.
+    """
+    kept = False
+    try:
+        differing = "".join(f"\r\n{name}: {value}" for name, value in headers.items())
+        head = b"%b%b\r\nContent-Length: %d\r\n\r\n" % (
+            ready.head,
+            differing.encode("latin-1"),
+            len(body),
+        )
+        raw = connection.exchange(head + body, seconds)
+        said = raw if 200 <= raw.status <= 299 else _unpacked(raw)  # else nobody looks at it
+        answer = Answer(raw.status, raw.reason, raw.headers, _content(said))
+        kept = raw.isclosed() and not raw.will_close
+    except http.client.HTTPException as error:
+        raise urllib3.exceptions.ProtocolError("Connection aborted.", error) from error
+    finally:
+        if kept:
+            give_back(ready.pool, connection)
+        else:
+            connection.close()
+    return answer
+
+
+def _unpacked(raw: http.client.HTTPResponse) -> Any:
+    return urllib3.HTTPResponse(
+        raw, dict(raw.headers), raw.status, preload_content=False, original_response=raw
+    )
+
+
+def _content(raw: Any, **options: Any) -> bytes:
     """The beginning of the body; empty where it can't be had: the status has decided already."""
     try:
-        return raw.read(MOST_OF_ANSWER, decode_content=True) or b""
-    except (urllib3.exceptions.HTTPError, OSError, ValueError):
+        return raw.read(MOST_OF_ANSWER, **options) or b""
+    except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError):
         return b""
