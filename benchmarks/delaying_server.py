@@ -68,9 +68,7 @@ class Connection(asyncio.Protocol):
                 return
             self.buffer = self.buffer[end + 4 + length :]
             self.figures.under_way += 1
-            self.figures.most_under_way = max(
-                self.figures.most_under_way, self.figures.under_way
-            )
+            self.figures.most_under_way = max(self.figures.most_under_way, self.figures.under_way)
             self.waiting = True
             if self.figures.delay:
                 asyncio.get_running_loop().call_later(self.figures.delay, self.answer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import statistics
 import threading
@@ -44,7 +45,7 @@ def filled(server: Delaying, events: int, in_flight: int) -> Any:
     # The server is slow first, so that the pool grows, and then it answers no more.
     until = time.monotonic() + PATIENCE
     while server.figures()["most_under_way"] < in_flight and time.monotonic() < until:
-        for _ in range(100):
+        for _ in range(min(100, events - client.stats()["pending"])):
             client.action(KEY, DATA)
         time.sleep(0.05)
     server.delay(3600)
@@ -59,6 +60,7 @@ def main(subject: str, events: int, in_flight: int, forks: int) -> dict[str, flo
     """The median of *forks* forks, for ``valued``, or for a ``bare`` process of the same size."""
     import psutil
 
+    logging.disable()  # of what is not delivered at the end, as it should be
     with delaying(0.02) as server:
         kept = (
             filled(server, events, in_flight)

@@ -12,7 +12,7 @@ from benchmarks.senders import sender
 from benchmarks.servers import ROOT
 from benchmarks.subprocesses import environment
 
-SETTLE = 0.5  # seconds that a process has to come to rest
+SETTLE = 1.0  # seconds that a process has to come to rest
 
 
 def wake_ups(pid: int) -> int:

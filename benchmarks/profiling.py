@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import linecache
+import logging
 import resource
 import signal
 import sys
@@ -90,6 +91,7 @@ def _measured(
 
 def caller(events: int, top: int) -> dict[str, Any]:
     """The caller's: events are recorded, and nobody sends them."""
+    logging.disable()  # of what is not delivered at the end, as it should be
     profile = Profile()
     clients = [
         valued.Client(lambda _event: None, executor=Never(), shutdown_timeout=0)
@@ -132,9 +134,7 @@ def worker(events: int, top: int, url: str) -> dict[str, Any]:
     left = client.stats()["pending"]
     sys.setswitchinterval(OFTEN)
     started = time.perf_counter()
-    figures = profile.figures(
-        _measured(profile, left, look, lambda: client.flush(600)), top
-    )
+    figures = profile.figures(_measured(profile, left, look, lambda: client.flush(600)), top)
     figures["wall_us_per_event"] = (time.perf_counter() - started) / left * 1e6
     figures["events"] = left
     return figures

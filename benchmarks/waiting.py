@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 import queue
 import time
 import tracemalloc
@@ -23,6 +24,7 @@ def main(subject: str, events: int, how: str) -> dict[str, float]:
     *how*: ``allocated`` (`tracemalloc`) or ``resident``, in megabytes. For all but the yardstick
     what was there before (threads, connections) is not counted, since one event is under way then.
     """
+    logging.disable()  # of what is not delivered at the end, as it should be
     with delaying(FOREVER) as server:
         if subject == "yardstick":
             texts: queue.SimpleQueue[str] = queue.SimpleQueue()
