@@ -6,6 +6,7 @@ A machine with nothing else to do gives figures that mean something; ratios are 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import shlex
 import sys
@@ -33,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--profile", action="store_true",
                         help="say where a caller's and a worker's microseconds go")  # fmt: skip
     parser.add_argument("--quick", action="store_true",
-                        help="a few events, once: it runs, and the figures mean nothing")  # fmt: skip
+                        help="a few events, once: the figures mean nothing")  # fmt: skip
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds of each row; default: 5")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--rst", type=Path, metavar="FOLDER",
@@ -85,8 +86,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     what = [*(what or ([] if options.profile else ["table"])), *["profile"] * options.profile]
     scale = QUICK if options.quick else FULL
     if options.rounds:
-        import dataclasses
-
         scale = dataclasses.replace(scale, rounds=options.rounds)
     given = sys.argv[1:] if arguments is None else arguments
     command = shlex.join(["python", "-m", "benchmarks", *given])

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import valued
-
 from benchmarks.events import DATA, EVENT, KEY
 from benchmarks.senders import Never
 from benchmarks.subprocesses import serve

@@ -7,7 +7,6 @@ import sys
 import threading
 
 import valued
-
 from benchmarks.events import DATA, KEY, TOKEN
 
 if __name__ == "__main__":

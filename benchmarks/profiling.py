@@ -21,7 +21,6 @@ from types import FrameType
 from typing import Any
 
 import valued
-
 from benchmarks.events import DATA, KEY, TOKEN
 from benchmarks.senders import Never
 from benchmarks.subprocesses import serve

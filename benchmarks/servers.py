@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -144,8 +145,6 @@ def fast() -> Iterator[Server]:
 
 
 def _search_path() -> str:
-    import os
-
     return os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
 
 
@@ -157,13 +156,16 @@ def _free_port() -> int:
 
 def _wait_for(port: int, process: subprocess.Popen[bytes]) -> None:
     until = time.monotonic() + START
-    while True:
-        try:
-            # A request, and not a connection alone, which would count and never be read.
-            Nginx("", port).figures()
-        except (OSError, http.client.HTTPException):
-            if process.poll() is not None or time.monotonic() > until:
-                raise
-            time.sleep(0.01)
-        else:
-            return
+    while not _answers(port):
+        if process.poll() is not None or time.monotonic() > until:
+            raise SystemExit("nginx does not start; see what `nginx -t` says")
+        time.sleep(0.01)
+
+
+def _answers(port: int) -> bool:
+    try:
+        # A request, and not a connection alone, which would count and never be read.
+        Nginx("", port).figures()
+    except (OSError, http.client.HTTPException):
+        return False
+    return True

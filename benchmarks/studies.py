@@ -1,4 +1,4 @@
-"""What is no row of the table: forked workers, how costs grow, and workers as the server changes."""
+"""What is no row of the table: forked workers, how costs grow, a server that changes."""
 
 from __future__ import annotations
 

@@ -36,4 +36,6 @@ def environment() -> dict[str, str]:
 
 def serve(main: Callable[..., Any]) -> None:
     """Be such a process: call *main*, and print what it returns."""
-    print(json.dumps(main(**json.loads(sys.argv[1]))))
+    print(json.dumps(main(**json.loads(sys.argv[1]))), flush=True)
+    # What is still pending, as it was meant to be, would hold up the end.
+    os._exit(0)
