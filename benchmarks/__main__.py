@@ -61,6 +61,7 @@ def _measured(
             print(f"  {row.what}", file=sys.stderr, flush=True)
             found["table"].append(row.as_dict())
         shown = _show(found, shown=shown)
+        print("\n" + "\n".join(report.notes(found)))
     for name in ("processes", "growth", "curve"):
         if name in what:
             found[name] = getattr(studies, name)(scale, server)

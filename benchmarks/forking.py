@@ -62,7 +62,7 @@ def main(subject: str, events: int, in_flight: int, forks: int) -> dict[str, flo
 
     logging.disable()  # of what is not delivered at the end, as it should be
     with delaying(0.02) as server:
-        kept = (
+        kept: Any = (
             filled(server, events, in_flight)
             if subject == "valued"
             else same_size(events, in_flight)

@@ -68,10 +68,11 @@ def _axis(
 ) -> tuple[Callable[[float], float], list[float]]:
     """Where on the axis a value is, and the values that are marked."""
     if logarithmic:
-        low = math.floor(math.log10(min(values)))
-        high = max(low + 1, math.ceil(math.log10(max(values))))
-        ticks = [10.0**power for power in range(low, high + 1)]
-        return lambda value: start + (end - start) * (math.log10(value) - low) / (high - low), ticks
+        first = math.floor(math.log10(min(values)))
+        last = max(first + 1, math.ceil(math.log10(max(values))))
+        length = (end - start) / (last - first)
+        ticks = [10.0**power for power in range(first, last + 1)]
+        return lambda value: start + length * (math.log10(value) - first), ticks
     low, high = min(values), max(values)
     step = _step(high - low)
     low = math.floor(low / step) * step

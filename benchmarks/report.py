@@ -176,6 +176,11 @@ def tables(found: dict[str, Any]) -> Iterator[tuple[str, str, Table]]:
         yield "profile", title, table
 
 
+def notes(found: dict[str, Any]) -> list[str]:
+    """What is to be known of some rows of the table."""
+    return [f"{row['what']}: {row['note']}" for row in found.get("table", ()) if row["note"]]
+
+
 def text(title: str, table: Table) -> str:
     """A table for a terminal."""
     lines = [list(table[0]), *[list(row) for row in table[1]]]
@@ -201,9 +206,8 @@ def write_rst(folder: Path, found: dict[str, Any]) -> None:
         (folder / f"{name}.svg").write_text(chart, "utf-8")
         # Beside the document that includes this, and not beside this: so docutils reads a path.
         parts[command].append(f".. image:: {folder.name}/{name}.svg\n   :alt: {name}\n")
-    notes = [f"* {row['what']}: {row['note']}" for row in found.get("table", ()) if row["note"]]
-    if notes:
-        parts["table"].append("\n".join(notes) + "\n")
+    if remarks := notes(found):
+        parts["table"].append("\n".join(f"* {_escaped(remark)}" for remark in remarks) + "\n")
     measured = "\n".join(f"| {line}" for line in said(found["circumstances"]).splitlines())
     for command, blocks in parts.items():
         content = "\n".join([measured, "", *blocks])

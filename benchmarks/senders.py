@@ -161,5 +161,6 @@ def sender(name: str, url: str, **options: Any) -> Sender:
     if name not in SENDERS:
         from benchmarks.peers import PEERS
 
-        return PEERS[name](url, **options)
+        made: Sender = PEERS[name](url, **options)
+        return made
     return SENDERS[name](url, **options)

@@ -32,7 +32,7 @@ def processes(scale: Scale, server: Server) -> dict[str, Any]:
         )
         return {**found, "connections": server.figures()["connections"] - before}
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for workers in scale.workers:
         figures = in_turns(
             scale.rounds,

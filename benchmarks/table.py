@@ -76,26 +76,24 @@ def caller(scale: Scale, server: Server, python: str | None) -> Iterator[Row]:
     """The caller's time."""
     name = ("yardstick", "json.dumps + SimpleQueue.put")
     alone = partial(measure, "calling", calls=scale.calls)
+    working = partial(alone, url=server.url)
     figures = in_turns(
-        scale.rounds,
-        {subject: partial(alone, subject=subject) for subject in ("yardstick", "valued")},
-    )
-    working = partial(measure, "calling", calls=scale.calls, url=server.url)
-    others = _peers(scale, python, "calling", calls=scale.calls, url=server.url)
-    yield _row(
-        "caller's time, median", "us", {**figures, **others}, "median", name, _at_most(3),
-        "Nothing is sent meanwhile; by other libraries it is.",
-    )  # fmt: skip
-    at_work = in_turns(
         scale.rounds,
         {
             "yardstick": partial(alone, subject="yardstick"),
-            "valued": partial(working, subject="valued"),
+            "valued": partial(alone, subject="valued"),
+            "valued at work": partial(working, subject="valued"),
             "a thread with urllib3": partial(working, subject="urllib3"),
         },
     )
-    at_work.update(others)
-    note = f"{scale.calls} calls without a pause; the sender delivers what they record meanwhile."
+    figures |= _peers(scale, python, "calling", calls=scale.calls, url=server.url)
+    at_work = {**figures, "valued": figures.pop("valued at work")}
+    del at_work["valued at work"]
+    yield _row(
+        "caller's time, median", "us", figures, "median", name, _at_most(3),
+        "nothing is sent meanwhile; by what has a thread, and by other libraries, it is.",
+    )  # fmt: skip
+    note = f"{scale.calls:,} calls without a pause, and what they record is delivered meanwhile."
     yield _row("caller's time, 99th percentile, sender at work", "us", at_work, "p99", name,
                _at_most(5), note)  # fmt: skip
     yield _row("caller's time, slowest, sender at work", "us", at_work, "slowest", name,
@@ -111,7 +109,7 @@ def caller(scale: Scale, server: Server, python: str | None) -> Iterator[Row]:
     )
     yield _row("caller's time, median, a call each millisecond", "us", paced, "median",
                ("a thread with urllib3",) * 2, NO_GOAL,
-               "The sender is at work in each pause.")  # fmt: skip
+               "the sender is at work in each pause.")  # fmt: skip
 
 
 def delivery(scale: Scale, server: Server, python: str | None) -> Iterator[Row]:
@@ -122,7 +120,7 @@ def delivery(scale: Scale, server: Server, python: str | None) -> Iterator[Row]:
     figures |= _peers(scale, python, "delivering", events=scale.events, url=server.url)
     name = ("urllib3", "a thread with a urllib3 pool's urlopen")
     yield _row("CPU of the whole process for a delivered event", "us", figures, "cpu_us", name,
-               _at_most(1.25), "Other libraries send many events in one request.")  # fmt: skip
+               _at_most(1.25), "other libraries send many events in one request.")  # fmt: skip
     yield _row("events a second, server answers at once", "1/s", figures, "per_second", name,
                _at_least(0.85))  # fmt: skip
 
@@ -144,23 +142,21 @@ def slow_delivery(scale: Scale, _server: Server, _python: str | None) -> Iterato
         figures["the same server without its delay, http.client"] = run(subject="http.client")
         yield _row("events a second, server answers after 20 ms", "1/s", figures, "per_second",
                    ("urllib3", f"a urllib3 pool's urlopen, {TEN} threads"), _at_least(0.95),
-                   f"Server: {slow.name}.")  # fmt: skip
+                   f"the server is {slow.name}.")  # fmt: skip
 
 
 def memory(scale: Scale, _server: Server, python: str | None) -> Iterator[Row]:
     """Memory while events wait."""
     name = ("yardstick", "the JSON texts in a SimpleQueue")
-    for how, goal in (("allocated", _at_most(2)), ("resident", NO_GOAL)):
-        run = partial(measure, "waiting", events=scale.waiting, how=how)
-        figures = in_turns(
-            scale.rounds,
-            {subject: partial(run, subject=subject) for subject in ("yardstick", "valued")},
-        )
-        if how == "allocated":
-            figures |= _peers(scale, python, "waiting", events=scale.waiting, how=how)
-        by = "by tracemalloc" if how == "allocated" else "resident pages"
-        yield _row(f"memory while {scale.waiting:,} events wait, {by}", "MB", figures,
-                   "megabytes", name, goal)  # fmt: skip
+    run = partial(measure, "waiting", events=scale.waiting)
+    figures = in_turns(
+        scale.rounds,
+        {subject: partial(run, subject=subject) for subject in ("yardstick", "valued")},
+    )
+    figures |= _peers(scale, python, "waiting", events=scale.waiting)
+    what = f"memory while {scale.waiting:,} events wait"
+    yield _row(f"{what}, by tracemalloc", "MB", figures, "allocated", name, _at_most(2))
+    yield _row(f"{what}, resident pages", "MB", figures, "resident", name, NO_GOAL)
 
 
 def fork(scale: Scale, _server: Server, _python: str | None) -> Iterator[Row]:
@@ -176,7 +172,7 @@ def fork(scale: Scale, _server: Server, _python: str | None) -> Iterator[Row]:
         f"fork in the parent, {scale.queued:,} waiting, {scale.in_flight} in flight", "us",
         figures, "us", ("bare", "a bare fork of a process of that size"),
         ("at most 1 ms more", lambda ours, bare: ours <= bare + 1_000),
-        f"Reached: {ours['pending']:.0f} pending, {ours['in_flight']:.0f} in flight, "
+        f"reached: {ours['pending']:.0f} pending, {ours['in_flight']:.0f} in flight, "
         f"{ours['resident_mb']:.0f} MB resident; the bare one has {bare['resident_mb']:.0f} MB.",
     )  # fmt: skip
 

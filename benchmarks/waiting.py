@@ -1,4 +1,4 @@
-"""What events that wait take of memory: what Python allocates for them, and resident pages."""
+"""What events that wait take of memory: what Python allocates for them, and pages."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from benchmarks.subprocesses import serve
 FOREVER = 3600.0
 
 
-def main(subject: str, events: int, how: str) -> dict[str, float]:
-    """Record *events* while a server owes an answer to the first one.
+def main(subject: str, events: int) -> dict[str, float]:
+    """Record *events* while a server owes an answer to the first one; and, for pages, once more.
 
-    *how*: ``allocated`` (`tracemalloc`) or ``resident``, in megabytes. For all but the yardstick
-    what was there before (threads, connections) is not counted, since one event is under way then.
+    What was there before (threads, connections) is not counted, since one event is under way then.
     """
     logging.disable()  # of what is not delivered at the end, as it should be
     with delaying(FOREVER) as server:
@@ -35,9 +34,9 @@ def main(subject: str, events: int, how: str) -> dict[str, float]:
             until = time.monotonic() + 10
             while not server.figures()["under_way"] and time.monotonic() < until:
                 time.sleep(0.01)
-        measured = allocated if how == "allocated" else resident
-        megabytes = measured(record, events)
-    return {"megabytes": megabytes}
+        # Pages first, as `tracemalloc` takes some for itself.
+        resident_pages = resident(record, events)
+        return {"allocated": allocated(record, events), "resident": resident_pages}
 
 
 def allocated(record: Callable[[], object], events: int) -> float:
