@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import urllib.request
@@ -14,6 +15,7 @@ from pathlib import Path
 import docutils.core
 import pytest
 
+import benchmarks.__main__
 from benchmarks import plots, servers, table
 
 ROOT = Path(__file__).parent.parent
@@ -76,12 +78,15 @@ def _is_sound(folder: Path, name: str) -> bool:
     """Whether docutils reads the file without a word, from the document that includes it."""
     document = folder.parent / f"{name}-page.rst"
     document.write_text(f".. include:: {folder.name}/{name}.rst\n", "utf-8")
-    settings = {"halt_level": 2, "report_level": 2}
+    _read(document)
+    return True
+
+
+def _read(document: Path) -> None:
     docutils.core.publish_string(
         document.read_text("utf-8"), source_path=str(document), writer="null",
-        settings_overrides=settings,
+        settings_overrides={"halt_level": 2, "report_level": 2},
     )  # fmt: skip
-    return True
 
 
 def test_table_has_a_row_for_each_goal_with_its_yardstick(running: Running) -> None:
@@ -185,3 +190,18 @@ def test_chart_holds_each_series_whatever_its_values_are() -> None:
         assert {"<title>", "x", "y", "one & two", "alone"} <= set(texts)
         lines = list(tree.iter("{http://www.w3.org/2000/svg}polyline"))
         assert [len(line.attrib["points"].split()) for line in lines] == [2, 1]
+
+
+def test_page_of_costs_can_be_read_and_its_commands_exist(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = ROOT / "docs" / "cost.rst"
+    _read(page)
+    with pytest.raises(SystemExit):
+        benchmarks.__main__.main(["--help"])
+    said = capsys.readouterr().out
+    text = page.read_text("utf-8")
+    named = {*re.findall(r"--[a-z]+", text.replace("--quiet --editable", ""))}
+    named |= set(re.findall(r"python -m benchmarks ([a-z]+)", text))
+    assert {"--quick", "--peers", "--rst", "processes", "growth", "curve", "all"} <= named
+    assert {word for word in named if word not in said} == set()
