@@ -131,12 +131,19 @@ def growth(part: str, points: Sequence[dict[str, float]]) -> Table:
 
 def curve(found: dict[str, Any]) -> Table:
     """The phases of the curve."""
-    return ("server's delay", "events a second", "at the same time", "settled after"), [
+    return (
+        "server's delay",
+        "events a second",
+        "settled after",
+        "at the same time",
+        "settled after",
+    ), [
         (
             f"{phase['delay_ms']:g} ms",
             number(phase["per_second"]),
-            number(phase["under_way"]),
             f"{phase['settled_after']:.1f} s",
+            number(phase["under_way"]),
+            f"{phase['workers_after']:.1f} s",
         )
         for phase in found["phases"]
     ]

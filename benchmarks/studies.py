@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from benchmarks.subprocesses import environment, measure
 
 SAMPLE: Final = 0.1  # seconds between two looks at the server
 STEADY: Final = 0.9  # of the throughput that a phase ends with: from there on it has settled
+WINDOW: Final = 5  # samples
 FLAT: Final = 0.15  # by which the CPU time of an event may differ from that of one worker
 
 
@@ -48,23 +50,12 @@ def processes(scale: Scale, server: Server) -> dict[str, Any]:
 
 def growth(scale: Scale, _server: Server) -> dict[str, Any]:
     """Microseconds by size, for each part of `benchmarks.growing`."""
-    return {
-        part: [
-            {
-                "size": size,
-                **in_turns(
-                    scale.rounds,
-                    {
-                        "us": partial(
-                            measure, "growing", part=part, size=size, calls=scale.calls // 5
-                        )
-                    },
-                )["us"],
-            }
-            for size in sizes
-        ]
-        for part, sizes in scale.growth
-    }
+    found = {}
+    for part, sizes in scale.growth:
+        run = partial(measure, "growing", part=part, calls=scale.calls // 5)
+        by_size = in_turns(scale.rounds, {str(size): partial(run, size=size) for size in sizes})
+        found[part] = [{"size": size, **by_size[str(size)]} for size in sizes]
+    return found
 
 
 def curve(scale: Scale, _server: Server) -> dict[str, Any]:
@@ -112,18 +103,26 @@ def _observed(
 
 
 def _settled(points: list[dict[str, float]], changed: float) -> dict[str, float]:
-    """What a phase ends with, and after how many seconds it came near that, for good or nearly so.
+    """What a phase ends with, and after how many seconds it came near that.
 
-    Three samples in a row count: a single one is often an accident of the machine.
+    A median of some samples counts: a single one is often an accident of the machine.
     """
     tail = points[-max(1, len(points) // 4) :]
-    end = statistics.median(point["per_second"] for point in tail)
-    near = [point["per_second"] >= STEADY * end for point in points]
-    first = next(
-        (number for number in range(len(near)) if all(near[number : number + 3])), len(near) - 1
-    )
+    end, workers = _median(tail, "per_second"), _median(tail, "under_way")
+
+    def since(near: Callable[[list[dict[str, float]]], bool]) -> float:
+        windows = (points[number : number + WINDOW] for number in range(len(points)))
+        return next(filter(near, windows), tail)[0]["seconds"] - changed
+
     return {
         "per_second": end,
-        "under_way": statistics.median(point["under_way"] for point in tail),
-        "settled_after": points[first]["seconds"] - changed,
+        "under_way": workers,
+        "settled_after": since(lambda window: _median(window, "per_second") >= STEADY * end),
+        "workers_after": since(
+            lambda window: abs(_median(window, "under_way") - workers) <= max(1, workers / 4)
+        ),
     }
+
+
+def _median(points: list[dict[str, float]], key: str) -> float:
+    return statistics.median(point[key] for point in points)

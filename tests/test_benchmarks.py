@@ -136,7 +136,9 @@ def test_curve_follows_the_server_through_its_phases(running: Running) -> None:
     _printed, found, folder = _finished(running, "curve")
     assert [phase["delay_ms"] for phase in found["curve"]["phases"]] == [0, 20, 0]
     for phase in found["curve"]["phases"]:
-        assert phase.keys() == {"delay_ms", "per_second", "under_way", "settled_after"}
+        assert phase.keys() == {
+            "delay_ms", "per_second", "under_way", "settled_after", "workers_after",
+        }  # fmt: skip
     assert {point["delay_ms"] for point in found["curve"]["points"]} == {0, 20}
     assert ET.parse(folder / "curve-per-second.svg")
     assert _is_sound(folder, "curve")
