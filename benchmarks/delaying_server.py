@@ -4,8 +4,8 @@ It runs in a process of its own and is told what to do by lines on its standard 
 line of JSON, for each:
 
 * ``delay SECONDS``: answers to requests that come from now on wait so long; 0: none waits.
-* ``figures``: requests and connections so far, requests under way now, and the most that were under
-  way since this was asked last.
+* ``figures``: requests and connections so far, requests under way now, and, since this was asked
+  last, the most that were under way at one time, and on how many connections any came.
 
 It ends when its standard input does, so it never outlives whoever started it.
 """
@@ -28,15 +28,20 @@ class Figures:
         self.connections = 0
         self.under_way = 0
         self.most_under_way = 0
+        # Without a delay, what is under way is answered in the same instant: it can't be seen by
+        # that how many ask at the same time, but by the connections that they ask on.
+        self.in_use: set[int] = set()
 
     def as_dict(self) -> dict[str, int]:
-        """The figures; the maximum starts anew."""
+        """The figures; what counts from the last time on starts anew."""
         most, self.most_under_way = self.most_under_way, self.under_way
+        in_use, self.in_use = self.in_use, set()
         return {
             "requests": self.requests,
             "connections": self.connections,
             "under_way": self.under_way,
             "most_under_way": most,
+            "in_use": len(in_use),
         }
 
 
@@ -54,6 +59,7 @@ class Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         self.figures.connections += 1
+        self.number = self.figures.connections
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
@@ -68,6 +74,7 @@ class Connection(asyncio.Protocol):
                 return
             self.buffer = self.buffer[end + 4 + length :]
             self.figures.under_way += 1
+            self.figures.in_use.add(self.number)
             self.figures.most_under_way = max(self.figures.most_under_way, self.figures.under_way)
             self.waiting = True
             if self.figures.delay:

@@ -135,14 +135,14 @@ def curve(found: dict[str, Any]) -> Table:
         "server's delay",
         "events a second",
         "settled after",
-        "at the same time",
+        "connections in use",
         "settled after",
     ), [
         (
             f"{phase['delay_ms']:g} ms",
             number(phase["per_second"]),
             f"{phase['settled_after']:.1f} s",
-            number(phase["under_way"]),
+            number(phase["in_use"]),
             f"{phase['workers_after']:.1f} s",
         )
         for phase in found["phases"]
@@ -256,9 +256,9 @@ def charts(found: dict[str, Any]) -> dict[str, str]:
             made[name] = svg(f"Forked workers: {title}", "workers", title, series)
     if "curve" in found:
         points = found["curve"]["points"]
-        for key, title in (("per_second", "events a second"), ("under_way", "at the same time")):
+        for key, title in (("per_second", "events a second"), ("in_use", "connections in use")):
             series = {title: [(point["seconds"], point[key]) for point in points]}
-            if key == "under_way":
+            if key == "in_use":
                 series["server's delay, ms"] = [
                     (point["seconds"], point["delay_ms"]) for point in points
                 ]

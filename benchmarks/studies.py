@@ -59,7 +59,7 @@ def growth(scale: Scale, _server: Server) -> dict[str, Any]:
 
 
 def curve(scale: Scale, _server: Server) -> dict[str, Any]:
-    """Throughput and requests at the same time, while the server's delay changes under load."""
+    """Throughput and connections in use, while the server's delay changes under load."""
     with delaying(scale.phases[0][0]) as server:
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.loading", json.dumps({"url": server.url})],
@@ -92,7 +92,7 @@ def _observed(
                     "seconds": now - started,
                     "delay_ms": delay * 1e3,
                     "per_second": (figures["requests"] - requests) / (now - last),
-                    "under_way": figures["most_under_way"],
+                    "in_use": figures["in_use"],
                     "threads": process.num_threads(),
                 }
             )
@@ -108,7 +108,7 @@ def _settled(points: list[dict[str, float]], changed: float) -> dict[str, float]
     A median of some samples counts: a single one is often an accident of the machine.
     """
     tail = points[-max(1, len(points) // 4) :]
-    end, workers = _median(tail, "per_second"), _median(tail, "under_way")
+    end, workers = _median(tail, "per_second"), _median(tail, "in_use")
 
     def since(near: Callable[[list[dict[str, float]]], bool]) -> float:
         windows = (points[number : number + WINDOW] for number in range(len(points)))
@@ -116,10 +116,10 @@ def _settled(points: list[dict[str, float]], changed: float) -> dict[str, float]
 
     return {
         "per_second": end,
-        "under_way": workers,
+        "in_use": workers,
         "settled_after": since(lambda window: _median(window, "per_second") >= STEADY * end),
         "workers_after": since(
-            lambda window: abs(_median(window, "under_way") - workers) <= max(1, workers / 4)
+            lambda window: abs(_median(window, "in_use") - workers) <= max(1, workers / 4)
         ),
     }
 

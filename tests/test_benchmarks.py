@@ -137,7 +137,7 @@ def test_curve_follows_the_server_through_its_phases(running: Running) -> None:
     assert [phase["delay_ms"] for phase in found["curve"]["phases"]] == [0, 20, 0]
     for phase in found["curve"]["phases"]:
         assert phase.keys() == {
-            "delay_ms", "per_second", "under_way", "settled_after", "workers_after",
+            "delay_ms", "per_second", "in_use", "settled_after", "workers_after",
         }  # fmt: skip
     assert {point["delay_ms"] for point in found["curve"]["points"]} == {0, 20}
     assert ET.parse(folder / "curve-per-second.svg")
