@@ -50,8 +50,8 @@ QUICK: Final = Scale(
     imports=1,
     idle=0.1,
     workers=(1, 2),
-    profiled=2_000,
-    worker_profiled=50,
+    profiled=5_000,
+    worker_profiled=300,
     phases=((0.0, 0.3), (0.02, 0.3), (0.0, 0.3)),
     growth=(
         ("attributes", (4,)),

@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
+import time
 import urllib.request
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import docutils.core
+import docutils.nodes
 import pytest
 
 import benchmarks.__main__
-from benchmarks import plots, servers, table
+from benchmarks import plots, report, servers, studies, table
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = ["table", "processes", "growth", "curve", "--profile"]
@@ -149,6 +153,7 @@ def test_profile_names_functions_and_lines_of_caller_and_worker(running: Running
     assert found["profile"].keys() == {"caller", "worker"}
     for part in found["profile"].values():
         assert part["us_per_event"] > 0
+        assert part["samples"] > 0
         assert part.keys() >= {"own", "with_callees", "lines", "samples"}
     assert "caller: " in printed
     assert "worker: " in printed
@@ -168,6 +173,41 @@ def test_without_nginx_another_server_answers_and_its_name_says_so(
         after = server.figures()
     assert after["requests"] - before["requests"] == 1
     assert after["connections"] - before["connections"] == 1
+
+
+def test_server_owes_answers_for_as_long_as_it_is_told_to() -> None:
+    with servers.delaying(0) as server:
+        server.delay(3600)
+        parts = urlsplit(server.url)
+        with socket.create_connection((parts.hostname, parts.port)) as connection:
+            connection.sendall(b"POST /events HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}")
+            until = time.monotonic() + 10
+            while not (figures := server.figures())["in_use"] and time.monotonic() < until:
+                time.sleep(0.001)
+        assert figures == {
+            "requests": 0, "connections": 1, "under_way": 1, "most_under_way": 1, "in_use": 1,
+        }  # fmt: skip
+
+
+def test_phase_has_settled_when_what_it_ends_with_is_near() -> None:
+    rates, workers = [100] * 10 + [1000] * 30, [10] * 20 + [1] * 20
+    points = [
+        {"seconds": 5 + number / 10, "per_second": rate, "in_use": many}
+        for number, (rate, many) in enumerate(zip(rates, workers, strict=True))
+    ]
+    points[15]["per_second"] = 1  # an accident
+    settled = studies._settled(points, 5)
+    assert (settled["per_second"], settled["in_use"]) == (1000, 1)
+    # Of five samples three are near: the median is.
+    assert settled["settled_after"] == pytest.approx(0.8)
+    assert settled["workers_after"] == pytest.approx(1.8)
+
+
+def test_table_for_the_docs_shows_its_cells_as_they_are() -> None:
+    cells = [["*_a_ `b` |c| \\d", ""], ["e_", "*"]]
+    tree = docutils.core.publish_doctree(report._list_table("title", (["x", "y"], cells)))
+    found = [entry.astext() for entry in tree.findall(docutils.nodes.entry)]
+    assert found == ["x", "y", *cells[0], *cells[1]]
 
 
 @pytest.mark.parametrize(
