@@ -163,7 +163,7 @@ def profile(found: dict[str, Any]) -> Iterator[tuple[str, Table]]:
                     f"{part}: {number(figures['us_per_event'], 'us')} an event, {title}, "
                     f"{figures['samples']} samples"
                 ),
-                (("us", "where"), rows),
+                (("us", "where"), rows or [("", "no sample was taken: profile more events")]),
             )
 
 
