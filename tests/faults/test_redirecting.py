@@ -25,8 +25,6 @@ def test_a_redirect_is_not_followed_and_the_fix_is_said(
     assert server.methods == ["POST"]
 
 
-# `requests` reads all of it to look where it leads, though it is told not to follow.
-@pytest.mark.xfail(strict=True, reason="the body of a redirect is read whole, and not told")
 def test_of_the_body_of_a_redirect_only_the_beginning_is_read_and_it_is_told(
     serve: Any, connect: Any
 ) -> None:
