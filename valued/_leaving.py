@@ -130,6 +130,15 @@ def is_ending() -> bool:
     return not any(each.is_alive() for each in others)
 
 
+def is_over() -> bool:
+    """Whether all handlers have run, and Python takes itself apart.
+
+    Nothing can be imported any more, which urllib3 does amid a request: what was sent by then could
+    neither be confirmed nor be sent again, and threads that are started then end in a crash.
+    """
+    return sys.meta_path is None
+
+
 def main_thread_is_over() -> bool:
     """Whether the main thread has nothing left to run but the end of the process."""
     # Both are asked: with gevent and Python 3.13 the main thread counts as alive to the very end.

@@ -61,6 +61,9 @@ class ProcessSender:
     # -- accepting ---------------------------------------------------------------------------------
 
     def accept(self, body: bytes) -> None:
+        if _leaving.is_over():
+            self._lose(body)
+            return
         item = self.outbox.put(body)
         if item is not None:  # the outbox is full, and the caller is to do it
             item.attempts += 1
@@ -72,6 +75,16 @@ class ProcessSender:
                 self._grow()
         if self._end is not None:  # the process ends, no worker may live to see to it
             self._finish()
+
+    def _lose(self, body: bytes) -> None:
+        item = self.outbox.put(body)
+        if item is not None:
+            self.outbox.dropped(item, "exit")
+        self.outbox.abandon("exit")
+        self._warn_once(
+            "events that are recorded while Python takes itself apart, as by objects that it "
+            "finalizes then, are dropped: record them in an atexit handler, or earlier"
+        )
 
     # -- jobs --------------------------------------------------------------------------------------
 
