@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import json
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -90,6 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         scale = dataclasses.replace(scale, rounds=options.rounds)
     given = sys.argv[1:] if arguments is None else arguments
     command = shlex.join(["python", "-m", "benchmarks", *given])
+    # So that a server, which is a process of its own, ends however this one does.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     with fast() as server:
         found: dict[str, Any] = {"circumstances": report.circumstances(command, server.name)}
         print(report.said(found["circumstances"]), flush=True)

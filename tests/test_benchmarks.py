@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from urllib.parse import urlsplit
 
 import docutils.core
 import docutils.nodes
+import psutil
 import pytest
 
 import benchmarks.__main__
@@ -158,6 +160,21 @@ def test_profile_names_functions_and_lines_of_caller_and_worker(running: Running
     assert "caller: " in printed
     assert "worker: " in printed
     assert _is_sound(folder, "profile")
+
+
+def test_command_that_is_terminated_leaves_no_process() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks", "curve", "--quick"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline()  # its server runs
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert children
+        process.terminate()
+        assert process.wait(30) == 128 + signal.SIGTERM
+    assert psutil.wait_procs(children, timeout=10)[1] == []
 
 
 def test_without_nginx_another_server_answers_and_its_name_says_so(
