@@ -46,7 +46,7 @@ class Delivery:
         self._reporter = reporter
         self._postponed = postponed
         self._born = Birthplace()
-        self._health = _retry.Health()
+        self._health = _retry.Health(options.retries)
         self._threads: set[int] = set()  # those that are in an attempt; only `add` and `discard`
         self._abandoned = (0, "")  # how often, and why; replaced whole
 
@@ -116,6 +116,7 @@ class Delivery:
             # Before the event goes back, or it could be its own probe without a pause.
             wait = _retry.backoff(probes, error.retry_after, random.uniform)
             self._outbox.hold(now + wait, PROBES * self._options.timeout)
+            self._give_up_what_waited(error, now)
         pause = _retry.pause(error, self._options.retries, random.uniform)
         if pause < 0:
             self._give_up(item, error)
@@ -128,6 +129,16 @@ class Delivery:
             self._outbox.postpone(item, now + pause)
             self._reporter.retrying(error)
             self._postponed()
+
+    def _give_up_what_waited(self, error: DeliveryError, now: float) -> None:
+        """Give up what can't expect any more from an endpoint that is down."""
+        moment = self._health.give_up_before(now)
+        while (item := self._outbox.take_before(moment)) is not None:
+            age = now - item.accepted_at
+            reason = f"{error.reason} (the answer to a probe, while it waited)"
+            self._give_up(item, DeliveryError(reason, error.status, item.attempts, age, error.body))
+            if not self._born.is_here():
+                return
 
     def _give_up(self, item: Item, error: DeliveryError) -> None:
         # Settled first, as ``on_error`` may flush, or close; who flushes elsewhere waits for both.

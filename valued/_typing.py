@@ -104,6 +104,9 @@ class Outbox(Protocol):
 
     def dropped(self, item: Item, reason: str) -> None: ...
 
+    def take_before(self, moment: float) -> Item | None:
+        """An event that was accepted before *moment* and that nobody has taken, to be settled."""
+
     def abandon(self, reason: str) -> int:
         """Drop all that nobody has taken; how many that was."""
 
