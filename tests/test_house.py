@@ -42,6 +42,7 @@ MAY_IMPORT = {
     "_serializer": ["_errors", "_typing", "_converters"],
     "_events": ["_errors", "_typing", "_serializer"],
     "_retry": ["_errors"],
+    "_load": [],
     "_schedule": [],
     "_outbox": ["_errors", "_typing", "_options", "_schedule"],
     "_executors": ["_errors", "_typing", "_fork", "_options"],
@@ -49,6 +50,7 @@ MAY_IMPORT = {
     "_delivery": ["_errors", "_typing", "_fork", "_options", "_retry", "_reporting"],
     "_process_sender": [
         "_typing", "_fork", "_leaving", "_options", "_executors", "_reporting", "_delivery",
+        "_load",
     ],
     "_sender": [
         "_typing", "_fork", "_leaving", "_options", "_outbox", "_executors", "_process_sender",

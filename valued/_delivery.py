@@ -48,6 +48,7 @@ class Delivery:
         self._born = Birthplace()
         self._health = _retry.Health(options.retries)
         self._threads: set[int] = set()  # those that are in an attempt; only `add` and `discard`
+        self._said_trying = 0  # events that somebody was trying when they were said to be lost
         self._abandoned = (0, "")  # how often, and why; replaced whole
 
         # Guards _telling. Re-entrant: a signal handler may flush. Nothing else is done inside.
@@ -129,6 +130,20 @@ class Delivery:
             self._outbox.postpone(item, now + pause)
             self._reporter.retrying(error)
             self._postponed()
+
+    def lose_the_rest(self) -> None:
+        """The time that the process has is over: drop what is pending, and say how much it is.
+
+        Several come here, one after the other: whoever records at the end, and who ends it. What
+        others are trying still is counted the first time only.
+        """
+        trying = self._outbox.pending()
+        count = self.abandon("exit")
+        trying -= count
+        count += max(0, trying - self._said_trying)
+        self._said_trying = max(trying, self._said_trying)
+        if count > 0:
+            self._reporter.lost(count, self._options.shutdown_timeout)
 
     def _give_up_what_waited(self, error: DeliveryError, now: float) -> None:
         """Give up what can't expect any more from an endpoint that is down."""

@@ -8,6 +8,7 @@ at which an event lies there and nobody comes.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 import time
@@ -17,15 +18,16 @@ from valued import _leaving
 from valued._delivery import LAST_ATTEMPT, Delivery
 from valued._executors import Given, Staffing, ThreadCache, default_pool, staffing
 from valued._fork import Birthplace
+from valued._load import Load, Moment
 from valued._reporting import Reporter, log
 
 if TYPE_CHECKING:
     from valued._options import Options
     from valued._typing import Item, Outbox, Wire
 
-#: Seconds without a settled event after which waiting events get one more worker. Well above what
-#: a fast server takes (adding threads would only cost CPU), well below what a slow one does.
-PATIENCE: Final = 0.01
+#: Seconds without a settled event after which waiting events get one more worker, whatever `Load`
+#: says: a delivery may hang. Long for threads that wait for a busy interpreter, short for people.
+PATIENCE: Final = 0.05
 
 #: A deadline that has passed, for those who only look.
 NOW: Final = 0.0
@@ -45,7 +47,6 @@ class ProcessSender:
         self._warned: set[str] = set()
         self._staffing: Staffing | None = None
         self._end: float | None = None  # `time.monotonic` of the end, once it has begun
-        self._said_trying = 0  # events that somebody was trying when they were said to be lost
         self._progress = time.monotonic()  # of the last delivery that ended, or job added by load
 
         # Guards _jobs, _limit and _watching, for a comparison and an assignment. Re-entrant, as a
@@ -57,6 +58,10 @@ class ProcessSender:
         self._driver = threading.Lock()  # held by who delivers at the end; never waited for
         self._limit = 1  # until the executor is there, so that one thread alone makes it
         self._watching = False  # whether a thread waits for what is postponed
+        self._minding = False  # whether a thread sees to it that no delivery holds up the others
+        self._enough = threading.Lock()  # released to end that thread's wait
+        self._enough.acquire()
+        self._load = Load()
 
     # -- accepting ---------------------------------------------------------------------------------
 
@@ -71,8 +76,8 @@ class ProcessSender:
         elif self._end is None:
             if len(self._jobs) < self._limit:
                 self._hire()
-            elif time.monotonic() - self._progress > PATIENCE:
-                self._grow()
+            elif not self._minding:
+                self._mind()
         if self._end is not None:  # the process ends, no worker may live to see to it
             self._finish()
 
@@ -81,10 +86,7 @@ class ProcessSender:
         if item is not None:
             self.outbox.dropped(item, "exit")
         self.outbox.abandon("exit")
-        self._warn_once(
-            "events that are recorded while Python takes itself apart, as by objects that it "
-            "finalizes then, are dropped: record them in an atexit handler, or earlier"
-        )
+        self._reporter.too_late()
 
     # -- jobs --------------------------------------------------------------------------------------
 
@@ -191,6 +193,8 @@ class ProcessSender:
                     return
                 if left is not None:
                     left -= 1
+                elif self._load.wants_fewer(len(self._jobs)):
+                    break
         except BaseException:  # `SystemExit` out of a transport, and its like
             if staffing.immediate:  # the caller's own, as a Ctrl-C is
                 raise
@@ -202,29 +206,27 @@ class ProcessSender:
                 # left to it. In the caller each event has a job of its own.
                 if not staffing.immediate:
                     self._hire()
+                    self._mind()
                     self._watch()
 
     def _attempt(self, item: Item, deadline: float | None = None) -> bool:
-        """See `Delivery.attempt`. Adds a worker where that took long and events wait."""
-        started = time.monotonic()
+        """See `Delivery.attempt`. Adds a worker where that helps and events wait."""
+        began = Moment.now()
+        lag = began.wall - item.accepted_at
         if not self._delivery.attempt(item, deadline):
             return False
         self._say_overflow()
-        self._progress = now = time.monotonic()
-        if now - started > PATIENCE:
+        ended = Moment.now()
+        self._progress = ended.wall
+        self._load.observe(began, ended, lag)
+        if self._load.wants_more(len(self._jobs)):
             self._grow()
         return True
 
     def _say_overflow(self) -> None:
         # Here and not where it happens: to write a line is no work for the caller of an event.
         if count := self.outbox.overflown():
-            self._reporter.warn(
-                "overflow",
-                "%d events were dropped: max_queue (%d) or 64 MiB were waiting (overflow=%r)",
-                self._options.max_queue,
-                self._options.overflow,
-                count=count,
-            )
+            self._reporter.overflown(count, self._options.max_queue, self._options.overflow)
 
     def _job_done(self, job: object) -> None:
         with self._lock:
@@ -246,6 +248,26 @@ class ProcessSender:
     def _may_grow(self) -> bool:
         staffing = self._staffing
         return staffing is not None and staffing.by_load and self._limit < staffing.limit
+
+    def _mind(self) -> None:
+        """See to it that events which wait get a worker though those that there are may hang."""
+        if self._minding or not self._may_grow() or not self.outbox.ready():
+            return
+        self._minding = True
+        try:
+            self._threads.submit(self._grow_while_stuck)
+        except RuntimeError:  # no thread can be started: the next event, or a flush, looks again
+            self._minding = False
+
+    def _grow_while_stuck(self) -> None:
+        while self._born.is_here() and self._may_grow() and self.outbox.ready():
+            settled = self._progress
+            if self._enough.acquire(timeout=PATIENCE):
+                break
+            if self._progress == settled:
+                self._grow()
+        self._minding = False
+        self._mind()  # now that this is said: an event that came meanwhile was left to us
 
     def _watch(self) -> None:
         """See to it that what is postponed, if anything is, is taken up when it is due."""
@@ -284,19 +306,9 @@ class ProcessSender:
             settled = self._drive(mark, deadline)
         else:
             self._watch()
-            settled = self._wait(mark, deadline)
+            self._mind()
+            settled = self.outbox.wait(mark, deadline)
         return settled and self._born.is_here() and self._delivery.wait_until_told(deadline)
-
-    def _wait(self, mark: int, deadline: float | None) -> bool:
-        # Nobody records meanwhile, maybe, and a delivery may hang: others are not to wait for it.
-        while self._may_grow():
-            step = time.monotonic() + PATIENCE
-            if deadline is not None and deadline <= step:
-                break
-            if self.outbox.wait(mark, step):
-                return True
-            self._grow()
-        return self.outbox.wait(mark, deadline)
 
     def park(self, deadline: float | None) -> bool:
         return self.flush(deadline) and self._dismiss(deadline, settled=True)
@@ -326,6 +338,8 @@ class ProcessSender:
                 shutdown(wait=settled)
             except Exception:  # noqa: BLE001 - the user's executor may raise anything
                 log.exception("the executor could not be shut down")
+        with contextlib.suppress(RuntimeError):  # nobody waits, and somebody said so before
+            self._enough.release()
         soon = time.monotonic() + LAST_ATTEMPT
         return self._threads.retire(soon if deadline is None else max(soon, deadline))
 
@@ -359,23 +373,8 @@ class ProcessSender:
             if self._drive_alone(self.outbox.mark(), self._end):
                 continue
             if self._born.is_here():
-                self._say_lost()
+                self._delivery.lose_the_rest()
             return
-
-    def _say_lost(self) -> None:
-        # Several come here, one after the other: whoever records at the end, and who ends it. What
-        # others are trying still is counted the first time only.
-        trying = self.outbox.pending()
-        count = self._delivery.abandon("exit")
-        trying -= count
-        count += max(0, trying - self._said_trying)
-        self._said_trying = max(trying, self._said_trying)
-        if count > 0:
-            log.warning(
-                "the process ends with %d events not delivered: shutdown_timeout (%g s) is over",
-                count,
-                self._options.shutdown_timeout,
-            )
 
     def _drive_alone(self, mark: int, deadline: float | None) -> bool:
         # One at a time, or every request that a server still answers at its end would open a
