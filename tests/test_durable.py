@@ -515,6 +515,22 @@ def test_a_file_that_can_not_be_read_is_read_later(
     assert taken(heir) == bodies(1)
 
 
+def test_files_without_anything_to_deliver_are_passed_at_once(make: Make) -> None:
+    dead = [make(), make(), make()]
+    for number, outbox in enumerate(dead):
+        put(outbox, number)
+    for outbox in dead:
+        outbox.delivered(take(outbox))
+        outbox._next_look = float("inf")
+    put(dead[-1], 3)
+    for outbox in dead:
+        die(outbox)
+    heir = make()
+    assert heir.adopt() == 3
+    heir._next_look = float("inf")
+    assert taken(heir) == bodies(3)
+
+
 def test_one_thread_reads_at_a_time(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     outbox, heir = make(), make()
     put(outbox, 1)
@@ -646,6 +662,25 @@ def test_rejected_events_are_kept_with_the_answer_and_bounded(make: Make, place:
     assert sum(one.stat().st_size for one in kept) <= REJECTED_BYTES
     assert kept[-2:][0] == path
     assert not (place / "v1" / "rejected" / f"{0:020d}-x").exists()
+
+
+def test_rejected_events_of_a_process_share_a_file(make: Make, place: Path) -> None:
+    outbox = make()
+    put(outbox, 1, 2)
+    for _ in range(2):
+        outbox.failed(take(outbox), DeliveryError("no", 422))
+    assert len(list((place / "v1" / "rejected").iterdir())) == 1
+
+
+def test_what_is_under_way_at_the_end_is_noted_though_others_have_come(make: Make) -> None:
+    outbox, other = make(), make()
+    put(outbox, 1, 2)
+    item = take(outbox)
+    outbox.rest()
+    put(outbox, 3)
+    outbox.delivered(item)
+    assert other.adopt() == 1
+    assert taken(other) == bodies(2)
 
 
 def test_a_rejected_event_that_can_not_be_kept_is_counted_all_the_same(
@@ -816,6 +851,7 @@ def test_a_full_disk_costs_no_event_and_no_exception(
         put(outbox, 0)
         resource.setrlimit(resource.RLIMIT_FSIZE, (3000, resource.RLIM_INFINITY))
         put(outbox, *range(1, 100), size=100)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
         assert 0 < outbox.at_stake() < 99
         assert sorted(taken(outbox)) == sorted([body(0), *bodies(*range(1, 100), size=100)])
         balance(outbox)

@@ -208,10 +208,7 @@ class Files:
 
     def _oldest(self) -> list[Segment]:
         with self._lock:
-            own = self.own
-            holdings = [holding for holding in self._holdings if holding is not own]
-            if own is not None:
-                holdings.append(own)
+            holdings = sorted(self._holdings, key=lambda holding: holding is self.own)
             return [segment for holding in holdings for segment in holding.segments]
 
     def _drop(self, segment: Segment) -> bool:
@@ -270,7 +267,9 @@ class Files:
 
     def tidy(self, *, idle: bool) -> None:
         """Do to the disk what is due; *idle*: note all that is settled, not only whole groups."""
-        due = self._unrecorded_events >= GROUP or (idle and self._unrecorded_events)
+        # What is handed over is to say of all that is settled, or that would go again.
+        all_of_it = idle or self._parted
+        due = self._unrecorded_events >= GROUP or (all_of_it and self._unrecorded_events)
         if not (due or self._finished or self._parted or self._sealed):
             return
         groups: list[tuple[Segment, list[int]]] = []

@@ -152,8 +152,8 @@ class ReadingOutbox(MemoryOutbox):
             backlog = backlog or self._wanting(now)
         else:
             self._files.try_beat()
-        if backlog is not None:
-            self._read(backlog)
+        while backlog is not None and self._read(backlog):
+            backlog = self._wanting(now)
 
     def _has_room(self) -> bool:
         return self._in_memory() <= self._max_events // 2
@@ -167,10 +167,11 @@ class ReadingOutbox(MemoryOutbox):
                 return backlog
         return None
 
-    def _read(self, backlog: Backlog) -> None:
+    def _read(self, backlog: Backlog) -> bool:
+        """Read a window; whether all of a segment was read and there was nothing to deliver."""
         with self._lock:
             if backlog.busy or not backlog.segments:
-                return
+                return False
             backlog.busy = True
             segment = backlog.segments[0]
             most = self._window - backlog.loaded
@@ -181,7 +182,7 @@ class ReadingOutbox(MemoryOutbox):
             except OSError as error:
                 backlog.not_before = self._clock() + READ_AGAIN
                 self._files.refuse(error)
-                return
+                return False
             if segment.damaged > damaged:
                 self._reporter.warn(
                     "damaged",
@@ -196,6 +197,7 @@ class ReadingOutbox(MemoryOutbox):
         finally:
             backlog.busy = False
         self._tidy()
+        return at_end and not records
 
     def _add(self, backlog: Backlog, segment: Segment, records: list[Record]) -> None:
         now, wall = self._clock(), time.time()

@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import requests
-
 import valued
 from valued import _files, _owners, _segments, _store
 
@@ -27,7 +25,7 @@ POINTS = (
 )  # fmt: skip
 
 
-def _places() -> dict[str, tuple[Any, str]]:
+def _places(client: valued.Client) -> dict[str, tuple[Any, str]]:
     return {
         "append": (_segments.Segment, "append"),
         "record": (_segments.Segment, "record_settled"),
@@ -36,14 +34,14 @@ def _places() -> dict[str, tuple[Any, str]]:
         "claim": (_store, "claim"),
         "release": (_store, "release"),
         "mark": (_owners.Owner, "__init__"),
-        "request": (requests.Session, "post"),
+        "request": (client._sender, "_wire"),
         "answer": (_files.Files, "landed"),
     }
 
 
-def kill_at(point: str, call: int, *, after: bool) -> None:
+def kill_at(client: valued.Client, point: str, call: int, *, after: bool) -> None:
     """Let this process be killed before, or after, the *call*-th time that it does *point*."""
-    owner, name = _places()[point]
+    owner, name = _places(client)[point]
     original = getattr(owner, name)
     calls = 0
 
