@@ -18,14 +18,16 @@ from typing import Any
 
 import pytest
 import requests
+import urllib3
 
 import valued
 from tests.support.processes import until
 from tests.support.proxy import Listener, Proxy, read_request
 from tests.support.server import Reply, Server
 from tests.support.tls import Authority, TLSServer
-from valued import Connection, DeliveryError
-from valued._connection import MOST_OF_ANSWER, _clear_frames
+from valued import Connection, DeliveryError, _connection, _pool
+from valued._connection import _clear_frames
+from valued._route import MOST_OF_ANSWER
 
 TOKEN = "t0ken-that-nobody-may-see"
 EVENT = {"category": "action", "key": "report.generated", "user": {"id": 1}}
@@ -331,6 +333,62 @@ def test_the_session_is_one_for_all_threads_and_takes_an_adapter(
     assert answers == [connection.endpoint]
 
 
+def test_an_adapter_that_is_mounted_after_the_first_event_sends_the_next_one(
+    server: Server, connection: Connection
+) -> None:
+    class Adapter(requests.adapters.HTTPAdapter):
+        def add_headers(self, request: requests.PreparedRequest, **_options: Any) -> None:
+            request.headers["X-Mounted"] = "yes"
+
+    connection(EVENT)
+    session = connection.session
+    session.mount("http://", Adapter())
+    connection.post(b"{}", "a-key")
+    session.mount("http://", _pool.Adapter())
+    connection(EVENT)
+    assert ["X-Mounted" in request.headers for request in server.requests] == [False, True, False]
+    assert server.requests[1].headers["Authorization"] == f"Bearer {TOKEN}"
+    assert server.requests[1].headers["Idempotency-Key"] == "a-key"
+    session.close()
+
+
+def test_what_is_changed_on_the_session_counts_from_the_next_event(
+    server: Server, connection: Connection
+) -> None:
+    connection(EVENT)
+    connection.session.headers["X-Tenant"] = "7"
+    connection(EVENT)
+    assert [request.headers.get("X-Tenant") for request in server.requests] == [None, "7"]
+    assert len(server.connections()) == 1
+
+
+def test_a_pool_that_somebody_closed_is_asked_for_anew(
+    server: Server, connection: Connection
+) -> None:
+    connection(EVENT)
+    connection._route.get()._ready[1].close()  # as urllib3 1.26 does when a session is closed
+    connection._route.get().session.close()
+    assert "closed" in failure(connection).reason.lower()
+    connection(EVENT)
+    assert len(server.connections()) == 2
+
+
+def test_a_kept_connection_that_ends_just_as_we_write_goes_unnoticed_behind_tls(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.bundle))
+    breaks = [False, True, False]
+    service = TLSServer(authority, lambda _request: None if breaks.pop(0) else Reply())
+    try:
+        connection = Connection(TOKEN, service.url)
+        connection(EVENT)
+        connection(EVENT)
+        assert len(service.requests) == 3
+        connection.close()
+    finally:
+        service.close()
+
+
 # -- no answer -------------------------------------------------------------------------------------
 
 
@@ -341,7 +399,7 @@ def test_nobody_listens() -> None:
     assert error.status is None
     assert "NewConnectionError" in error.reason
     assert "refused" in error.reason
-    assert isinstance(error.__cause__, requests.ConnectionError)
+    assert isinstance(error.__cause__, urllib3.exceptions.NewConnectionError)
 
 
 def test_a_name_that_nobody_knows() -> None:
@@ -720,9 +778,8 @@ def test_the_token_is_nowhere_in_an_error_nor_in_what_its_frames_hold(
     assert "Traceback" in text
     assert TOKEN not in text
     cause = refused.__cause__
-    assert isinstance(cause, requests.RequestException)
-    assert cause.request is not None
-    assert TOKEN not in repr(vars(cause.request))
+    assert isinstance(cause, urllib3.exceptions.HTTPError)
+    assert TOKEN not in repr(vars(cause))
     assert caplog.records  # urllib3 says what it does
     assert not any(TOKEN in record.getMessage() for record in caplog.records)
 
@@ -802,6 +859,33 @@ def test_an_endpoint_that_is_no_url_is_refused_and_not_shown(
         monkeypatch.setenv("VALUED_ENDPOINT", endpoint)
         with pytest.raises(valued.ValidationError, match=r"^VALUED_ENDPOINT: expected an http"):
             Connection("t")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "is_told"),
+    [
+        ("http://ingest.example.com/events", True),
+        ("http://192.0.2.7:4567/events", True),
+        ("https://ingest.example.com/events", False),
+        ("http://127.0.0.1:4567/events", False),
+        ("http://127.8.8.8/events", False),
+        ("http://localhost:4567/events", False),
+        ("http://dev.localhost/events", False),
+        ("http://[::1]:4567/events", False),
+    ],
+)
+def test_an_endpoint_to_which_the_token_would_travel_in_clear_is_told_of_once(
+    endpoint: str,
+    is_told: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(_connection, "_told_of", set())
+    for _ in range(3):
+        Connection(TOKEN, endpoint)
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == is_told
+    assert all("in clear" in line and "https" in line and TOKEN not in line for line in lines)
 
 
 @pytest.mark.parametrize("user", ["user@", "user:word@", ":word@"])

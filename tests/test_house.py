@@ -36,11 +36,13 @@ MAY_IMPORT = {
     "_weak": [],
     "_fork": ["_weak"],
     "_leaving": ["_fork", "_weak"],
+    "_signals": ["_fork", "_leaving"],
     "_options": ["_errors", "_typing"],
     "_converters": ["_errors"],
     "_serializer": ["_errors", "_typing", "_converters"],
     "_events": ["_errors", "_typing", "_serializer"],
     "_retry": ["_errors"],
+    "_load": [],
     "_schedule": [],
     "_records": [],
     "_owners": ["_fork"],
@@ -61,13 +63,16 @@ MAY_IMPORT = {
     "_delivery": ["_errors", "_typing", "_fork", "_options", "_retry", "_reporting"],
     "_process_sender": [
         "_typing", "_fork", "_leaving", "_options", "_executors", "_reporting", "_delivery",
+        "_load",
     ],
     "_sender": [
         "_typing", "_fork", "_leaving", "_options", "_outbox", "_executors", "_process_sender",
     ],
     "_pool": ["_fork", "_weak"],
+    "_route": ["_pool"],
     "_connection": [
-        "_errors", "_typing", "_version", "_fork", "_options", "_serializer", "_pool",
+        "_errors", "_typing", "_version", "_fork", "_options", "_serializer", "_reporting", "_pool",
+        "_route",
     ],
     "_client": [
         "_errors", "_typing", "_fork", "_options", "_durable", "_serializer", "_events",

@@ -44,7 +44,7 @@ def test_defaults_are_what_a_web_worker_can_run_with() -> None:
         "max_queue": 10_000,
         "overflow": "drop_newest",
         "timeout": 10.0,
-        "retries": 8,
+        "retries": 240,
         "shutdown_timeout": None,
         "idle_time": 60.0,
         "on_error": None,

@@ -27,7 +27,9 @@ from tests.support.processes import run
 from tests.support.server import Reply, Server
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ["README.rst", "CHANGELOG.rst", "CONTRIBUTING.rst"]
+DOCUMENTS = [
+    "README.rst", "CHANGELOG.rst", "CONTRIBUTING.rst", "docs/faults.rst", "docs/delivery.rst",
+]  # fmt: skip
 TOKEN = "readme-token"
 
 FIRST = "First event in a minute"

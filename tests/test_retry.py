@@ -95,12 +95,12 @@ def test_a_default_of_8_retries_rides_out_a_minute_and_a_half_at_most() -> None:
 
 
 def test_five_failures_in_a_row_are_an_endpoint_that_is_down() -> None:
-    health = _retry.Health()
+    health = _retry.Health(100)
     assert [health.failed(moment, moment) for moment in range(6)] == [None] * 4 + [0, 1]
 
 
 def test_an_answer_between_them_says_that_it_is_the_event() -> None:
-    health = _retry.Health()
+    health = _retry.Health(100)
     for moment in range(4):
         health.failed(moment, moment)
     assert health.answered() is False
@@ -108,7 +108,7 @@ def test_an_answer_between_them_says_that_it_is_the_event() -> None:
 
 
 def test_what_was_under_way_before_tells_nothing_new() -> None:
-    health = _retry.Health()
+    health = _retry.Health(100)
     for _ in range(_retry.DOWN_AFTER):
         health.failed(1.0, 2.0)
     assert health.failed(1.5, 3.0) is None
@@ -118,11 +118,27 @@ def test_what_was_under_way_before_tells_nothing_new() -> None:
 
 
 def test_at_the_end_pauses_are_short_again() -> None:
-    health = _retry.Health()
+    health = _retry.Health(100)
     for moment in range(20):
         health.failed(moment, moment)
     health.hasten()
     assert health.failed(30, 30) == 1
-    healthy = _retry.Health()
+    healthy = _retry.Health(100)
     healthy.hasten()
     assert healthy.failed(0, 0) is None
+
+
+def test_a_failed_probe_counts_for_all_that_wait() -> None:
+    health = _retry.Health(2)
+    for moment in range(4):
+        health.failed(moment, moment)
+    assert health.give_up_before(5000.0) == 5000.0 - _retry.MAX_AGE
+    for moment in (10, 20):
+        health.failed(moment, moment)
+        assert health.give_up_before(moment) == moment - _retry.MAX_AGE
+    health.failed(30, 30)
+    assert health.give_up_before(30.0) == 10  # an event of then has missed three probes
+    health.failed(40, 40)
+    assert health.give_up_before(40.0) == 20
+    health.answered()
+    assert health.give_up_before(50.0) == 50.0 - _retry.MAX_AGE

@@ -9,6 +9,7 @@ from valued._schedule import Schedule
 @dataclasses.dataclass
 class Event:
     number: int
+    accepted_at: float = 0.0
 
 
 def filled(*numbers: int) -> Schedule[Event]:
@@ -106,3 +107,18 @@ def test_the_oldest_is_found_among_what_is_ready_and_what_is_postponed() -> None
     while (event := schedule.pop_oldest()) is not None:
         numbers.append(event.number)
     assert numbers == [2, 3, 1, 4]
+
+
+def test_what_waits_for_too_long_is_found_due_or_not() -> None:
+    schedule: Schedule[Event] = Schedule()
+    schedule.add(Event(3, accepted_at=3.0))
+    schedule.add(Event(5, accepted_at=5.0))
+    schedule.postpone(Event(4, accepted_at=4.0), 10.0)
+    schedule.postpone(Event(2, accepted_at=2.0), 50.0)
+    schedule.postpone(Event(1, accepted_at=1.0), 90.0)
+    found = []
+    while (event := schedule.pop_before(4.0)) is not None:
+        found.append(event.number)
+    assert sorted(found) == [1, 2, 3]
+    assert len(schedule) == 2
+    assert schedule.next_change() == 10.0

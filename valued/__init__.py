@@ -19,7 +19,6 @@ from valued._errors import (
 )
 from valued._events import Config, validate
 from valued._executors import ImmediateExecutor, set_executor
-from valued._leaving import flush_on_signals
 from valued._scope import Scope
 from valued._serializer import normalize
 from valued._shared import (
@@ -38,6 +37,7 @@ from valued._shared import (
     sync_customer,
     sync_user,
 )
+from valued._signals import flush_on_signals
 from valued._typing import Executor, Stats, Transport
 from valued._version import __version__
 

@@ -41,7 +41,7 @@ class Client:
     * *overflow* (default ``"drop_newest"``): what happens past that; also ``"drop_oldest"``,
       ``"block"`` (the caller waits, *timeout* at most) and ``"caller_runs"`` (it delivers).
     * *timeout* (default 10.0): seconds for one attempt.
-    * *retries* (default 8): attempts after the first, with growing pauses of up to 30 s.
+    * *retries* (default 240): attempts after the first, with growing pauses of up to 30 s: an hour.
     * *shutdown_timeout* (default None): seconds that the end of the process may wait; None: 5, or 1
       with an outbox.
     * *idle_time* (default 60.0): seconds after which a thread of the default pool that has nothing
@@ -72,7 +72,7 @@ class Client:
         max_queue: int = 10_000,
         overflow: Overflow = "drop_newest",
         timeout: float = 10.0,
-        retries: int = 8,
+        retries: int = 240,
         shutdown_timeout: float | None = None,
         idle_time: float = 60.0,
         on_error: OnError | None = None,

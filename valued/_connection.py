@@ -6,6 +6,7 @@ child closes the descriptors that it inherited without a word on the wire.
 
 from __future__ import annotations
 
+import ipaddress
 import sys
 import traceback
 import urllib.parse
@@ -27,17 +28,18 @@ from valued._options import (
     whole,
 )
 from valued._pool import Adapter
+from valued._reporting import log
+from valued._route import Answer, Route
 from valued._serializer import encode
 from valued._version import __version__
 
 if TYPE_CHECKING:
     from valued._typing import JSONObject
 
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+
 _PYTHON: Final = ".".join(map(str, sys.version_info[:3]))
 USER_AGENT: Final = f"valued-client/{__version__} (Python/{_PYTHON})"
-
-#: Bytes of an answer that are read. The service answers 204; what is longer is some proxy's page.
-MOST_OF_ANSWER: Final = 64 * 1024
 
 
 class _Secret(str):
@@ -89,9 +91,10 @@ class Connection:
         self._token = _Secret(_checked_token(token))
         self._token_given = token is not None
         self.endpoint: Final = _checked_endpoint(endpoint)
+        _warn_of_clear_text(self.endpoint)
         self._timeout = timeout
         self._pool_size = pool_size
-        self._session: PerProcess[requests.Session] = PerProcess(self._new_session)
+        self._route: PerProcess[Route] = PerProcess(self._new_route)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -104,8 +107,14 @@ class Connection:
 
     @property
     def session(self) -> requests.Session:
-        """This process's session, to mount an adapter on, for example."""
-        return self._session.get()
+        """This process's session, to mount an adapter on, for example.
+
+        What is changed in its settings counts from the next request, if it was taken from here for
+        that; a mounted adapter always does.
+        """
+        route = self._route.get()
+        route.forget()
+        return route.session
 
     def __call__(self, data: JSONObject) -> None:
         """Send one event, a mapping of JSON data. Raises `DeliveryError` where that fails."""
@@ -122,29 +131,21 @@ class Connection:
         headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
         bound = self._timeout if timeout is None else timeout
         try:
-            with self.session.post(
-                self.endpoint,
-                data=body,
-                headers=headers,
-                timeout=urllib3.Timeout(total=bound),  # type: ignore[arg-type]  # not in the stubs
-                allow_redirects=False,  # a redirected POST would arrive as a GET without its body
-                stream=True,
-            ) as answer:
-                content = _content(answer)
-                # Some proxies answer with the request that they refuse.
-                said = content.decode("utf-8", "replace").replace(self._token, "<secret>")
-                del content
+            answer = self._route.get().send(body, headers, bound)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             _clear_frames(error)
             raise DeliveryError(_reason(error)) from error
-        if not 200 <= answer.status_code <= 299:
+        if not 200 <= answer.status <= 299:
+            # Some proxies answer with the request that they refuse.
+            said = answer.content.decode("utf-8", "replace").replace(self._token, "<secret>")
+            answer = answer._replace(content=b"")  # or this frame would show it
             raise _refusal(answer, said)
 
     def close(self) -> None:
         """Close this process's connections. They are made again with the next request."""
-        session = self._session.peek()
-        if session is not None:
-            session.close()
+        route = self._route.peek()
+        if route is not None:
+            route.close()
 
     def __repr__(self) -> str:
         return f"Connection(endpoint={self.endpoint!r})"
@@ -159,7 +160,7 @@ class Connection:
         token = str(self._token) if self._token_given else None
         return _restored, (token, self.endpoint, self._timeout, self._pool_size)
 
-    def _new_session(self) -> requests.Session:
+    def _new_route(self) -> Route:
         session = requests.Session()
         session.headers.update(self.headers)
         session.auth = _Bearer(self.headers["Authorization"])
@@ -171,7 +172,7 @@ class Connection:
         adapter = Adapter(pool_connections=1, pool_maxsize=self._pool_size, max_retries=0)
         session.mount("http://", adapter)
         session.mount("https://", adapter)
-        return session
+        return Route(session, self.endpoint)
 
 
 def _restored(token: str | None, endpoint: str, timeout: float, pool_size: int) -> Connection:
@@ -216,6 +217,30 @@ def _checked_endpoint(endpoint: object) -> str:
     return given
 
 
+#: Hosts that this process, or one that it was forked from, has warned of.
+_told_of: Final[set[str]] = set()
+
+
+def _warn_of_clear_text(endpoint: str) -> None:
+    parts = urllib.parse.urlsplit(endpoint)
+    host = parts.hostname or ""
+    if parts.scheme == "https" or host in _told_of or _is_loopback(host):
+        return
+    _told_of.add(host)
+    log.warning(
+        "the endpoint is http://%s: the token, and all events, travel in clear; use https", host
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 def _proxies(endpoint: str) -> dict[str, str]:
     host = urllib.parse.urlsplit(endpoint).netloc
     bypass = urllib.request.proxy_bypass_environment  # type: ignore[attr-defined]  # not in typeshed
@@ -239,30 +264,23 @@ def _clear_frames(error: BaseException) -> None:
             waiting += (one.__cause__, one.__context__)
 
 
-def _content(answer: requests.Response) -> bytes:
-    """The beginning of the body; empty where it can't be had: the status has decided already."""
-    try:
-        return answer.raw.read(MOST_OF_ANSWER, decode_content=True) or b""
-    except (urllib3.exceptions.HTTPError, OSError, ValueError):
-        return b""
-
-
 def _reason(error: Exception) -> str:
     cause: Any = error
     # `requests` and urllib3 wrap each other's exceptions; the innermost says what happened.
     while cause.args and isinstance(cause.args[0], Exception):
         cause = cause.args[0]
-    cause = getattr(cause, "reason", None) or cause
+    reason = getattr(cause, "reason", None)
+    cause = reason if isinstance(reason, Exception) else cause
     return f"no answer: {type(cause).__name__}: {cause}"
 
 
-def _refusal(answer: requests.Response, said: str) -> DeliveryError:
-    reason = f"the service answered {answer.status_code} {answer.reason or ''}".rstrip()
-    if answer.is_redirect:
+def _refusal(answer: Answer, said: str) -> DeliveryError:
+    reason = f"the service answered {answer.status} {answer.reason}".rstrip()
+    if answer.status in _REDIRECTS:
         reason += " (redirects are not followed: set the endpoint to where it leads)"
     return DeliveryError(
         reason,
-        answer.status_code,
+        answer.status,
         body=said[:500],
         retry_after=_retry_after(answer.headers.get("Retry-After")),
     )

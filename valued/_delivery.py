@@ -46,8 +46,9 @@ class Delivery:
         self._reporter = reporter
         self._postponed = postponed
         self._born = Birthplace()
-        self._health = _retry.Health()
+        self._health = _retry.Health(options.retries)
         self._threads: set[int] = set()  # those that are in an attempt; only `add` and `discard`
+        self._said_trying = 0  # events that somebody was trying when they were said to be lost
         self._abandoned = (0, "")  # how often, and why; replaced whole
 
         # Guards _telling. Re-entrant: a signal handler may flush. Nothing else is done inside.
@@ -119,6 +120,8 @@ class Delivery:
             # Before the event goes back, or it could be its own probe without a pause.
             wait = _retry.backoff(probes, error.retry_after, random.uniform)
             self._outbox.hold(now + wait, PROBES * self._options.timeout)
+            if not self._outbox.patient:
+                self._give_up_what_waited(error, now)
         retries = None if self._outbox.patient else self._options.retries
         pause = _retry.pause(error, retries, random.uniform)
         if pause < 0:
@@ -132,6 +135,39 @@ class Delivery:
             self._outbox.postpone(item, now + pause)
             self._reporter.retrying(error)
             self._postponed()
+
+    def lose(self, body: bytes) -> None:
+        """Accept an event when nothing can be sent any more."""
+        item = self._outbox.put(body)
+        if item is not None:
+            self._outbox.dropped(item, "exit")
+        if self._outbox.at_stake() or item is not None:
+            self._reporter.too_late()
+        self._outbox.abandon("exit")
+
+    def lose_the_rest(self) -> None:
+        """The time that the process has is over: drop what is pending, and say how much it is.
+
+        Several come here, one after the other: whoever records at the end, and who ends it. What
+        others are trying still is counted the first time only.
+        """
+        trying = self._outbox.at_stake()
+        count = self.abandon("exit")
+        trying -= count
+        count += max(0, trying - self._said_trying)
+        self._said_trying = max(trying, self._said_trying)
+        if count > 0:
+            self._reporter.lost(count, self._options.seconds_at_end())
+
+    def _give_up_what_waited(self, error: DeliveryError, now: float) -> None:
+        """Give up what can't expect any more from an endpoint that is down."""
+        moment = self._health.give_up_before(now)
+        while (item := self._outbox.take_before(moment)) is not None:
+            age = now - item.accepted_at
+            reason = f"{error.reason} (the answer to a probe, while it waited)"
+            self._give_up(item, DeliveryError(reason, error.status, item.attempts, age, error.body))
+            if not self._born.is_here():
+                return
 
     def _give_up(self, item: Item, error: DeliveryError) -> None:
         # Settled first, as ``on_error`` may flush, or close; who flushes elsewhere waits for both.

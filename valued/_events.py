@@ -281,8 +281,12 @@ def now() -> str:
     second = int(time.time())
     latest = _latest
     if latest[0] != second:
-        moment = datetime.datetime.fromtimestamp(second).astimezone()
-        _latest = latest = (second, moment.isoformat())
+        # Not `datetime`: Python 3.13.0 crashes in it where it finalizes objects at its end.
+        local = time.localtime(second)
+        sign, offset = "-" if local.tm_gmtoff < 0 else "+", abs(local.tm_gmtoff)
+        text = time.strftime("%Y-%m-%dT%H:%M:%S", local)
+        text = f"{text}{sign}{offset // 3600:02}:{offset // 60 % 60:02}"
+        _latest = latest = (second, text)
     return latest[1]
 
 

@@ -9,7 +9,7 @@ worker, a Gunicorn worker
 multiprocessing child (``Process``, ``Pool``,    `multiprocessing.util.Finalize`, and ``atexit``
 ``ProcessPoolExecutor``)                         from 3.13 on: the second finds nothing to do
 child of Celery's prefork pool                   its signal ``worker_process_shutdown``
-SIGTERM without a handler of the application's   `flush_on_signals`, where it was called
+SIGTERM without a handler of the application's   `valued.flush_on_signals`, where it was called
 ``os._exit``, SIGKILL                            nothing can hear of it
 ===============================================  ==================================================
 
@@ -20,21 +20,18 @@ child, since what it looks at belongs to a process.
 
 from __future__ import annotations
 
-import _thread
 import atexit
-import signal
 import sys
 import threading
 import time
 import weakref
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from valued._fork import PerProcess, send_signal
+from valued._fork import PerProcess
 from valued._weak import WeakList
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType
 
 
 class Leaver(Protocol):
@@ -68,17 +65,27 @@ def enroll(leaver: Leaver) -> None:
     # urllib3 closes its idle connections in a finalizer, which `weakref` runs by a handler of its
     # own. The last one registered runs first: so that one, now, and then ours, which uses them.
     weakref.finalize(leavers, int)
-    atexit.unregister(_leave)  # the parent's registration, in a child that inherited it
-    atexit.register(_leave)
-    process = sys.modules.get("multiprocessing.process")
-    # By the name: billiard's processes are known there, too, but not to `parent_process`.
-    if process is not None and process.current_process().name != "MainProcess":
+    atexit.unregister(leave)  # the parent's registration, in a child that inherited it
+    atexit.register(leave)
+    if _is_multiprocessing_child():
         from multiprocessing.util import Finalize
 
         # Among the first priorities that run (0 and above, before children are joined), behind
         # those of pools and managers, which may record events as they end.
-        Finalize(None, _leave, exitpriority=0)
+        Finalize(None, leave, exitpriority=0)
     listen()
+    for greet in _greeters:
+        greet()
+
+
+#: Called with the first event of each process that has any.
+_greeters: Final[list[Callable[[], object]]] = []
+
+
+def on_first_event(greet: Callable[[], object]) -> None:
+    """Call *greet*, which must not raise, in this process and each that it forks, once each."""
+    if greet not in _greeters:
+        _greeters.append(greet)
 
 
 def listen() -> None:
@@ -111,15 +118,47 @@ def release(leaver: Leaver) -> None:
 def is_ending() -> bool:
     """Whether the process is so near its end that no handler will be called any more."""
     leavers = _here.peek()
-    return not threading.main_thread().is_alive() or (leavers is not None and leavers.ending)
+    if leavers is not None and leavers.ending:
+        return True
+    if not main_thread_is_over():
+        return False
+    if _is_multiprocessing_child():
+        return True  # finalizers run before other threads are waited for
+    # Handlers run when all threads but daemons have ended, which may be days after the main one.
+    main = threading.main_thread()
+    others = (each for each in threading.enumerate() if each is not main and not each.daemon)
+    return not any(each.is_alive() for each in others)
 
 
-def _leave() -> None:
+def is_over() -> bool:
+    """Whether all handlers have run, and Python takes itself apart.
+
+    Nothing can be imported any more, which urllib3 does amid a request: what was sent by then could
+    neither be confirmed nor be sent again, and threads that are started then end in a crash.
+    """
+    return sys.meta_path is None
+
+
+def main_thread_is_over() -> bool:
+    """Whether the main thread has nothing left to run but the end of the process."""
+    # Both are asked: with gevent and Python 3.13 the main thread counts as alive to the very end.
+    return getattr(threading, "_SHUTTING_DOWN", False) or not threading.main_thread().is_alive()
+
+
+def _is_multiprocessing_child() -> bool:
+    process = sys.modules.get("multiprocessing.process")
+    # By the name: billiard's processes are known there, too, but not to `parent_process`.
+    return process is not None and process.current_process().name != "MainProcess"
+
+
+def leave() -> None:
+    """The process ends: have everybody finish."""
     for leaver, started in _all_at_once():
         leaver.leave(started)
 
 
-def _hurry() -> None:
+def hurry() -> None:
+    """The process may end: have everybody deliver."""
     for leaver, started in _all_at_once():
         leaver.hurry(started)
 
@@ -134,53 +173,4 @@ def _all_at_once() -> list[tuple[Leaver, float]]:
 def _leave_celery(**_signal: Any) -> None:
     # Receivers behind this one may record events, even the first ones of this process.
     _here.get().ending = True
-    _leave()
-
-
-def flush_on_signals(*signals: int) -> None:
-    """Deliver what was accepted before a signal ends this process; opt-in.
-
-    *signals*: default ``signal.SIGTERM``. For processes that are ended so and have no handler of
-    their own, such as the workers of ``with multiprocessing.Pool(initializer=
-    valued.flush_on_signals) as pool``, which are terminated at the end of the block. When the
-    events are delivered, or ``shutdown_timeout`` seconds later, the same signal is sent again, and
-    the handler that was there before, or the system, does as it always did. A second signal from
-    outside has that effect at once. A signal that is ignored stays ignored, and a handler of C
-    code, which can't be called, stays the only one.
-
-    Main thread only (`ValueError` elsewhere, as from ``signal.signal``). Forked children inherit
-    it. May be called again. The handler itself waits for nothing, so it can't wait for a lock that
-    the thread which it interrupted holds: a thread of its own does the rest.
-    """
-    for number in signals or (signal.SIGTERM,):
-        before = signal.getsignal(number)
-        if before is signal.SIG_DFL or (callable(before) and not isinstance(before, _Handler)):
-            signal.signal(number, _Handler(before))
-
-
-class _Handler:
-    """What `flush_on_signals` installs. *before*: the handler that was there, or the default."""
-
-    def __init__(self, before: Callable[[int, FrameType | None], Any] | signal.Handlers) -> None:
-        self._before = before
-
-    def __call__(self, number: int, _frame: FrameType | None) -> None:
-        signal.signal(number, self._before)
-        # Where the application has a handler, this may not be the end.
-        deliver = _leave if self._before is signal.SIG_DFL else _hurry
-        thread = threading.Thread(
-            target=_deliver_and_pass_on, args=(deliver, number), name="valued-leaving", daemon=True
-        )
-        try:
-            # Not `thread.start()` here: it takes locks, which the interrupted code may hold.
-            _thread.start_new_thread(thread.start, ())
-        except RuntimeError:
-            if not is_ending():  # else the end, which delivers, goes on
-                send_signal(number)
-
-
-def _deliver_and_pass_on(deliver: Callable[[], None], number: int) -> None:
-    try:
-        deliver()
-    finally:
-        send_signal(number)
+    leave()

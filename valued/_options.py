@@ -114,9 +114,10 @@ class Options(NamedTuple):
     #: Seconds for one attempt to deliver, the answer included. Default 10. Connecting to an
     #: address, and a handshake of TLS, may each take as long before they are given up.
     timeout: float = 10.0
-    #: Attempts after the first. Default 8: the pauses, random up to bounds that double from 0.5 s
-    #: to 30 s, add up to 92 s at most, and to half of that on average.
-    retries: int = 8
+    #: Attempts after the first. Default 240: the pauses, random up to bounds that double from 0.5 s
+    #: to 30 s, add up to an hour on average, which is also the age at which an event is given up.
+    #: While the endpoint as a whole is down, one event probes, and its attempts count for all.
+    retries: int = 240
     #: Seconds that the end of a process may wait for events not yet delivered. Default 5: half
     #: of the 10 s that supervisors commonly leave between SIGTERM and SIGKILL; 1 with an outbox,
     #: where they are not lost.

@@ -229,6 +229,11 @@ class MemoryOutbox:
         self._settle(item, reason)
         return True
 
+    def take_before(self, moment: float) -> Item | None:
+        """See `Outbox.take_before`."""
+        with self._lock:
+            return self._waiting.pop_before(moment)
+
     def abandon(self, reason: str) -> int:
         """See `Outbox.abandon`."""
         count = 0

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import requests.adapters
 import urllib3.connection
+from urllib3.util.connection import is_connection_dropped
 
 from valued._fork import Birthplace, PerProcess
 from valued._weak import WeakList
@@ -68,6 +69,22 @@ class _Paced(io.RawIOBase):
         super().close()
 
 
+class _NothingSaid(http.client.RemoteDisconnected):
+    """The connection ended before the first byte of an answer."""
+
+
+class _Stale(ConnectionError):
+    """That, on a connection which had served before: it was closed while nobody looked."""
+
+
+def is_stale(error: BaseException) -> bool:
+    """Whether *error* comes of a kept-alive connection that was closed while it was kept."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, _Stale):
+        cause = cause.__context__
+    return cause is not None
+
+
 class _Answer(http.client.HTTPResponse):
     """An answer that has, as a whole, the time that the socket has for a single read.
 
@@ -81,6 +98,15 @@ class _Answer(http.client.HTTPResponse):
         if timeout is not None:
             deadline = time.monotonic() + timeout
             self.fp = io.BufferedReader(_Paced(sock, self.fp.detach(), deadline))
+
+    def begin(self) -> None:
+        try:
+            said = self.fp.peek(1)
+        except ConnectionError as error:
+            raise _NothingSaid(str(error)) from error
+        if not said:
+            raise _NothingSaid("Remote end closed connection without response")
+        super().begin()
 
 
 class _LetGo(urllib3.connection.HTTPConnection):
@@ -102,8 +128,12 @@ class _LetGo(urllib3.connection.HTTPConnection):
     #: Where the session is at home that this connection belongs to.
     _born: Birthplace
 
+    #: Whether it served before, on the socket that it has.
+    _served = False
+
     def _new_conn(self) -> socket.socket:
         new = super()._new_conn()
+        self._served = False
         if not self._born.is_here():
             # gevent goes on with its parent's greenlets in a child, wherever one of them waits: for
             # this connection, or in a look whether a kept one, let go of since, is still alive.
@@ -115,6 +145,35 @@ class _LetGo(urllib3.connection.HTTPConnection):
         _here.get().add(self)
         return new
 
+    def exchange(self, request: bytes, seconds: float) -> http.client.HTTPResponse:
+        """Send *request*, which is all of it, on this connection; it has served before.
+
+        Raises what sockets raise, and `http.client.HTTPException`; then the connection is spent.
+        """
+        sock = self.sock
+        if sock is None:
+            raise _Stale("let go of in a forked child")
+        sock.settimeout(seconds)
+        try:
+            sock.sendall(request)
+            answer = self.response_class(sock, method="POST")
+            answer.begin()
+        except TimeoutError:
+            raise
+        except (OSError, _NothingSaid) as error:
+            raise _Stale(str(error)) from error
+        return answer
+
+    def getresponse(self) -> Any:
+        try:
+            answer = super().getresponse()
+        except _NothingSaid as error:
+            if self._served:
+                raise _Stale(str(error)) from error
+            raise
+        self._served = True
+        return answer
+
     def close(self) -> None:
         self._descriptor = None
         self._closing = self.sock or self._closing
@@ -125,17 +184,27 @@ class _LetGo(urllib3.connection.HTTPConnection):
         numbers = [_detached(self.sock), _detached(self._closing)]
         descriptor = self._descriptor
         self.sock = self._closing = self._descriptor = None
-        with contextlib.suppress(OSError):  # closed already, which is what is wanted
-            if descriptor is not None and descriptor[0] not in numbers:
-                # A TLS handshake is under way: the socket that holds the number is a local of a
-                # thread that the child doesn't have. Is it still that one?
-                status = os.fstat(descriptor[0])
-                if descriptor[1:] == (status.st_dev, status.st_ino):
-                    os.close(descriptor[0])
+        if descriptor is not None and descriptor[0] not in numbers:
+            _cut_off(descriptor)
         for number in numbers:
             if number >= 0:
                 with contextlib.suppress(OSError):
                     os.close(number)
+
+
+def _cut_off(descriptor: tuple[int, int, int]) -> None:
+    """Let go of a connection in a TLS handshake: its socket is a local of whoever makes it.
+
+    That is a thread that the child doesn't have, or a greenlet that lives on, and will read, write
+    and close by the number. So that it meets no stranger there, the number stays taken.
+    """
+    number, *identity = descriptor
+    with contextlib.suppress(OSError):  # closed already, which is what is wanted
+        status = os.fstat(number)
+        if identity == [status.st_dev, status.st_ino]:  # else it is somebody else's by now
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, number, inheritable=False)
+            os.close(null)
 
 
 def _detached(sock: Any) -> int:
@@ -143,8 +212,11 @@ def _detached(sock: Any) -> int:
 
     Its object may be closed at any later time, when the number is somebody else's.
     """
-    # With TLS inside the TLS of a proxy, what a connection has is no socket, but holds one.
-    return -1 if sock is None else int(getattr(sock, "socket", sock).detach())
+    try:
+        # With TLS inside the TLS of a proxy, what a connection has is no socket, but holds one.
+        return -1 if sock is None else int(getattr(sock, "socket", sock).detach())
+    except OSError:  # a socket of gevent's, which TLS has detached already
+        return -1
 
 
 class _Stack(queue.LifoQueue[Any]):
@@ -172,6 +244,28 @@ class _Stack(queue.LifoQueue[Any]):
             # Not `queue.Full`, of which urllib3 warns in the log: whoever ends the process sends
             # beside the workers, so one connection more than there are workers is in order.
             item.close()
+
+
+def take_kept(pool: Any) -> _LetGo | None:
+    """A connection of *pool* that is kept and looks alive, for `give_back`; None: there is none."""
+    stack = pool.pool
+    with contextlib.suppress(queue.Empty):
+        while stack is not None:  # else somebody closed the pool
+            connection: _LetGo | None = stack.get()
+            if connection is not None and connection.sock is not None:
+                if not is_connection_dropped(connection):
+                    return connection
+                connection.close()
+    return None
+
+
+def give_back(pool: Any, connection: _LetGo) -> None:
+    """Keep *connection* in *pool*."""
+    stack = pool.pool
+    if stack is None:
+        connection.close()
+    else:
+        stack.put(connection)
 
 
 def _derived(pool: Any, born: Birthplace) -> Any:

@@ -8,6 +8,7 @@ at which an event lies there and nobody comes.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 import time
@@ -17,15 +18,16 @@ from valued import _leaving
 from valued._delivery import LAST_ATTEMPT, Delivery
 from valued._executors import Given, Staffing, ThreadCache, default_pool, staffing
 from valued._fork import Birthplace
+from valued._load import Load, Moment
 from valued._reporting import Reporter, log
 
 if TYPE_CHECKING:
     from valued._options import Options
     from valued._typing import Item, Outbox, Wire
 
-#: Seconds without a settled event after which waiting events get one more worker. Well above what
-#: a fast server takes (adding threads would only cost CPU), well below what a slow one does.
-PATIENCE: Final = 0.01
+#: Seconds without a settled event after which waiting events get one more worker, whatever `Load`
+#: says: a delivery may hang. Long for threads that wait for a busy interpreter, short for people.
+PATIENCE: Final = 0.05
 
 #: A deadline that has passed, for those who only look.
 NOW: Final = 0.0
@@ -56,10 +58,17 @@ class ProcessSender:
         self._driver = threading.Lock()  # held by who delivers at the end; never waited for
         self._limit = 1  # until the executor is there, so that one thread alone makes it
         self._watching = False  # whether a thread waits for what is postponed
+        self._minding = False  # whether a thread sees to it that no delivery holds up the others
+        self._enough = threading.Lock()  # released to end that thread's wait
+        self._enough.acquire()
+        self._load = Load()
 
     # -- accepting ---------------------------------------------------------------------------------
 
     def accept(self, body: bytes) -> None:
+        if _leaving.is_over():
+            self._delivery.lose(body)
+            return
         item = self.outbox.put(body)
         if item is not None:  # the outbox is full, and the caller is to do it
             item.attempts += 1
@@ -67,8 +76,8 @@ class ProcessSender:
         elif self._end is None:
             if len(self._jobs) < self._limit:
                 self._hire()
-            elif time.monotonic() - self._progress > PATIENCE:
-                self._grow()
+            elif not self._minding:
+                self._mind()
         if self._end is not None:  # the process ends, no worker may live to see to it
             self._finish()
 
@@ -147,9 +156,11 @@ class ProcessSender:
                     "%d times no thread could be started (%s): the caller delivers",
                     reason,
                 )
-            # Where another worker lives, it will see to all that waits.
-            while not self._jobs and (item := self.outbox.take()) is not None:
-                if not self._attempt(item):
+            # Each once: it may be a worker of the user's executor that is here, for which Python
+            # waits without a bound. Where another worker lives, it will see to all that waits.
+            for _ in range(self.outbox.pending()):
+                item = None if self._jobs else self.outbox.take()
+                if item is None or not self._attempt(item):
                     return
             return
         with self._lock:
@@ -175,6 +186,8 @@ class ProcessSender:
                     return
                 if left is not None:
                     left -= 1
+                elif self._load.wants_fewer(len(self._jobs)):
+                    break
         except BaseException:  # `SystemExit` out of a transport, and its like
             if staffing.immediate:  # the caller's own, as a Ctrl-C is
                 raise
@@ -186,29 +199,27 @@ class ProcessSender:
                 # left to it. In the caller each event has a job of its own.
                 if not staffing.immediate:
                     self._hire()
+                    self._mind()
                     self._watch()
 
     def _attempt(self, item: Item, deadline: float | None = None) -> bool:
-        """See `Delivery.attempt`. Adds a worker where that took long and events wait."""
-        started = time.monotonic()
+        """See `Delivery.attempt`. Adds a worker where that helps and events wait."""
+        began = Moment.now()
+        lag = began.wall - item.accepted_at
         if not self._delivery.attempt(item, deadline):
             return False
         self._say_overflow()
-        self._progress = now = time.monotonic()
-        if now - started > PATIENCE:
+        ended = Moment.now()
+        self._progress = ended.wall
+        self._load.observe(began, ended, lag)
+        if self._load.wants_more(len(self._jobs)):
             self._grow()
         return True
 
     def _say_overflow(self) -> None:
         # Here and not where it happens: to write a line is no work for the caller of an event.
         if count := self.outbox.overflown():
-            self._reporter.warn(
-                "overflow",
-                "%d events were dropped: max_queue (%d) or 64 MiB were waiting (overflow=%r)",
-                self._options.max_queue,
-                self._options.overflow,
-                count=count,
-            )
+            self._reporter.overflown(count, self._options.max_queue, self._options.overflow)
 
     def _job_done(self, job: object) -> None:
         with self._lock:
@@ -230,6 +241,26 @@ class ProcessSender:
     def _may_grow(self) -> bool:
         staffing = self._staffing
         return staffing is not None and staffing.by_load and self._limit < staffing.limit
+
+    def _mind(self) -> None:
+        """See to it that events which wait get a worker though those that there are may hang."""
+        if self._minding or not self._may_grow() or not self.outbox.ready():
+            return
+        self._minding = True
+        try:
+            self._threads.submit(self._grow_while_stuck)
+        except RuntimeError:  # no thread can be started: the next event, or a flush, looks again
+            self._minding = False
+
+    def _grow_while_stuck(self) -> None:
+        while self._born.is_here() and self._may_grow() and self.outbox.ready():
+            settled = self._progress
+            if self._enough.acquire(timeout=PATIENCE):
+                break
+            if self._progress == settled:
+                self._grow()
+        self._minding = False
+        self._mind()  # now that this is said: an event that came meanwhile was left to us
 
     def _watch(self) -> None:
         """See to it that what is postponed, if anything is, is taken up when it is due."""
@@ -273,19 +304,9 @@ class ProcessSender:
             settled = self._drive(mark, deadline)
         else:
             self._watch()
-            settled = self._wait(mark, deadline)
+            self._mind()
+            settled = self.outbox.wait(mark, deadline)
         return settled and self._born.is_here() and self._delivery.wait_until_told(deadline)
-
-    def _wait(self, mark: int, deadline: float | None) -> bool:
-        # Nobody records meanwhile, maybe, and a delivery may hang: others are not to wait for it.
-        while self._may_grow():
-            step = time.monotonic() + PATIENCE
-            if deadline is not None and deadline <= step:
-                break
-            if self.outbox.wait(mark, step):
-                return True
-            self._grow()
-        return self.outbox.wait(mark, deadline)
 
     def park(self, deadline: float | None) -> bool:
         return self.flush(deadline) and self._dismiss(deadline, settled=True)
@@ -316,6 +337,8 @@ class ProcessSender:
                 shutdown(wait=settled)
             except Exception:  # noqa: BLE001 - the user's executor may raise anything
                 log.exception("the executor could not be shut down")
+        with contextlib.suppress(RuntimeError):  # nobody waits, and somebody said so before
+            self._enough.release()
         soon = time.monotonic() + LAST_ATTEMPT
         return self._threads.retire(soon if deadline is None else max(soon, deadline))
 
@@ -350,15 +373,7 @@ class ProcessSender:
             if self._drive_alone(self.outbox.mark(), self._end):
                 continue
             if self._born.is_here():
-                lost = self.outbox.at_stake()
-                self._delivery.abandon("exit")
-                if lost:
-                    log.warning(
-                        "the process ends with %d events not delivered: shutdown_timeout (%g s) "
-                        "is over",
-                        lost,
-                        self._options.seconds_at_end(),
-                    )
+                self._delivery.lose_the_rest()
             return
 
     def _drive_alone(self, mark: int, deadline: float | None) -> bool:

@@ -73,6 +73,33 @@ class Reporter:
         """An attempt failed, another will follow."""
         self.warn("retry", "%d deliveries failed and are tried again; the latest: %s", error)
 
+    def overflown(self, count: int, max_queue: int, overflow: str) -> None:
+        """*count* events found no room."""
+        self.warn(
+            "overflow",
+            "%d events were dropped: max_queue (%d) or 64 MiB were waiting (overflow=%r)",
+            max_queue,
+            overflow,
+            count=count,
+        )
+
+    def lost(self, count: int, shutdown_timeout: float) -> None:
+        """The process ends, and with it *count* events."""
+        log.warning(
+            "the process ends with %d events not delivered: shutdown_timeout (%g s) is over",
+            count,
+            shutdown_timeout,
+        )
+
+    def too_late(self) -> None:
+        """An event came when nothing can be sent any more; said once."""
+        if "too late" not in self._said:
+            self._said["too late"] = self._clock()
+            log.warning(
+                "events that are recorded while Python takes itself apart, as by objects that it "
+                "finalizes then, are dropped: record them in an atexit handler, or earlier"
+            )
+
     def gave_up(self, error: DeliveryError, body: bytes) -> None:
         """An event was given up: tell the log, and whoever asked to hear of it."""
         self.warn("failed", "%d events were given up; the latest: %s", error)

@@ -6,6 +6,7 @@ that fails: then all events wait, and one at a time probes.
 
 from __future__ import annotations
 
+import collections
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ LONGEST_RETRY_AFTER: Final = 120.0
 #: the service stumbles over has as many attempts alone only where nothing else is sent.
 DOWN_AFTER: Final = 5
 
-#: Seconds; an event older than this is given up at its next failure. Whoever evaluates usage
-#: hour by hour has no use for it in the wrong hour, and memory is bounded.
+#: Seconds; an event older than this is given up at its next failure, or at that of a probe. Whoever
+#: evaluates usage hour by hour has no use for it in the wrong hour, and memory is bounded.
 MAX_AGE: Final = 3600.0
 
 
@@ -71,18 +72,21 @@ class Health:
     """Whether the endpoint as a whole answers, as one process sees it. Any thread may call.
 
     Threads that race here miscount by one, which costs an attempt more or less; no lock is needed.
+    *retries*: as the option.
     """
 
-    __slots__ = ("_failures", "_since")
+    __slots__ = ("_failures", "_probes", "_retries")
 
-    def __init__(self) -> None:
+    def __init__(self, retries: int) -> None:
+        self._retries = retries
         self._failures = 0  # in a row
-        self._since = 0.0  # when the latest of them was told, once it is down
+        self._probes: collections.deque[float] = collections.deque()  # when they failed
 
     def answered(self) -> bool:
         """An attempt got an answer that is final; whether the endpoint was down till now."""
         was_down = self._failures >= DOWN_AFTER
         self._failures = 0
+        self._probes = collections.deque()
         return was_down
 
     def failed(self, began: float, now: float) -> int | None:
@@ -90,13 +94,25 @@ class Health:
 
         Else how often a probe has failed, for `backoff`.
         """
-        if self._failures >= DOWN_AFTER and began < self._since:
+        probes = self._probes
+        if probes and began < probes[-1]:
             return None  # it was under way already, and tells nothing new
         self._failures += 1
         if self._failures < DOWN_AFTER:
             return None
-        self._since = now
+        probes.append(now)
+        while len(probes) > self._retries + 1:
+            probes.popleft()
         return self._failures - DOWN_AFTER
+
+    def give_up_before(self, now: float) -> float:
+        """The moment before which an event that waits was accepted for too long.
+
+        A failed probe counts as an attempt of all that wait for it.
+        """
+        probes = self._probes
+        aged = now - MAX_AGE
+        return max(aged, probes[0]) if len(probes) > self._retries else aged
 
     def hasten(self) -> None:
         """Let the pauses be short again."""

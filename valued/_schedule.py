@@ -12,6 +12,7 @@ relied on in its body, and looking and taking are one expression.
 from __future__ import annotations
 
 import collections
+import contextlib
 import heapq
 import math
 from typing import Generic, Protocol, TypeVar
@@ -21,6 +22,7 @@ class Numbered(Protocol):
     """What is scheduled: it tells its place among all that was accepted."""
 
     number: int
+    accepted_at: float
 
 
 N = TypeVar("N", bound=Numbered)
@@ -115,6 +117,19 @@ class Schedule(Generic[N]):
         if later and not (ready and ready[0].number < later[0][1]):
             return self._pop_due(math.inf)
         return self._pop_ready()
+
+    def pop_before(self, moment: float) -> N | None:
+        """One that was accepted before *moment*, due or not; None: there is none."""
+        ready, later = self._ready, self._later
+        if ready and ready[0].accepted_at < moment:
+            return self._pop_ready()
+        for entry in later.copy():
+            if entry[2].accepted_at < moment:
+                with contextlib.suppress(ValueError):  # taken by a signal handler meanwhile
+                    later.remove(entry)
+                    heapq.heapify(later)
+                    return entry[2]
+        return None
 
     def _promote(self, now: float) -> None:
         """Put what is due in front of what is ready: it is older."""

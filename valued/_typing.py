@@ -116,6 +116,9 @@ class Outbox(Protocol):
     def dropped(self, item: Item, reason: str) -> bool:
         """This process delivers *item* no more; whether it is lost by that."""
 
+    def take_before(self, moment: float) -> Item | None:
+        """An event that was accepted before *moment* and that nobody has taken, to be settled."""
+
     def abandon(self, reason: str) -> int:
         """Let go of all that nobody has taken; how many are lost by that."""
 

@@ -20,11 +20,12 @@ class Peer:
         self.sock = sock
         self.server = server
         self.number = number  # 1 for the first connection
+        self.served = False  # for the function to note what it has done
         self._rest = b""
 
     def read_request(self) -> dict[str, Any] | None:
         """The event of the next request, which is noted; None when the client has closed."""
-        head = self._read_until_blank_line()
+        head = self.read_head()
         if head is None:
             return None
         headers = {
@@ -38,7 +39,8 @@ class Peer:
         self.server.note(head.split(" ", 1)[0], headers, body)
         return json.loads(body) if body else {}
 
-    def _read_until_blank_line(self) -> str | None:
+    def read_head(self) -> str | None:
+        """The next request's first line and headers; None when the client has closed."""
         while b"\r\n\r\n" not in self._rest:
             received = self.sock.recv(65536)
             if not received:

@@ -92,3 +92,17 @@ def test_while_the_endpoint_is_down_one_event_probes_and_the_rest_waits(
     assert client.flush(30)
     assert len(held) == 101
     assert client.stats()["failed"] == 0
+
+
+def test_an_outage_that_outlasts_the_retries_is_told_to_on_error_for_all_that_waited(
+    connect: Any,
+) -> None:
+    nobody = Nobody()
+    client = connect(nobody, retries=2)
+    client.record(*map(str, range(50)))
+    assert client.flush(30)
+    told = client.given_up(50)
+    assert sorted(event["key"] for _, event in told) == sorted(map(str, range(50)))
+    assert all("refused" in str(error) and error.attempts <= 3 for error, _ in told)
+    assert sum(error.attempts for error, _ in told) < 20  # and not three for each
+    nobody.leave()

@@ -22,6 +22,7 @@ ROADS = [
     ("sys_exit", 3, ONE_TWO, ""),
     ("exception", 1, ONE_TWO, "ZeroDivisionError"),
     ("first_event_in_an_atexit_handler", 0, ONE_TWO, ""),
+    ("first_event_of_a_thread_that_outlives_the_main_one_of_a_child", 0, ONE_TWO, ""),
     ("event_in_an_atexit_handler_that_runs_after_ours", 0, ONE_TWO, ""),
     ("executor_that_is_shut_before_atexit", 0, [f"event {number}" for number in range(20)], ""),
     ("executor_that_is_shut_and_an_event_after_it", 0, ONE_TWO, ""),
@@ -36,7 +37,8 @@ ROADS = [
     ("sigterm_inside_action", -signal.SIGTERM, ONE_TWO, ""),
     ("sigterm_inside_a_thread_start", -signal.SIGTERM, ["one"], ""),
     ("sigterm_in_a_forked_child", 0, PARENT_CHILD, ""),
-    ("sigterm_while_the_process_ends", 0, ["one"], ""),
+    ("sigterm_while_the_process_ends", -signal.SIGTERM, ["one"], ""),
+    ("sigterm_that_the_main_thread_does_not_notice", -signal.SIGTERM, ["one"], ""),
     ("sigterm_with_a_handler_that_was_there", 0, ["one"], ""),
     ("sigterm_with_a_handler_that_kills", 6, ["one"], ""),
     ("sigterm_that_is_ignored", 0, ["one"], ""),
@@ -61,10 +63,15 @@ def test_events_arrive_once_at(
 
 
 @pytest.mark.parametrize(
-    ("road", "retry_after"), [("immediate_with_a_retry", "0"), ("retry_pause", "60")]
+    ("road", "retry_after", "status"),
+    [
+        ("immediate_with_a_retry", "0", 0),
+        ("retry_pause", "60", 0),
+        ("sigterm_when_the_main_thread_is_over", "60", -signal.SIGTERM),
+    ],
 )
 def test_the_end_does_not_wait_for_the_time_of_a_retry(
-    road: str, retry_after: str, server: Server
+    road: str, retry_after: str, status: int, server: Server
 ) -> None:
     attempts: collections.Counter[str] = collections.Counter()
 
@@ -75,7 +82,7 @@ def test_the_end_does_not_wait_for_the_time_of_a_retry(
 
     server.script = script
     done = run_program("exits.py", server.url, road)
-    assert done.returncode == 0
+    assert done.returncode == status, done.stderr
     assert re.fullmatch(r"1 deliveries failed and are tried again; .* 503 .*\n", done.stderr)
     assert server.keys() == ["refused once", "refused once"]
 
@@ -99,6 +106,14 @@ def test_many_events_of_a_slow_service_are_delivered_at_the_end_by_all_who_can(
     done = run_program("exits.py", server.url, "many")
     assert (done.returncode, done.stderr) == (0, "")
     assert len(server.keys()) == 60
+
+
+def test_the_end_does_not_begin_while_a_thread_outlives_the_main_one(server: Server) -> None:
+    # Longer than what is left to an attempt once the time of the end is over.
+    server.script = lambda _request: time.sleep(0.5) or Reply()
+    done = run_program("exits.py", server.url, "first_event_of_a_thread_that_outlives_the_main_one")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert server.keys() == ONE_TWO
 
 
 def test_flush_on_signals_is_for_the_main_thread() -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +17,7 @@ import pytest
 from tests.support.hold import Hold
 from tests.support.processes import run_program
 from tests.support.server import Server
+from tests.support.tls import Authority, TLSServer
 
 pytest.importorskip("gevent")
 
@@ -25,18 +29,36 @@ ORDERS = ["patched first", "imported first", "client first"]
 CHILDREN = ["child-0", "child-1", "child-2", "child-3", "child-4", "child-at-end"]
 
 
-#: gevent looks host names up on a thread; at its end Python 3.12 lets none start, for a moment.
+#: gevent looks host names up on a thread, and Python 3.12 lets none start once its end has begun.
+NO_THREAD_AT_THE_END = sys.version_info[:2] == (3, 12)
 NO_THREAD = re.compile(
     r"1 deliveries failed and are tried again; the latest: RuntimeError: "
     r"can't create new thread at interpreter shutdown \(1 attempt in .*\)\n"
 )
 
+#: The roads on which a process records its first event when its end has begun.
+AT_THE_END = [
+    "first_event_in_an_atexit_handler",
+    "first_event_of_a_thread_that_outlives_the_main_one",
+]
 
-def run(server: Server, order: str, road: str) -> str:
+
+@pytest.fixture
+def secure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TLSServer]:
+    """A service behind TLS, which the programs trust."""
+    authority = Authority(tmp_path)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.bundle))
+    server = TLSServer(authority)
+    yield server
+    server.close()
+
+
+def run(server: Server, order: str, road: str, **variables: str) -> str:
     """What it printed, once it has ended without a complaint."""
-    done = run_program("gevent_roads.py", server.url, order, road)
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore:This process", **variables}
+    done = run_program("gevent_roads.py", server.url, order, road, env=environment)
     complaint = done.stderr
-    if road == "end" and sys.version_info[:2] == (3, 12):
+    if road == "end" and NO_THREAD_AT_THE_END:
         complaint = NO_THREAD.sub("", complaint)
     assert (done.returncode, complaint) == (0, "")
     return done.stdout
@@ -74,6 +96,30 @@ def test_scopes_of_greenlets_are_their_own(server: Server) -> None:
 def test_the_end_of_a_patched_program_delivers(order: str, server: Server) -> None:
     run(server, order, "end")
     assert server.keys() == sorted(f"event-{number}" for number in range(50))
+
+
+@pytest.mark.parametrize("order", ["patched first", "client first"])
+@pytest.mark.parametrize("road", AT_THE_END)
+def test_events_of_a_patched_program_that_begin_at_its_end_arrive(
+    order: str, road: str, server: Server
+) -> None:
+    run(server, order, road, **({"GEVENT_RESOLVER": "ares"} if NO_THREAD_AT_THE_END else {}))
+    assert server.keys() == ["one", "two"]
+
+
+@pytest.mark.skipif(not NO_THREAD_AT_THE_END, reason="of Python 3.12 alone")
+@pytest.mark.parametrize("road", AT_THE_END)
+def test_where_gevent_can_look_up_no_name_at_the_end_the_loss_is_said(
+    road: str, server: Server
+) -> None:
+    environment = {**os.environ, "SHUTDOWN_TIMEOUT": "0.5"}
+    done = run_program("gevent_roads.py", server.url, "patched first", road, env=environment)
+    assert done.returncode == 0
+    assert NO_THREAD.match(done.stderr)
+    # In one line or two, by who of them noticed the end first.
+    counts = re.findall(r"^the process ends with (\d) events not", done.stderr, re.MULTILINE)
+    assert sum(map(int, counts)) == 2
+    assert server.keys() == []
 
 
 @pytest.mark.parametrize(
@@ -118,6 +164,49 @@ def test_a_greenlet_that_lives_on_in_a_child_sends_nothing_there(
     parents, children = senders(server)
     assert len(parents) == len(children) == 1
     assert parents != children
+
+
+def test_a_child_lets_go_of_a_connection_of_tls_that_a_greenlet_reads_from(
+    secure: TLSServer, in_thread: InThread
+) -> None:
+    with Hold(secure, lambda event: event["key"] == "held") as hold:
+        done = in_thread(run, secure, "patched first", "fork_while_the_server_is_waited_for")
+        secure.wait_for(2 + len(CHILDREN))
+        hold.release()
+        done.result(30)
+    assert secure.keys() == [*CHILDREN, "held", "queued", "warm"]
+    came_on = {request.event["key"]: request.connection for request in secure.requests}
+    assert came_on["warm"] == came_on["held"] == came_on["queued"]
+
+
+def test_a_handshake_that_a_child_inherits_ends_there_and_harms_nobody(
+    secure: TLSServer, in_thread: InThread
+) -> None:
+    finish_request = secure._http.finish_request
+    peers: list[Any] = []  # in the order in which they came; their threads may run in another
+    go_on = threading.Event()
+
+    def come(_socket: Any, peer: Any) -> bool:
+        peers.append(peer)
+        return True
+
+    def begin(sock: Any, peer: Any) -> None:
+        if peer == peers[0]:
+            assert go_on.wait(30)
+        finish_request(sock, peer)
+
+    secure._http.verify_request = come
+    secure._http.finish_request = begin  # on a thread for each connection
+    done = in_thread(run, secure, "patched first", "fork_in_a_tls_handshake")
+    try:
+        secure.wait_for(len(CHILDREN))
+        assert secure.keys() == CHILDREN
+    finally:
+        go_on.set()
+    done.result(30)
+    assert secure.keys() == [*CHILDREN, "held"]
+    parents, children = senders(secure)
+    assert len(parents) == len(children) == 1
 
 
 def senders(server: Server) -> tuple[set[int], set[int]]:

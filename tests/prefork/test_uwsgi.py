@@ -290,6 +290,18 @@ def test_a_worker_that_is_stopped_between_requests_delivers_what_is_queued(
     assert received(server) == ids(answers)
 
 
+@pytest.mark.parametrize("hooks", MOSTLY.values(), ids=MOSTLY)
+def test_the_first_event_of_a_worker_may_be_recorded_by_its_exit_handler(
+    hooks: tuple[str, ...], start: Start, server: Server
+) -> None:
+    uwsgi = start(*hooks, EVENT_AT_EXIT="1")
+    workers = uwsgi.workers()
+    uwsgi.stop()
+    arrived = received(server, "exit")
+    assert len(arrived) == len(set(arrived))
+    assert {f"exit-{pid}" for pid in workers} <= set(arrived)
+
+
 def test_a_worker_that_is_stopped_in_a_request_runs_no_exit_handler_and_loses_its_own_queue_only(
     start: Start, server: Server
 ) -> None:

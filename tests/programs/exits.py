@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import multiprocessing
 import os
 import signal
 import sys
@@ -54,6 +55,35 @@ def retry_pause() -> None:
 def first_event_in_an_atexit_handler() -> None:
     client = valued.Client("token", URL)
     atexit.register(record, client, "one", "two")
+
+
+def first_event_of_a_thread_that_outlives_the_main_one() -> None:
+    """It may go on for days, so the end, for which a tenth of a second is allowed, is not now."""
+    client = valued.Client("token", URL, shutdown_timeout=0.1)
+
+    def work() -> None:
+        threading.main_thread().join()
+        record(client, "one")
+        assert client.flush(10)
+        record(client, "two")
+        assert client.flush(10)
+
+    threading.Thread(target=work).start()
+
+
+def first_event_of_a_thread_that_outlives_the_main_one_of_a_child() -> None:
+    """Nothing is called at the end of the child any more; it ends by `os._exit`, up to 3.12."""
+    client = valued.Client("token", URL)
+
+    def work() -> None:
+        threading.main_thread().join()
+        record(client, "one", "two")
+
+    child = multiprocessing.get_context("fork").Process(
+        target=lambda: threading.Thread(target=work).start()
+    )
+    child.start()
+    child.join()
 
 
 def event_in_an_atexit_handler_that_runs_after_ours() -> None:
@@ -137,6 +167,23 @@ def sigterm() -> None:
     time.sleep(30)  # ended by the signal, that is
 
 
+def sigterm_when_the_main_thread_is_over() -> None:
+    """It waits for another one, and Python 3.12 lets no thread start meanwhile."""
+    valued.flush_on_signals()
+    client = valued.Client("token", URL)
+
+    def work() -> None:
+        threading.main_thread().join()
+        record(client, "refused once")
+        while not client._sender._here.peek().outbox.postponed():
+            time.sleep(0.002)
+        # To that thread: Python does not wake it for a signal that came to another one.
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+        time.sleep(30)
+
+    threading.Thread(target=work).start()
+
+
 def sigterm_inside_action() -> None:
     """The signal comes while its own thread holds the lock of the outbox."""
     valued.flush_on_signals()
@@ -178,14 +225,29 @@ def sigterm_in_a_forked_child() -> None:
 
 
 def sigterm_while_the_process_ends() -> None:
-    """No thread can be started any more (from Python 3.12 on); the end goes on as it does."""
     valued.flush_on_signals()
     client = valued.Client("token", URL)
     record(client, "one")
+    atexit.register(time.sleep, 30)  # ended by the signal, that is
     atexit.register(signal.raise_signal, signal.SIGTERM)
-    if sys.version_info < (3, 12):
-        # Threads can be started there: the one that ends the process would be a race with its end.
-        atexit.unregister(signal.raise_signal)
+
+
+def sigterm_that_the_main_thread_does_not_notice() -> None:
+    """It waits in C, where nothing interrupts it: the signal came an instant before."""
+    valued.flush_on_signals()
+    record(valued.Client("token", URL), "one")
+    lock = threading.Lock()
+    main = threading.main_thread().ident
+
+    def signalling(line: int) -> None:
+        while sys._current_frames()[main].f_lineno != line:
+            time.sleep(0.001)
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    lock.acquire()
+    waits = sys._getframe().f_lineno + 2
+    threading.Thread(target=signalling, args=(waits,)).start()
+    lock.acquire()
 
 
 def sigterm_with_a_handler_that_was_there() -> None:

@@ -4,11 +4,13 @@ ORDER says what was there when the standard library was patched. What a road fou
 JSON.
 """
 
+import atexit
 import gc
 import json
 import os
 import socket
 import sys
+import threading
 import time
 import warnings
 
@@ -20,12 +22,14 @@ OPTIONS = {
     # Where a process forks, the events behind the one that is held are to be queued.
     "max_workers": 1 if "fork" in ROAD else 10,
     "idle_time": 0.1 if ROAD == "fork_with_an_idle_thread" else 60.0,
+    "shutdown_timeout": float(os.environ.get("SHUTDOWN_TIMEOUT", "5")),
 }
 
 warnings.simplefilter("ignore", gevent.monkey.MonkeyPatchWarning)  # of the orders that are bad
 if ORDER == "patched first":
     gevent.monkey.patch_all()
 import valued  # noqa: E402 - the order is what is tested
+from valued import _pool  # noqa: E402
 
 if ORDER == "client first":
     client = valued.Client("token", URL, **OPTIONS)
@@ -101,6 +105,22 @@ def end() -> None:
     gevent.joinall([gevent.spawn(record, f"event-{number}") for number in range(50)])
 
 
+def first_event_in_an_atexit_handler() -> None:
+    atexit.register(record, "one")
+    atexit.register(record, "two")
+
+
+def first_event_of_a_thread_that_outlives_the_main_one() -> None:
+    def work() -> None:
+        main = threading.main_thread()
+        while main.is_alive() and not threading._SHUTTING_DOWN:
+            time.sleep(TICK)
+        record("one")
+        record("two")
+
+    threading.Thread(target=work).start()
+
+
 def ours() -> list[gevent.Greenlet]:
     """The greenlets that are threads of the client."""
     found = [each for each in gc.get_objects() if isinstance(each, gevent.Greenlet)]
@@ -108,17 +128,26 @@ def ours() -> list[gevent.Greenlet]:
 
 
 def fork(inherited: list[gevent.Greenlet], fork_it=os.fork) -> None:
-    """The child records, too. It inherits these greenlets of its parent, and they live."""
+    """The child records, too. It inherits these greenlets of its parent, and they live.
+
+    At once, it makes sockets of its own, which get the numbers that have become free.
+    """
     assert inherited
     pid = fork_it()
     if pid:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         assert client.flush(10)
         return
+    pairs = [socket.socketpair() for _ in range(8)]
     figures = client.stats()
     assert (figures["accepted"], figures["pid"]) == (0, os.getpid()), figures
     gevent.joinall(inherited, timeout=10)
     assert all(each.dead for each in inherited), inherited
+    gc.collect()
+    for one, other in [*pairs, *(pair[::-1] for pair in pairs)]:
+        one.sendall(b"!")
+        other.settimeout(10)
+        assert other.recv(100) == b"!"  # and nothing that was meant for somebody else
     gevent.joinall([gevent.spawn(record, f"child-{number}") for number in range(5)])
     assert client.flush(10)
     assert client.stats()["delivered"] == 5
@@ -166,6 +195,13 @@ def fork_before_a_connection_is_there() -> None:
 
     socket.getaddrinfo = slow_look_up
     record("unconnected")
+    fork(ours())
+
+
+def fork_in_a_tls_handshake() -> None:
+    record("held")
+    while not [one for one in _pool._here.get().living() if one._descriptor]:
+        gevent.sleep(TICK)
     fork(ours())
 
 

@@ -1,8 +1,8 @@
 """A WSGI application for uWSGI. Each request records one event, by a client made at import.
 
 The environment says how the client is made (CLIENT_OPTIONS), how many events are recorded at import
-(EVENTS_AT_IMPORT), whether they are waited for (FLUSH), and how the application sets a hook of its
-own (HOOK), which records one, too.
+(EVENTS_AT_IMPORT), whether they are waited for (FLUSH), whether each process records one as it ends
+(EVENT_AT_EXIT), and how the application sets a hook of its own (HOOK), which records one, too.
 """
 
 from __future__ import annotations
@@ -59,6 +59,9 @@ def wait_at_gate() -> None:
     with socket.create_connection(("127.0.0.1", int(os.environ["GATE"]))) as gate:
         gate.recv(1)  # until the test hangs up
 
+
+if "EVENT_AT_EXIT" in os.environ:
+    atexit.register(lambda: record(f"exit-{os.getpid()}"))
 
 # The master keeps its pid when it is reloaded.
 for _ in range(int(os.environ.get("EVENTS_AT_IMPORT", "0"))):

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 #: Lines of a chunk: a fifth of a client's queue, and some seconds of work.
 CHUNK_LINES: Final = 2000
 
+#: Attempts after the first: a minute and a half at most, since somebody waits for the end.
+RETRIES: Final = 8
+
+
 #: Bytes of a chunk, and of a line. As JSON in ASCII they are at most three times as many, far from
 #: the 64 MiB that a queue holds.
 CHUNK_BYTES: Final = 8 * 1024 * 1024
@@ -61,7 +65,9 @@ def _send(file: BinaryIO, name: str, arguments: argparse.Namespace) -> int:
     with (
         render.progress(_size(file)) as progress,
         delivery.warnings(progress),
-        delivery.client(arguments.token, arguments.endpoint, on_error=on_error) as client,
+        delivery.client(
+            arguments.token, arguments.endpoint, retries=RETRIES, on_error=on_error
+        ) as client,
     ):
         sending = _Sending(client, name, failures, progress)
         try:

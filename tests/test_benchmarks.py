@@ -1,0 +1,266 @@
+"""The benchmarks run, with few events, and say all that they promise; never that it is fast."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import docutils.core
+import docutils.nodes
+import psutil
+import pytest
+
+import benchmarks.__main__
+from benchmarks import plots, report, servers, studies, table
+
+ROOT = Path(__file__).parent.parent
+COMMANDS = ["table", "processes", "growth", "curve", "--profile"]
+
+ROWS = [
+    "caller's time, median",
+    "caller's time, 99th percentile, sender at work",
+    "caller's time, slowest, sender at work",
+    "caller's time, median, a call each millisecond",
+    "CPU of the whole process for a delivered event",
+    "events a second, server answers at once",
+    "events a second, server answers after 20 ms",
+    "memory while 50 events wait, by tracemalloc",
+    "memory while 50 events wait, resident pages",
+    "fork in the parent, 20 waiting, 1 in flight",
+    "a child's first event, fork to delivered",
+    "import valued",
+    "wake-ups of an idle process that has sent an event",
+]
+
+
+@pytest.fixture(scope="module")
+def running(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[dict[str, tuple[subprocess.Popen[str], Path]]]:
+    """All commands, at the same time: what they measure means nothing here."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    # Without coverage: it makes each of their processes start later, and belongs to none of them.
+    environment = {name: value for name, value in os.environ.items() if "COV" not in name}
+    started = {}
+    for command in COMMANDS:
+        file = folder / f"{command.strip('-')}.json"
+        started[command] = (
+            subprocess.Popen(
+                [sys.executable, "-m", "benchmarks", command, "--quick", "--json", str(file),
+                 "--rst", str(folder / "cost")],
+                cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                text=True,
+            ),
+            file,
+        )  # fmt: skip
+    yield started
+    for process, _file in started.values():
+        with process:
+            process.terminate()
+
+
+Running = dict[str, tuple[subprocess.Popen[str], Path]]
+
+
+def _finished(running: Running, command: str) -> tuple[str, dict, Path]:
+    process, file = running[command]
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, printed
+    return printed, json.loads(file.read_text("utf-8")), file.parent / "cost"
+
+
+def _is_sound(folder: Path, name: str) -> bool:
+    """Whether docutils reads the file without a word, from the document that includes it."""
+    document = folder.parent / f"{name}-page.rst"
+    document.write_text(f".. include:: {folder.name}/{name}.rst\n", "utf-8")
+    _read(document)
+    return True
+
+
+def _read(document: Path) -> None:
+    docutils.core.publish_string(
+        document.read_text("utf-8"), source_path=str(document), writer="null",
+        settings_overrides={"halt_level": 2, "report_level": 2},
+    )  # fmt: skip
+
+
+def test_table_has_a_row_for_each_goal_with_its_yardstick(running: Running) -> None:
+    printed, found, folder = _finished(running, "table")
+    assert [row["what"] for row in found["table"]] == ROWS
+    for row in found["table"]:
+        assert row["what"] in printed
+        assert row["yardstick_name"]
+        # An idle process wakes up never, as a rule.
+        assert row["ours"] > 0 or row["unit"] == "1/s", row
+        assert row["yardstick"] > 0 or row["unit"] == "1/s", row
+        assert row["met"] in (True, False)
+    where = found["circumstances"]
+    assert where["commit"]
+    assert where["machine"]
+    assert where["server"]
+    assert "python -m benchmarks table --quick" in where["command"]
+    assert _is_sound(folder, "table")
+
+
+def test_forked_workers_are_counted_with_their_connections(running: Running) -> None:
+    _printed, found, folder = _finished(running, "processes")
+    rows = found["processes"]["rows"]
+    assert [row["workers"] for row in rows] == [1, 2]
+    for row in rows:
+        for who in ("valued", "urllib3"):
+            assert row[who].keys() == {"per_second", "cpu_us", "connections"}
+            assert row[who]["connections"] >= row["workers"]
+    assert ET.parse(folder / "processes-per-second.svg")
+    assert _is_sound(folder, "processes")
+
+
+def test_growth_has_all_of_its_parts(running: Running) -> None:
+    _printed, found, folder = _finished(running, "growth")
+    assert {name: list(points[0]) for name, points in found["growth"].items()} == {
+        "attributes": ["size", "action", "json.dumps"],
+        "nesting": ["size", "action", "json.dumps"],
+        "queue length": ["size", "action", "delivery"],
+        "nested scopes": ["size", "action", "nested block"],
+        "converters": ["size", "action", "first after register"],
+    }
+    assert ET.parse(folder / "growth-queue-length.svg")
+    assert _is_sound(folder, "growth")
+
+
+def test_curve_follows_the_server_through_its_phases(running: Running) -> None:
+    _printed, found, folder = _finished(running, "curve")
+    assert [phase["delay_ms"] for phase in found["curve"]["phases"]] == [0, 20, 0]
+    for phase in found["curve"]["phases"]:
+        assert phase.keys() == {
+            "delay_ms", "per_second", "in_use", "settled_after", "workers_after",
+        }  # fmt: skip
+    assert {point["delay_ms"] for point in found["curve"]["points"]} == {0, 20}
+    assert ET.parse(folder / "curve-per-second.svg")
+    assert _is_sound(folder, "curve")
+
+
+def test_profile_names_functions_and_lines_of_caller_and_worker(running: Running) -> None:
+    printed, found, folder = _finished(running, "--profile")
+    assert found["profile"].keys() == {"caller", "worker"}
+    for part in found["profile"].values():
+        assert part["us_per_event"] > 0
+        assert part["samples"] > 0
+        assert part.keys() >= {"own", "with_callees", "lines", "samples"}
+    assert "caller: " in printed
+    assert "worker: " in printed
+    assert _is_sound(folder, "profile")
+
+
+def test_command_that_is_terminated_leaves_no_process() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "benchmarks", "curve", "--quick"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline()  # its server runs
+        children = psutil.Process(process.pid).children(recursive=True)
+        assert children
+        process.terminate()
+        assert process.wait(30) == 128 + signal.SIGTERM
+    assert psutil.wait_procs(children, timeout=10)[1] == []
+
+
+def test_without_nginx_another_server_answers_and_its_name_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(servers.shutil, "which", lambda *_args, **_kwargs: None)
+    with servers.fast() as server:
+        assert "no nginx" in server.name
+        before = server.figures()
+        request = urllib.request.Request(server.url, b"{}", method="POST")
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            assert answer.status == 204
+        after = server.figures()
+    assert after["requests"] - before["requests"] == 1
+    assert after["connections"] - before["connections"] == 1
+
+
+def test_server_owes_answers_for_as_long_as_it_is_told_to() -> None:
+    with servers.delaying(0) as server:
+        server.delay(3600)
+        parts = urlsplit(server.url)
+        with socket.create_connection((parts.hostname, parts.port)) as connection:
+            connection.sendall(b"POST /events HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}")
+            until = time.monotonic() + 10
+            while not (figures := server.figures())["in_use"] and time.monotonic() < until:
+                time.sleep(0.001)
+        assert figures == {
+            "requests": 0, "connections": 1, "under_way": 1, "most_under_way": 1, "in_use": 1,
+        }  # fmt: skip
+
+
+def test_phase_has_settled_when_what_it_ends_with_is_near() -> None:
+    rates, workers = [100] * 10 + [1000] * 30, [10] * 20 + [1] * 20
+    points = [
+        {"seconds": 5 + number / 10, "per_second": rate, "in_use": many}
+        for number, (rate, many) in enumerate(zip(rates, workers, strict=True))
+    ]
+    points[15]["per_second"] = 1  # an accident
+    settled = studies._settled(points, 5)
+    assert (settled["per_second"], settled["in_use"]) == (1000, 1)
+    # Of five samples three are near: the median is.
+    assert settled["settled_after"] == pytest.approx(0.8)
+    assert settled["workers_after"] == pytest.approx(1.8)
+
+
+def test_table_for_the_docs_shows_its_cells_as_they_are() -> None:
+    cells = [["*_a_ `b` |c| \\d", ""], ["e_", "*"]]
+    tree = docutils.core.publish_doctree(report._list_table("title", (["x", "y"], cells)))
+    found = [entry.astext() for entry in tree.findall(docutils.nodes.entry)]
+    assert found == ["x", "y", *cells[0], *cells[1]]
+
+
+@pytest.mark.parametrize(
+    ("goal", "met", "missed"),
+    [(table._at_most(1.25), (1.25, 1), (1.26, 1)), (table._at_least(0.85), (85, 100), (84, 100))],
+)
+def test_goal_is_met_up_to_its_bound(
+    goal: tuple[str, table.At], met: tuple[float, float], missed: tuple[float, float]
+) -> None:
+    assert goal[1](*met)
+    assert not goal[1](*missed)
+
+
+def test_chart_holds_each_series_whatever_its_values_are() -> None:
+    for logarithmic in (False, True):
+        drawn = plots.svg(
+            "<title>", "x", "y", {"one & two": [(1, 5), (10, 5)], "alone": [(3, 0.02)]},
+            logarithmic=logarithmic,
+        )  # fmt: skip
+        tree = ET.fromstring(drawn)
+        texts = [element.text for element in tree.iter("{http://www.w3.org/2000/svg}text")]
+        assert {"<title>", "x", "y", "one & two", "alone"} <= set(texts)
+        lines = list(tree.iter("{http://www.w3.org/2000/svg}polyline"))
+        assert [len(line.attrib["points"].split()) for line in lines] == [2, 1]
+
+
+def test_page_of_costs_can_be_read_and_its_commands_exist(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = ROOT / "docs" / "cost.rst"
+    _read(page)
+    with pytest.raises(SystemExit):
+        benchmarks.__main__.main(["--help"])
+    said = capsys.readouterr().out
+    text = page.read_text("utf-8")
+    named = {*re.findall(r"--[a-z]+", text.replace("--quiet --editable", ""))}
+    named |= set(re.findall(r"python -m benchmarks ([a-z]+)", text))
+    assert {"--quick", "--peers", "--rst", "processes", "growth", "curve", "all"} <= named
+    assert {word for word in named if word not in said} == set()

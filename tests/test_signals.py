@@ -1,0 +1,201 @@
+"""Signals that end the process. What real ones do: tests/prefork/test_exit.py."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import valued
+from tests.support.processes import Child, until
+from tests.test_leaving import Witness
+from valued import _leaving, _signals
+
+
+def test_flush_on_signals_leaves_a_handler_of_c_code_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # `signal.getsignal` answers None for one; there is none to be had without an extension.
+    monkeypatch.setattr(signal, "getsignal", lambda _number: None)
+    installed: list[Any] = []
+    monkeypatch.setattr(signal, "signal", lambda *arguments: installed.append(arguments))
+    valued.flush_on_signals(signal.SIGTERM)
+    assert installed == []
+
+
+def test_a_signal_is_sent_to_this_process() -> None:
+    _signals.send_signal(0)  # 0 asks whether the process is there, and does nothing to it
+
+
+class Sent(list[int]):
+    """In place of the signal, which would take along what the tests found."""
+
+    def __call__(self, number: int) -> None:
+        self.append(number)
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
+    sent = Sent()
+    monkeypatch.setattr(_signals, "send_signal", sent)
+    return sent
+
+
+@pytest.fixture
+def signalled(fork: Callable[..., Child], sent: Sent) -> Callable[..., None]:
+    """Send a forked child SIGTERM, with *before* as its handler, and *check* what came of it."""
+
+    def run(before: Any, check: Callable[[Witness], None]) -> None:
+        def child() -> None:
+            witness = Witness()
+            signal.signal(signal.SIGTERM, before)
+            _leaving.enroll(witness)
+            valued.flush_on_signals()
+            valued.flush_on_signals()  # again, which changes nothing
+            signal.raise_signal(signal.SIGTERM)
+            until(lambda: sent)  # to the main thread, again and again: the handler is to run
+            check(witness)
+            handler: Any = signal.getsignal(signal.SIGTERM)
+            if handler is not before:  # else it ran after the thread, which had delivered
+                handler(signal.SIGTERM, None)
+            assert signal.getsignal(signal.SIGTERM) is before
+
+        assert fork(child).wait() == 0
+
+    return run
+
+
+def test_the_default_ends_the_process_after_delivering(signalled: Callable[..., None]) -> None:
+    def check(witness: Witness) -> None:
+        assert (len(witness.heard), len(witness.hurried)) == (1, 0)
+
+    signalled(signal.SIG_DFL, check)
+
+
+def test_a_handler_that_was_there_may_go_on(signalled: Callable[..., None]) -> None:
+    def check(witness: Witness) -> None:
+        assert (len(witness.heard), len(witness.hurried)) == (0, 1)
+
+    signalled(lambda _number, _frame: None, check)
+
+
+def test_a_second_signal_does_what_it_did_before_at_once(
+    fork: Callable[..., Child], sent: Sent
+) -> None:
+    delivering = threading.Event()
+
+    class Slow(Witness):
+        def leave(self, started: float) -> None:
+            delivering.set()
+            threading.Event().wait(30)  # much longer than the test
+
+    def child() -> None:
+        witness = Slow()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _leaving.enroll(witness)
+        valued.flush_on_signals()
+        signal.raise_signal(signal.SIGTERM)
+        assert delivering.wait(10)
+        assert sent == []
+        signal.raise_signal(signal.SIGTERM)
+        assert sent == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+    assert fork(child).wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("ending", "over", "delivers"),
+    [(True, True, False), (False, True, True), (False, False, False)],
+    ids=["at the end", "other threads go on", "no threads are left"],
+)
+def test_where_no_thread_can_be_started_the_signal_is_not_lost_but_to_an_end_under_way(
+    ending: bool,
+    over: bool,
+    delivers: bool,
+    fork: Callable[..., Child],
+    monkeypatch: pytest.MonkeyPatch,
+    sent: Sent,
+) -> None:
+    def no_thread(*_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def child() -> None:
+        handler: Any = signal.getsignal(signal.SIGTERM)
+        monkeypatch.setattr(_leaving, "is_ending", lambda: ending)
+        monkeypatch.setattr(_leaving, "main_thread_is_over", lambda: over)
+        monkeypatch.setattr(_signals._thread, "start_new_thread", no_thread)
+        witness = Witness()
+        _leaving.enroll(witness)  # the first event; that nobody can listen is no trouble yet
+        handler(signal.SIGTERM, None)
+        assert sent == ([] if ending else [signal.SIGTERM])
+        assert len(witness.heard) == delivers
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    valued.flush_on_signals()
+    try:
+        assert fork(child).wait() == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_an_event_loop_keeps_what_it_is_woken_by(fork: Callable[..., Child]) -> None:
+    def child() -> None:
+        reader, writer = socket.socketpair()
+        writer.setblocking(False)
+        signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+        valued.flush_on_signals()
+        watch = _signals._here.get()
+        watch.let_go()  # as in a child of this one
+        assert signal.set_wakeup_fd(-1) == writer.fileno()
+        reader.close()
+        writer.close()
+
+    assert fork(child).wait() == 0
+
+
+def test_a_child_closes_the_pipe_of_its_parent_and_has_its_own(fork: Callable[..., Child]) -> None:
+    def grandchild(pipe: tuple[socket.socket, socket.socket]) -> None:
+        assert [end.fileno() for end in pipe] == [-1, -1]
+        assert signal.set_wakeup_fd(-1) == -1
+        _leaving.enroll(Witness())
+        assert signal.set_wakeup_fd(-1) == _signals._here.get()._pipe[1].fileno()
+
+    def child() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        valued.flush_on_signals()
+        assert fork(grandchild, _signals._here.get()._pipe).wait() == 0
+
+    assert fork(child).wait() == 0
+
+
+def test_what_is_not_on_the_main_thread_closes_and_starts_nothing(
+    fork: Callable[..., Child], in_thread: Callable[..., Any]
+) -> None:
+    def child() -> None:
+        valued.flush_on_signals()
+        watch = _signals._here.get()
+        in_thread(watch.let_go).result(10)  # a fork in C on a thread: Python calls another one main
+        in_thread(_signals._watch).result(10)
+        assert watch.tell(signal.SIGUSR1)  # which is nobody's
+
+    assert fork(child).wait() == 0
+
+
+def test_a_pipe_that_is_full_is_read_anyway(fork: Callable[..., Child]) -> None:
+    def child() -> None:
+        watch = _signals._Watch()
+        reader, writer = socket.socketpair()
+        writer.settimeout(0)
+        watch._pipe = reader, writer
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                writer.send(bytes(65536))
+        assert watch.tell(signal.SIGTERM)
+
+    assert fork(child).wait() == 0

@@ -1,0 +1,80 @@
+"""How many workers help: more, where they wait for the service; fewer, where for a CPU.
+
+Python runs one thread at a time. While the service answers at once, a second worker therefore
+delivers nothing more and costs the switching; while it takes its time, ten deliver ten times as
+much. What tells the two apart is the time that an attempt takes against the CPU time in it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final, NamedTuple
+
+#: Weight of the latest attempt in the averages: the last dozen or so count.
+WEIGHT: Final = 0.2
+
+#: Share of an attempt's time that the workers may need of the CPU, all together, for one more of
+#: them to help; and beyond which one is too many. Apart, so that one is not added and taken away.
+ROOM: Final = 0.5
+CROWDED: Final = 0.8
+
+#: Share of a CPU that the process uses at which its threads wait for each other already. Then a
+#: worker more would take its time from the application.
+BUSY: Final = 0.8
+
+#: Seconds that an event may wait before workers are added though the process is busy.
+LAG: Final = 0.5
+
+
+class Moment(NamedTuple):
+    """A reading of three clocks, in seconds."""
+
+    wall: float
+    thread: float
+    process: float
+
+    @classmethod
+    def now(cls) -> Moment:
+        """Read them."""
+        return cls(time.monotonic(), time.thread_time(), time.process_time())
+
+
+class Load:
+    """Averages over the latest attempts of one process.
+
+    Any thread may call. Threads that race here lose an observation, which is no harm.
+    """
+
+    __slots__ = ("_alone", "_busy", "_cpu", "_lag", "_latest", "_wall")
+
+    def __init__(self) -> None:
+        self._latest = 0.0  # when the latest attempt ended
+        self._alone = True  # whether it was the only one that ended while it was under way
+        self._wall = 0.0
+        self._cpu = 0.0
+        self._busy = 1.0  # so that a first impression does not count alone
+        self._lag = 0.0
+
+    def observe(self, began: Moment, ended: Moment, lag: float) -> None:
+        """An attempt was made between these moments. *lag*: seconds that its event had waited."""
+        self._alone = self._latest <= began.wall
+        self._latest = ended.wall
+        wall = max(ended.wall - began.wall, 1e-6)
+        weight = WEIGHT if self._wall else 1.0
+        self._wall += weight * (wall - self._wall)
+        self._cpu += weight * (ended.thread - began.thread - self._cpu)
+        self._busy += WEIGHT * ((ended.process - began.process) / wall - self._busy)
+        self._lag = lag
+
+    def wants_more(self, workers: int) -> bool:
+        """Whether one more than *workers* would deliver more."""
+        if not self._cpu * (workers + 1) < ROOM * self._wall:
+            return False
+        return self._busy < BUSY or self._lag > LAG
+
+    def wants_fewer(self, workers: int) -> bool:
+        """Whether one less than *workers* would deliver as much.
+
+        Never the one that alone gets on, as the others may hang.
+        """
+        return not self._alone and workers > 1 and self._cpu * workers > CROWDED * self._wall

@@ -1,0 +1,200 @@
+"""The way to the endpoint: what `requests` makes of its settings, worked out once for each process.
+
+A `requests.Session` looks all of them up again for each request (environment, proxies, cookies,
+hooks, headers), which costs more than the request. Here it is asked once, and then its pool of
+connections is used. Only where somebody mounted an adapter of their own the session itself sends.
+
+A kept-alive connection that the service, or a balancer before it, closes just as we write is no
+failure: the request goes out again at once, on a connection that was never used. What was answered
+nothing at all by then was not begun, as far as anybody can tell; for the rest there is the
+``Idempotency-Key``.
+"""
+
+from __future__ import annotations
+
+import http.client
+import time
+import urllib.parse
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import requests
+import urllib3
+
+from valued._pool import Adapter, give_back, is_stale, take_kept
+
+#: Bytes of an answer that are read. The service answers 204; what is longer is some proxy's page.
+MOST_OF_ANSWER: Final = 64 * 1024
+
+#: Seconds that an attempt has at least, however late it is.
+LEAST: Final = 0.001
+
+#: A whole answer, or none: what comes after a redirect, or a pause of urllib3's, is no business of
+#: the pool's.
+_ONCE: Final[Any] = {
+    "redirect": False,
+    "retries": urllib3.Retry(total=False, redirect=False),
+    "assert_same_host": False,
+    "preload_content": False,
+}
+
+
+class Answer(NamedTuple):
+    """What the service said: the content is its beginning."""
+
+    status: int
+    reason: str
+    headers: Mapping[str, str]
+    content: bytes
+
+
+class _Ready(NamedTuple):
+    """What a session makes of its settings for the endpoint."""
+
+    adapter: Any
+    pool: Any
+    target: str  # of the request line
+    headers: dict[str, str]
+    head: bytes  # of a request on a kept connection, without what differs
+
+
+class Route:
+    """One process's way to *endpoint*, by *session*. Any thread may call."""
+
+    def __init__(self, session: requests.Session, endpoint: str) -> None:
+        self.session = session
+        self._endpoint = endpoint
+        self._ready: _Ready | None = None
+
+    def forget(self) -> None:
+        """Ask the session once more: its settings may have changed."""
+        self._ready = None
+
+    def close(self) -> None:
+        """Close the connections. They are made again with the next request."""
+        self._ready = None
+        self.session.close()
+
+    def send(self, body: bytes, headers: dict[str, str], seconds: float) -> Answer:
+        """Post *body*, in *seconds* as a whole. Raises what `requests`, urllib3 and sockets do."""
+        deadline = time.monotonic() + seconds
+        while True:
+            left = max(LEAST, deadline - time.monotonic())
+            try:
+                return self._send_once(body, headers, left)
+            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+                ready = self._ready
+                self.forget()  # of urllib3 1.26, a session that somebody closed has new pools
+                if ready is None or not is_stale(error):
+                    raise
+                # It ends: those that were kept as long are gone, and a new one can't be stale.
+                while (kept := take_kept(ready.pool)) is not None:
+                    kept.close()
+
+    def _send_once(self, body: bytes, headers: dict[str, str], seconds: float) -> Answer:
+        adapter = self.session.get_adapter(self._endpoint)
+        ready = self._ready
+        if ready is None or ready.adapter is not adapter:
+            if type(adapter) is not Adapter:
+                return self._send_by_session(body, headers, seconds)
+            self._ready = ready = self._prepared(adapter)
+        connection = take_kept(ready.pool)
+        if connection is not None:
+            return _send_on_kept(connection, ready, body, headers, seconds)
+        raw = ready.pool.urlopen(
+            "POST",
+            ready.target,
+            body=body,
+            headers={**ready.headers, **headers},
+            timeout=urllib3.Timeout(total=seconds),
+            **_ONCE,
+        )
+        try:
+            return Answer(raw.status, raw.reason or "", raw.headers, _content(raw))
+        finally:
+            raw.close()  # the connection, too, where more would come
+            raw.release_conn()
+
+    def _prepared(self, adapter: Any) -> _Ready:
+        session = self.session
+        request = session.prepare_request(requests.Request("POST", self._endpoint))
+        url = request.url or self._endpoint
+        settings = session.merge_environment_settings(url, {}, None, None, None)
+        pool = adapter.get_connection_with_tls_context(
+            request, settings["verify"], proxies=settings["proxies"], cert=settings["cert"]
+        )
+        adapter.cert_verify(pool, url, settings["verify"], settings["cert"])
+        common = dict(request.headers)
+        common.pop("Content-Length", None)  # of a body that is not there yet
+        target = adapter.request_url(request, settings["proxies"])
+        host = urllib.parse.urlsplit(url).netloc
+        head = _head(target, {"Host": host, **common, **(pool.proxy_headers or {})})
+        return _Ready(adapter, pool, target, common, head)
+
+    def _send_by_session(self, body: bytes, headers: dict[str, str], seconds: float) -> Answer:
+        with self.session.post(
+            self._endpoint,
+            data=body,
+            headers=headers,
+            timeout=urllib3.Timeout(total=seconds),  # type: ignore[arg-type]  # not in the stubs
+            allow_redirects=False,  # a redirected POST would arrive as a GET without its body
+            stream=True,
+        ) as answer:
+            return Answer(
+                answer.status_code,
+                answer.reason or "",
+                answer.headers,
+                _content(answer.raw, decode_content=True),
+            )
+
+
+def _head(target: str, headers: Mapping[str, str | bytes]) -> bytes:
+    """The request line, and the headers that are the same for each request."""
+    lines = [f"POST {target} HTTP/1.1".encode("ascii")]
+    for name, value in headers.items():
+        text = value.encode("latin-1") if isinstance(value, str) else value
+        lines.append(name.encode("ascii") + b": " + text)
+    return b"\r\n".join(lines)
+
+
+def _send_on_kept(
+    connection: Any, ready: _Ready, body: bytes, headers: dict[str, str], seconds: float
+) -> Answer:
+    """Post on a connection that stands: one packet out, one answer in, and nothing looked up.
+
+    What urllib3 does beyond that is for making connections, and for whoever follows redirects.
+    """
+    kept = False
+    try:
+        differing = "".join(f"\r\n{name}: {value}" for name, value in headers.items())
+        head = b"%b%b\r\nContent-Length: %d\r\n\r\n" % (
+            ready.head,
+            differing.encode("latin-1"),
+            len(body),
+        )
+        raw = connection.exchange(head + body, seconds)
+        said = raw if 200 <= raw.status <= 299 else _unpacked(raw)  # else nobody looks at it
+        answer = Answer(raw.status, raw.reason, raw.headers, _content(said))
+        kept = raw.isclosed() and not raw.will_close
+    except http.client.HTTPException as error:
+        raise urllib3.exceptions.ProtocolError("Connection aborted.", error) from error
+    finally:
+        if kept:
+            give_back(ready.pool, connection)
+        else:
+            connection.close()
+    return answer
+
+
+def _unpacked(raw: http.client.HTTPResponse) -> Any:
+    return urllib3.HTTPResponse(
+        raw, dict(raw.headers), raw.status, preload_content=False, original_response=raw
+    )
+
+
+def _content(raw: Any, **options: Any) -> bytes:
+    """The beginning of the body; empty where it can't be had: the status has decided already."""
+    try:
+        return raw.read(MOST_OF_ANSWER, **options) or b""
+    except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError):
+        return b""

@@ -1,0 +1,155 @@
+"""Signals that end the process: with `flush_on_signals`, what was accepted is delivered first.
+
+Python runs a handler on the main thread, between two steps of it. A signal that comes in the
+instant before that thread begins to wait in C, for a lock of a process pool for example, is
+noticed when the wait is over, which may be never: nothing interrupts it any more. So a thread waits
+at the pipe into which the interpreter writes the number of each signal at once
+(`signal.set_wakeup_fd`). It delivers, and then signals the main thread until the handler has run.
+
+The handler only writes to the same pipe. It takes no lock, so it can't wait for one that the thread
+which it interrupted holds.
+"""
+
+from __future__ import annotations
+
+import _thread
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from valued import _leaving
+from valued._fork import PerProcess, send_signal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+#: Seconds between two signals to the main thread. It takes the first one, but for the rare instant
+#: described above, and nothing tells when that has passed.
+AGAIN: Final = 0.01
+
+
+def flush_on_signals(*signals: int) -> None:
+    """Deliver what was accepted before a signal ends this process; opt-in.
+
+    *signals*: default ``signal.SIGTERM``. For processes that are ended so and have no handler of
+    their own, such as the workers of ``with multiprocessing.Pool(initializer=
+    valued.flush_on_signals) as pool``, which are terminated at the end of the block. When the
+    events are delivered, or ``shutdown_timeout`` seconds later, the same signal is sent again, and
+    the handler that was there before, or the system, does as it always did. A second signal from
+    outside has that effect at once. A signal that is ignored stays ignored, and a handler of C
+    code, which can't be called, stays the only one.
+
+    Main thread only (`ValueError` elsewhere, as from ``signal.signal``). Forked children inherit
+    it. May be called again. It keeps a thread, which waits for the signal: in a process that forks
+    others, call it in those, as an initializer does.
+    """
+    for number in signals or (signal.SIGTERM,):
+        before = signal.getsignal(number)
+        if before is signal.SIG_DFL or (callable(before) and not isinstance(before, _Handler)):
+            signal.signal(number, _Handler(before))
+    _here.get().start()
+    _leaving.on_first_event(_watch)
+
+
+def _watch() -> None:
+    """Listen in a child that inherited the handlers, too."""
+    if threading.current_thread() is threading.main_thread():  # no other one may
+        with contextlib.suppress(OSError, RuntimeError):  # then the handler tries once more
+            _here.get().start()
+
+
+class _Handler:
+    """What `flush_on_signals` installs. *before*: the handler that was there, or the default."""
+
+    def __init__(self, before: Callable[[int, FrameType | None], Any] | signal.Handlers) -> None:
+        self._before = before
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        watch = _here.get()
+        if number in watch.heard:
+            self._pass_on(number, watch)
+        else:
+            watch.heard.add(number)
+            # At the end of the process no thread can be started, and the end delivers anyway.
+            if not watch.tell(number) and not _leaving.is_ending():
+                if _leaving.main_thread_is_over():
+                    self.deliver()  # here: it only waits for other threads, and holds no lock
+                self._pass_on(number, watch)
+
+    def _pass_on(self, number: int, watch: _Watch) -> None:
+        watch.heard.discard(number)
+        signal.signal(number, self._before)
+        send_signal(number)
+
+    def deliver(self) -> None:
+        # Where the application has a handler, this may not be the end.
+        (_leaving.leave if self._before is signal.SIG_DFL else _leaving.hurry)()
+
+
+class _Watch:
+    """What one process hears of signals by: a thread and a pipe, both made by `start`."""
+
+    def __init__(self) -> None:
+        #: Signals of which the next one, that the handler is called with, is passed on.
+        self.heard: set[int] = set()
+        self._pipe: tuple[socket.socket, socket.socket] | None = None
+
+    def start(self) -> None:
+        """Listen, if not done yet. Main thread only. Raises `OSError`, `RuntimeError`."""
+        if self._pipe is None:
+            # Sockets, as gevent lets others run while a greenlet reads from one.
+            reader, writer = socket.socketpair()
+            writer.settimeout(0)
+            thread = threading.Thread(
+                target=self._listen, args=(reader,), name="valued-signals", daemon=True
+            )
+            # Not `thread.start()` here: it takes locks, which what a handler interrupts may hold.
+            _thread.start_new_thread(thread.start, ())
+            self._pipe = reader, writer
+        number = self._pipe[1].fileno()
+        before = signal.set_wakeup_fd(number, warn_on_full_buffer=False)
+        if before not in (-1, number):
+            # An event loop's. It wakes by it, and so the handler runs.
+            signal.set_wakeup_fd(before, warn_on_full_buffer=False)
+
+    def tell(self, number: int) -> bool:
+        """Have the thread deliver; False: there is none, and none can be started."""
+        try:
+            self.start()
+        except (OSError, RuntimeError):
+            return False
+        assert self._pipe is not None
+        with contextlib.suppress(BlockingIOError):  # full: it has more to read than it ever needs
+            self._pipe[1].send(bytes([number]))
+        return True
+
+    def _listen(self, reader: socket.socket) -> None:
+        while True:
+            number = reader.recv(1)[0]
+            handler = signal.getsignal(number)
+            if isinstance(handler, _Handler):
+                handler.deliver()
+                self.heard.add(number)
+                while signal.getsignal(number) is handler:
+                    send_signal(number)
+                    time.sleep(AGAIN)
+
+    def let_go(self) -> None:
+        """Close the parent's pipe, in a forked child; neither locks nor raises."""
+        if self._pipe is None:
+            return
+        number = self._pipe[1].fileno()
+        with contextlib.suppress(ValueError):  # on a thread that Python does not know as main
+            before = signal.set_wakeup_fd(-1)
+            if before not in (-1, number):
+                signal.set_wakeup_fd(before, warn_on_full_buffer=False)
+            for end in self._pipe:
+                os.close(end.detach())
+
+
+_here: Final[PerProcess[_Watch]] = PerProcess(_Watch, forget=_Watch.let_go)
