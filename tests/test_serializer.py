@@ -516,3 +516,13 @@ def test_merge_is_deep_and_associative(a: Any, b: Any, c: Any) -> None:
         else:
             assert value == (b[key] if key in b else a[key])
     assert (a, b, c) == before
+
+
+@pytest.mark.parametrize("other", [None, lambda *_: lambda _value, _depth: ["elsewise"]])
+def test_without_the_encoder_in_c_json_itself_encodes(
+    other: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json.encoder, "c_make_encoder", other)
+    encode = _serializer._made_once()
+    event = {"a": [1, 2.5, None, True, "\u00e9"], "b": {"c": "\ud800"}}
+    assert encode(event) == _serializer._encode(event)
