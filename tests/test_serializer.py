@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import valued
+from valued import _serializer
 from valued._serializer import MAX_DEPTH, Snapshot, encode, merge, parts_of
 
 
