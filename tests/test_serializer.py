@@ -523,7 +523,8 @@ def test_merge_is_deep_and_associative(a: Any, b: Any, c: Any) -> None:
 def test_without_the_encoder_in_c_json_itself_encodes(
     other: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(json.encoder, "c_make_encoder", other)
-    encode = _serializer._made_once()
+    with monkeypatch.context() as patch:
+        patch.setattr(json.encoder, "c_make_encoder", other)
+        encode = _serializer._made_once()
     event = {"a": [1, 2.5, None, True, "\u00e9"], "b": {"c": "\ud800"}}
     assert encode(event) == _serializer._encode(event)
