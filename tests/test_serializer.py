@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import valued
+from valued import _serializer
 from valued._serializer import MAX_DEPTH, Snapshot, encode, merge, parts_of
 
 
@@ -516,3 +517,14 @@ def test_merge_is_deep_and_associative(a: Any, b: Any, c: Any) -> None:
         else:
             assert value == (b[key] if key in b else a[key])
     assert (a, b, c) == before
+
+
+@pytest.mark.parametrize("other", [None, lambda *_: lambda _value, _depth: ["elsewise"]])
+def test_without_the_encoder_in_c_json_itself_encodes(
+    other: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(json.encoder, "c_make_encoder", other)
+        encode = _serializer._made_once()
+    event = {"a": [1, 2.5, None, True, "\u00e9"], "b": {"c": "\ud800"}}
+    assert encode(event) == _serializer._encode(event)

@@ -98,7 +98,7 @@ def validate(event: object) -> None:
     Raises `ValidationError`, with all of its problems, or `SerializationError`. ``occured_at``
     may be missing: a call fills it in.
     """
-    problems = tuple(_problems(mapping(event, "event")))
+    problems = _problems(mapping(event, "event"))
     if problems:
         raise ValidationError(*problems)
 
@@ -106,7 +106,7 @@ def validate(event: object) -> None:
 def _finished(fixed: JSONObject, data: JSONObject) -> JSONObject:
     # Twice: once for the place that it has in the table of the API, once to overrule the data.
     event = {**fixed, **data, **fixed}
-    problems = tuple(_problems(event))
+    problems = _problems(event)
     if problems:
         raise ValidationError(*problems)
     given = event.get("occured_at")
@@ -123,48 +123,58 @@ def _only(data: JSONObject, *names: str) -> JSONObject:
     return {name: data[name] for name in names if name in data}
 
 
-def _problems(event: JSONObject) -> Iterator[str]:
+def _problems(event: JSONObject) -> list[str]:
     category = event.get("category")
     required = _REQUIRED.get(category) if isinstance(category, str) else None
     if required is None:
-        yield f"category: expected one of {', '.join(_REQUIRED)}, got {_shown(category)}"
-        return
-    yield from required(event)
+        return [f"category: expected one of {', '.join(_REQUIRED)}, got {_shown(category)}"]
+    problems = required(event)
     if "occurred_at" in event:
-        yield "occurred_at: the service spells it occured_at; as it is, it would be no time at all"
+        problems.append(
+            "occurred_at: the service spells it occured_at; as it is, it would be no time at all"
+        )
     given = event.get("occured_at")
     if given is not None:
         try:
             _with_offset(given)
         except ValidationError as error:
-            yield from error.problems
+            problems += error.problems
+    return problems
 
 
-def _required_by_action(event: JSONObject) -> Iterator[str]:
+def _required_by_action(event: JSONObject) -> list[str]:
     key = event.get("key")
+    problems = _somebody(event)
     if not isinstance(key, str) or not key:
-        yield _no_text("key", key, "'report.generated'")
-    yield from _somebody(event)
+        problems.insert(0, _no_text("key", key, "'report.generated'"))
+    return problems
 
 
-def _required_by_page_view(event: JSONObject) -> Iterator[str]:
-    missing = () if _is_given(event, "user") else (_MISSING_USER + _mistaken(event),)
-    yield from _party(event, "user") or missing
-    yield from _party(event, "customer")
+def _required_by_page_view(event: JSONObject) -> list[str]:
+    problems = _party(event, "user")
+    if not problems and not _is_given(event, "user"):
+        problems.append(_MISSING_USER + _mistaken(event))
+    problems += _party(event, "customer")
     source = event.get("attributes")
     source = source.get("source") if isinstance(source, dict) else None
     url = source.get("url") if isinstance(source, dict) else None
     if not isinstance(url, str) or not url:
-        yield _no_text("attributes.source.url", url, "'https://example.com/reports'")
+        problems.append(_no_text("attributes.source.url", url, "'https://example.com/reports'"))
+    return problems
 
 
-def _required_by_sync(event: JSONObject) -> Iterator[str]:
-    yield from _somebody(event)
+def _required_by_sync(event: JSONObject) -> list[str]:
+    problems = _somebody(event)
     if event.get("user") is not None and event.get("customer") is not None:
-        yield _BOTH
+        problems.append(_BOTH)
+    return problems
 
 
-def _required_by_config(event: JSONObject) -> Iterator[str]:
+def _required_by_config(event: JSONObject) -> list[str]:
+    return list(_of_config(event))
+
+
+def _of_config(event: JSONObject) -> Iterator[str]:
     data = event.get("data")
     if not isinstance(data, dict) or not (data.get("goals") or data.get("signals")):
         yield "config: give goals or signals, such as goals=[{'name': …, 'action_key': …}]"
@@ -186,7 +196,7 @@ def _required_by_config(event: JSONObject) -> Iterator[str]:
                     yield _no_text(f"{place}.{field}", entry.get(field), "'report.generated'")
 
 
-_REQUIRED: Final[dict[str, Callable[[JSONObject], Iterator[str]]]] = {
+_REQUIRED: Final[dict[str, Callable[[JSONObject], list[str]]]] = {
     "action": _required_by_action,
     "pageview": _required_by_page_view,
     "sync": _required_by_sync,
@@ -194,12 +204,12 @@ _REQUIRED: Final[dict[str, Callable[[JSONObject], Iterator[str]]]] = {
 }
 
 
-def _somebody(event: JSONObject) -> Iterator[str]:
+def _somebody(event: JSONObject) -> list[str]:
     """The problems of an event that needs a user or a customer."""
-    problems = [*_party(event, "user"), *_party(event, "customer")]
+    problems = _party(event, "user") + _party(event, "customer")
     if not problems and not _is_given(event, "user") and not _is_given(event, "customer"):
-        problems = [_MISSING_ID + _mistaken(event)]
-    yield from problems
+        problems.append(_MISSING_ID + _mistaken(event))
+    return problems
 
 
 def _mistaken(event: JSONObject) -> str:
@@ -318,7 +328,7 @@ class Config:
     ) -> Config:
         entry = merge(mapping(fields, f"{kind}[{len(entries)}]"), {"name": _plain_text(name)})
         # Checked here, where the traceback points at the step that is wrong.
-        problems = tuple(_required_by_config({"data": {kind: [*entries, entry]}}))
+        problems = _required_by_config({"data": {kind: [*entries, entry]}})
         if problems:
             raise ValidationError(*problems)
         entries.append(entry)
