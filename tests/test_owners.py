@@ -176,8 +176,45 @@ def test_a_mark_says_who_owns_and_is_private(place: Place) -> None:
     owner.leave()
     owner.leave()
     assert os.listdir(place.owners) == []
-    with pytest.raises(FileNotFoundError):
-        owner.beat()
+    owner.beat()  # somebody who cleans up removed it
+    assert _owners.read_mark(path) == (Mark.of_this_process(), LEASE)
+    owner.leave()
+
+
+def test_a_mark_that_does_not_fit_on_the_disk_is_not_left(
+    place: Place, fork: Callable[..., Child]
+) -> None:
+    import resource
+
+    def child() -> None:
+        for size in (0, 10):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+            with pytest.raises(OSError, match=r"File too large|No space left"):
+                Owner(place, NAME)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+
+    assert fork(child).wait() == 0
+    assert os.listdir(place.owners) == []
+
+
+def test_who_can_not_look_for_want_of_descriptors_takes_nobody_for_dead(
+    place: Place, fork: Callable[..., Child]
+) -> None:
+    import resource
+
+    write_mark(place, age=LEASE + 60)
+    mark = Mark.of_this_process()
+
+    def child() -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+        for look in (lambda: state(place), lambda: _fork.lives(mark)):
+            with pytest.raises(OSError, match="Too many open files"):
+                look()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert state(place) == ALIVE  # the parent
+
+    assert fork(child).wait() == 0
 
 
 # -- claims ----------------------------------------------------------------------------------------

@@ -260,6 +260,24 @@ def test_a_record_that_fits_in_part_is_an_error_and_costs_no_other(
     assert (loaded(reader), reader.damaged) == ([1, 4], 1)
 
 
+def test_a_segment_that_can_not_be_begun_leaves_neither_file_nor_descriptor(
+    holding: Holding, fork: Callable[..., Child]
+) -> None:
+    import resource
+
+    def child() -> None:
+        for size in (0, 4, 6):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+            before = os.listdir("/dev/fd")
+            with pytest.raises(OSError, match=r"File too large|No space left"):
+                Segment(holding, "0000000003").create()
+            assert os.listdir("/dev/fd") == before
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+
+    assert fork(child).wait() == 0
+    assert os.listdir(holding.path) == []
+
+
 def test_a_file_system_that_appends_otherwise_is_refused(
     holding: Holding, monkeypatch: pytest.MonkeyPatch
 ) -> None:

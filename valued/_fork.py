@@ -220,8 +220,8 @@ def _pid_space() -> tuple[str, str]:
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return file.read().strip(), os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return "", ""
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return "", ""  # any other error says nothing of where this is: too many open files, say
 
 
 def _start(pid: int) -> str | None:

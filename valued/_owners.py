@@ -18,6 +18,7 @@ that slept longer than its lease looks whether its directory is where it was, be
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import stat
@@ -126,16 +127,30 @@ class Owner:
         """Make the mark. Raises `OSError`."""
         self.name: Final = name
         self._mark = os.path.join(place.owners, name)
-        content = {**Mark.of_this_process()._asdict(), "lease": LEASE}
+        self._write()
+
+    def _write(self) -> None:
+        content = json.dumps({**Mark.of_this_process()._asdict(), "lease": LEASE}).encode()
         descriptor = os.open(self._mark, NEW | os.O_CLOEXEC | os.O_NOFOLLOW, PRIVATE)
         try:
-            os.write(descriptor, json.dumps(content).encode())
+            if os.write(descriptor, content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._mark)
+        except OSError:
+            self.leave()
+            raise
         finally:
             os.close(descriptor)
 
     def beat(self) -> float:
-        """Give a sign of life; the time of the file system. Raises `OSError`: there is no mark."""
-        os.utime(self._mark)
+        """Give a sign of life; the time of the file system. Raises `OSError`.
+
+        A mark that somebody removed, who cleans up what is old for one, is made anew: what it
+        stands for is seen by the names of the directories.
+        """
+        try:
+            os.utime(self._mark)
+        except FileNotFoundError:
+            self._write()
         return os.stat(self._mark).st_mtime
 
     def leave(self) -> None:
@@ -175,14 +190,25 @@ def state(place: Place, owner: str, path: str, now: float) -> str:
     return ALIVE if alive else DEAD
 
 
+#: What keeps this process from looking, and says nothing of the mark.
+_HERE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO})
+
+
 def read_mark(path: str) -> tuple[Mark, float] | None:
-    """The process of a mark, and its lease in seconds."""
+    """The process of a mark, and its lease in seconds; None: it can't be read as one.
+
+    Raises `OSError` where it may well be one, and this process can't look now.
+    """
     try:
         with open(path, encoding="utf-8") as file:
             content: dict[str, Any] = json.loads(file.read(4096))
         lease = float(content["lease"])
         mark = Mark(**{name: content[name] for name in Mark._fields})
-    except (OSError, ValueError, TypeError, KeyError):
+    except OSError as error:
+        if error.errno in _HERE:
+            raise
+        return None
+    except (ValueError, TypeError, KeyError):
         return None
     return (mark, lease) if isinstance(mark.pid, int) else None
 

@@ -96,7 +96,8 @@ class _Descriptor:
 
     def close(self) -> None:
         if self.is_ours():
-            os.close(self.number)
+            with contextlib.suppress(OSError):  # what it says of earlier writes; it is closed
+                os.close(self.number)
 
 
 def _close_inherited(descriptors: set[_Descriptor]) -> None:
@@ -180,12 +181,17 @@ class Segment:
     def create(self) -> None:
         """Make the file. Raises `OSError`."""
         self._descriptor = descriptor = _Descriptor(self._base + EVENTS, NEW)
-        # In two parts: where the second doesn't follow the first, appends do need their place.
-        descriptor.write(BEGINNING[:4])
-        descriptor.write(BEGINNING[4:])
-        if os.fstat(descriptor.number).st_size != len(BEGINNING):
+        try:
+            # In two parts: where the second doesn't follow the first, appends do need their place.
+            written = descriptor.write(BEGINNING[:4]) + descriptor.write(BEGINNING[4:])
+            if written != len(BEGINNING):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._base)
+            if os.fstat(descriptor.number).st_size != written:
+                problem = "this file system can't append as Linux does"
+                raise OSError(errno.ENOTSUP, problem, self._base)
+        except OSError:
             self.remove()
-            raise OSError(errno.ENOTSUP, "this file system can't append as Linux does", self._base)
+            raise
 
     def append(self, record: bytes) -> None:
         """Write *record*. Raises `OSError`: it is not there, or not whole."""
