@@ -25,6 +25,7 @@ from valued import _durable, _files, _owners, _reading, _segments
 from valued._durable import DurableOutbox
 from valued._errors import DeliveryError
 from valued._owners import BEAT, LEASE, Owner
+from valued._reading import LOOK
 from valued._segments import Segment
 from valued._store import REJECTED_BYTES, REJECTED_FILE, Store
 
@@ -123,6 +124,7 @@ def balance(outbox: DurableOutbox) -> dict[str, Any]:
     assert figures["accepted"] + figures["adopted"] == settled + figures["pending"]
     assert sum(figures["dropped_by_reason"].values()) == figures["dropped"]
     assert min(value for value in figures.values() if isinstance(value, int)) >= 0
+    assert min(figures["dropped_by_reason"].values()) >= 0
     return figures
 
 
@@ -887,6 +889,7 @@ def test_notes_that_can_not_be_written_are_written_later(
     item = take(outbox)
     outbox.delivered(item)
     monkeypatch.setattr(Segment, "record_settled", real)
+    clock.now += 1
     put(outbox, 3)
     outbox.delivered(take(outbox))
     put(outbox, 4)
@@ -896,17 +899,27 @@ def test_notes_that_can_not_be_written_are_written_later(
     assert taken(heir) == bodies(4)
 
 
-@pytest.mark.parametrize("what", ["mark", "all"])
+def test_a_mark_that_somebody_removed_is_made_anew(make: Make, place: Path) -> None:
+    outbox, other = make(max_events=4), make()
+    put(outbox, *range(10))
+    [mark] = (place / "v1" / "owners").iterdir()
+    content = mark.read_text()
+    mark.unlink()
+    outbox._files.beaten -= BEAT
+    put(outbox, 10)
+    assert mark.read_text() == content
+    [directory] = (place / "v1" / "events").iterdir()
+    os.utime(directory, (1, 1))
+    assert other.adopt() == 0
+    assert taken(outbox) == bodies(*range(11))
+
+
 def test_a_directory_that_somebody_removed_is_made_anew_and_nothing_in_memory_is_lost(
-    make: Make, place: Path, caplog: pytest.LogCaptureFixture, what: str
+    make: Make, place: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     outbox = make(max_events=4)
     put(outbox, *range(10))
-    if what == "all":
-        shutil.rmtree(place)
-    else:
-        [mark] = (place / "v1" / "owners").iterdir()
-        mark.unlink()
+    shutil.rmtree(place)
     outbox._files.beaten -= BEAT
     put(outbox, 10)
     assert "was taken over, or removed" in caplog.text
@@ -1092,7 +1105,31 @@ class SoftTimeLimitError(Exception):
     pass
 
 
-def test_a_call_that_an_exception_breaks_off_accepts_nothing(
+@pytest.mark.parametrize("max_events", [1, 10])
+def test_a_call_that_an_exception_breaks_off_accepts_what_may_be_written(
+    make: Make, monkeypatch: pytest.MonkeyPatch, max_events: int
+) -> None:
+    outbox = make(max_events=max_events)
+    put(outbox, 1, 2)
+    real = Segment.append
+
+    def limit(*args: Any) -> None:
+        if args[1:]:
+            real(*args)
+        raise SoftTimeLimitError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Segment, "append", limit)
+        with pytest.raises(SoftTimeLimitError):
+            outbox.put(body(3))
+    assert balance(outbox)["accepted"] == 3
+    mark = outbox.mark()
+    assert taken(outbox) == bodies(1, 2, 3)
+    assert outbox.wait(mark, 0.0)
+    assert balance(outbox)["dropped"] == 0
+
+
+def test_a_call_that_an_exception_breaks_off_before_accepts_nothing(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outbox = make()
@@ -1101,14 +1138,6 @@ def test_a_call_that_an_exception_breaks_off_accepts_nothing(
     def limit(*_args: Any) -> None:
         raise SoftTimeLimitError
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Segment, "append", limit)
-        with pytest.raises(SoftTimeLimitError):
-            outbox.put(body(2))
-    assert balance(outbox)["accepted"] == 1
-    mark = outbox.mark()
-    assert taken(outbox) == bodies(1)
-    assert outbox.wait(mark, 0.0)
     with monkeypatch.context() as patch:
         patch.setattr(_durable, "Entry", limit)
         with pytest.raises(SoftTimeLimitError):
@@ -1209,6 +1238,333 @@ def test_caller_runs_where_neither_disk_nor_memory_have_room(
     put(outbox, 3)
     outbox.rest()  # memory alone has it, so it is not let go of
     assert taken(outbox) == bodies(3)
+
+
+# -- several at once -------------------------------------------------------------------------------
+
+
+class Barred:
+    """Lets threads into `Segment.append` of some events, and keeps them there until `free`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *numbers: int) -> None:
+        self.inside, self.free = threading.Event(), threading.Event()
+        real = Segment.append
+
+        def append(segment: Segment, record: bytes) -> None:
+            if any(b'{"n":%d,' % number in record for number in numbers):
+                self.inside.set()
+                assert self.free.wait(10)
+            real(segment, record)
+
+        monkeypatch.setattr(Segment, "append", append)
+
+
+def test_a_call_that_finds_memory_full_as_others_fill_it_writes_to_the_disk(make: Make) -> None:
+    outbox = make(max_events=3)
+    put(outbox, 1)
+
+    class Lock:
+        def __enter__(self) -> None:
+            outbox._lock = lock
+            put(outbox, 2, 3, 4)  # by other threads, before this one has the lock
+            lock.acquire()
+
+        def __exit__(self, *_args: object) -> None:
+            lock.release()
+
+    lock = outbox._lock
+    outbox._lock = Lock()  # type: ignore[assignment]
+    put(outbox, 5)
+    figures = balance(outbox)
+    assert (figures["unsaved"], figures["dropped"]) == (0, 0)
+    assert taken(outbox) == bodies(1, 2, 3, 4, 5)
+
+
+def test_a_file_into_which_a_thread_writes_is_read_to_its_end(
+    make: Make, clock: Clock, in_thread: InThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    barred = Barred(monkeypatch, 5)
+    outbox = make(max_events=2)
+    put(outbox, 1, 2, 3, 4)
+    writing = in_thread(outbox.put, body(5))
+    assert barred.inside.wait(10)
+    assert taken(outbox) == bodies(1, 2, 3, 4)
+    mark = outbox.mark()
+    assert outbox.postponed()
+    assert not outbox.ready()
+    barred.free.set()
+    assert writing.result(10) is None
+    clock.now += 1
+    assert outbox.wait_until_due()
+    assert outbox.ready()
+    assert taken(outbox) == bodies(5)
+    assert outbox.wait(mark, 0.0)
+    assert balance(outbox)["dropped"] == 0
+    assert not outbox.postponed()
+
+
+def test_a_file_into_which_a_thread_writes_is_not_dropped_for_its_size(
+    make: Make, in_thread: InThread, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    small_files(monkeypatch)
+    barred = Barred(monkeypatch, 1)
+    outbox = make(max_size=5_000)
+    put(outbox, 0, size=300)
+    writing = in_thread(outbox.put, body(1, 300))
+    assert barred.inside.wait(10)
+    put(outbox, *range(2, 30), size=300)
+    barred.free.set()
+    assert writing.result(10) is None
+    assert "was taken over, or removed" not in caplog.text
+    assert set(taken(outbox)) >= set(bodies(0, 1, 29, size=300))
+    balance(outbox)
+
+
+def test_an_event_that_comes_while_it_ends_is_delivered_here(
+    make: Make, in_thread: InThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    barred = Barred(monkeypatch, 2)
+    outbox, other = make(), make()
+    put(outbox, 1)
+    writing = in_thread(outbox.put, body(2))
+    assert barred.inside.wait(10)
+    real = outbox._settled.wait
+
+    def wait(timeout: float | None = None) -> bool:
+        monkeypatch.setattr(outbox._settled, "wait", real)
+        coming = in_thread(outbox.put, body(3))
+        while not coming.done():
+            real(timeout)  # lets it have the lock
+        barred.free.set()
+        return coming.result() is not None
+
+    monkeypatch.setattr(outbox._settled, "wait", wait)
+    outbox.rest()
+    assert writing.result(10) is None
+    other.adopt()
+    assert set(taken(other) + taken(outbox)) == set(bodies(1, 2, 3))
+    assert balance(outbox)["pending"] == 0
+
+
+def test_what_is_settled_is_noted_before_it_is_handed_over(
+    make: Make, in_thread: InThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox, heir = make(), make()
+    put(outbox, 1)
+    inside, free = threading.Event(), threading.Event()
+    real = Segment.record_settled
+
+    def record(segment: Segment, numbers: Any) -> None:
+        inside.set()
+        assert free.wait(10)
+        real(segment, numbers)
+
+    monkeypatch.setattr(Segment, "record_settled", record)
+    noting = in_thread(outbox.delivered, take(outbox))
+    assert inside.wait(10)
+    put(outbox, 2)
+    outbox.rest()
+    assert heir.adopt() == 0
+    free.set()
+    assert noting.result(10) is None
+    assert heir.adopt() == 1
+    assert taken(heir) == bodies(2)
+
+
+def test_what_is_settled_while_others_are_noted_is_noted_before_it_is_handed_over(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox, heir = make(), make()
+    put(outbox, 1, 2, 3)
+    first, second = take(outbox), take(outbox)
+    outbox.rest()
+    real = Segment.record_settled
+
+    def record(segment: Segment, numbers: Any) -> None:
+        monkeypatch.setattr(Segment, "record_settled", real)
+        with monkeypatch.context() as patch:  # by another thread, which is not so far yet
+            patch.setattr(outbox, "_tidy", lambda: None)
+            outbox.delivered(second)
+        real(segment, numbers)
+
+    monkeypatch.setattr(Segment, "record_settled", record)
+    outbox.delivered(first)
+    outbox._files.tidy(idle=True)
+    assert heir.adopt() == 1
+    assert taken(heir) == bodies(3)
+
+
+def test_what_can_not_be_noted_at_the_end_is_handed_over_all_the_same(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox, heir = make(), make()
+    put(outbox, 1, 2)
+
+    def refuse(*_args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Segment, "record_settled", refuse)
+        outbox.delivered(take(outbox))
+        outbox.rest()
+    assert heir.adopt() == 1
+    assert taken(heir) == bodies(1, 2)
+
+
+def test_who_comes_to_its_end_while_it_takes_over_lets_go_of_that(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox, heir, third = make(), make(), make()
+    put(outbox, 1)
+    die(outbox)
+    real = _owners.claim
+
+    def claim(*args: Any) -> Any:
+        claimed = real(*args)
+        monkeypatch.setattr("valued._store.claim", real)
+        heir.rest()
+        return claimed
+
+    monkeypatch.setattr("valued._store.claim", claim)
+    heir.adopt()
+    assert third.adopt() == 1
+    assert taken(third) == bodies(1)
+
+
+def test_trouble_with_one_directory_keeps_nobody_from_the_others(make: Make, place: Path) -> None:
+    outbox, another, heir = make(), make(), make()
+    put(outbox, 1)
+    put(another, 2)
+    die(outbox)
+    die(another)
+    for name in ("0.nobody", "z.nobody"):  # no directories: who takes them over can't read them
+        (place / "v1" / "events" / name).touch()
+    assert heir.adopt() == 0  # it says so, and the looks go on
+    assert sorted(taken(heir)) == bodies(1, 2)
+    assert {path.name for path in place.glob("v1/events/?.*")} == {"0.nobody", "z.nobody"}
+    assert heir.postponed()
+
+
+def test_who_looks_for_the_dead_after_a_long_sleep_finds_itself_robbed_first(
+    make: Make, clock: Clock
+) -> None:
+    outbox, other = make(), make()
+    put(outbox, 1)
+    move_elsewhere(outbox, LEASE + 60)
+    other.adopt()
+    outbox._files.beaten -= BEAT + 1
+    clock.now += 2 * LOOK
+    assert outbox.take() is None
+    assert balance(outbox)["left"] == 1
+    assert taken(other) == bodies(1)
+
+
+def test_a_sign_of_life_as_it_ends_leaves_no_mark(
+    make: Make, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = make()
+    put(outbox, 1)
+    real = Owner.beat
+
+    def beat(owner: Owner) -> float:
+        outbox.rest()
+        return real(owner)
+
+    monkeypatch.setattr(Owner, "beat", beat)
+    outbox._files.beaten -= BEAT
+    outbox._files.try_beat()
+    assert list(place.glob("v1/owners/*")) == []
+    monkeypatch.undo()
+    assert outbox.adopt() == 1
+    assert taken(outbox) == bodies(1)
+
+
+def test_what_lives_on_in_a_child_touches_nothing_of_its_parents(
+    make: Make, clock: Clock, place: Path, fork: Callable[..., Child]
+) -> None:
+    outbox, dead = make(), make()
+    put(outbox, 1, 2, 3)
+    put(dead, 4)
+    die(dead)
+    first = take(outbox)
+    outbox._next_look = clock.now
+    outbox._files.store.others = 1
+    before = files(place)
+
+    def greenlet() -> None:  # as gevent's do, it goes on in the child with what it had
+        assert outbox.wait_until_due()
+        assert outbox.take() is None
+        outbox.delivered(first)
+        outbox.rest()
+
+    assert fork(greenlet).wait() == 0
+    assert files(place) == before
+    outbox.postpone(first, clock.now)
+    assert outbox.adopt() == 1
+    assert set(taken(outbox)) == set(bodies(1, 2, 3, 4))
+
+
+def test_a_probe_is_no_event_that_is_too_old(make: Make, clock: Clock) -> None:
+    outbox = make(max_age=100.0)
+    put(outbox, 1, 2)
+    clock.now += 60
+    put(outbox, 3)
+    outbox.hold(clock.now, 30.0)
+    clock.now += 60
+    assert take(outbox).body == body(3)
+    assert outbox.take() is None  # one at a time
+    assert balance(outbox)["dropped_by_reason"]["age"] == 2
+
+
+def test_who_waits_for_events_under_way_does_not_spin_for_a_look_that_is_due(
+    make: Make, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox, other = make(), make()
+    put(other, 1)
+    put(outbox, 2)
+    outbox.adopt()
+    take(outbox)  # under way elsewhere
+    mark = outbox.mark()
+    clock.now += 2 * LOOK
+    waits = []
+
+    def wait(timeout: float) -> bool:
+        waits.append(timeout)
+        clock.now += max(timeout, 0.1)
+        return False
+
+    monkeypatch.setattr(outbox._settled, "wait", wait)
+    assert not outbox.wait_for_work(mark, clock.now + 5)
+    assert waits == [pytest.approx(5)]
+
+
+@pytest.mark.parametrize("max_events", [1, 10])
+def test_a_disk_that_does_not_say_that_it_has_it_doubles_and_loses_nothing(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, max_events: int
+) -> None:
+    outbox = make(sync=True, max_events=max_events)
+    put(outbox, 1, 2)
+
+    def fail(_descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fail)
+        put(outbox, 3)
+    assert "Input/output error" in caplog.text
+    assert taken(outbox) == bodies(1, 2, 3)
+    balance(outbox)
+
+
+def test_a_stranger_s_record_that_is_no_json_is_settled_when_it_is_refused(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = make()
+    assert outbox.put(b"no json") is None
+    outbox.failed(take(outbox), DeliveryError("HTTP 400", 400, 1, 0.0))
+    assert balance(outbox)["failed"] == 1
+    assert "could not be kept" in caplog.text
 
 
 # -- any order of it all ---------------------------------------------------------------------------

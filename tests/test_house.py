@@ -54,7 +54,7 @@ MAY_IMPORT = {
     "_reporting": ["_errors", "_typing"],
     "_files": ["_owners", "_segments", "_store", "_reporting"],
     "_reading": [
-        "_options", "_records", "_segments", "_store", "_outbox", "_reporting", "_files",
+        "_fork", "_options", "_records", "_segments", "_store", "_outbox", "_reporting", "_files",
     ],
     "_durable": [
         "_errors", "_typing", "_options", "_records", "_owners", "_segments", "_store", "_outbox",

@@ -73,20 +73,22 @@ class DurableOutbox(ReadingOutbox):
                     segment.begun += 1
                     segment.writing += 1
                 entry = made
+            if segment is None:
+                segment = self._reserve(entry)
             if segment is not None:
                 try:
                     segment.append(_records.encode(_records.EVENT, number, wall, body))
-                    if files.store.sync:
-                        segment.sync()
                 except OSError as error:
                     segment = self._write_elsewhere(entry, segment, wall, error)
+            if files.store.sync and segment is not None:
+                files.sync(segment)
             with self._lock:
                 self._accepted += 1
                 accepted = True
                 if segment is None:
                     return self._keep_unsaved(entry)
                 segment.writing -= 1
-                if spilled:
+                if segment.backlog is not None:
                     epoch.on_disk += 1
                     self._on_disk += 1
                 else:
@@ -96,11 +98,38 @@ class DurableOutbox(ReadingOutbox):
             return None
         except BaseException:
             if entry is not None and not accepted:
-                self._unreserve(entry)
-                with self._lock:
-                    entry.epoch.unsettled -= 1
-                    self._settled.notify_all()
+                self._break_off(entry)
             raise
+
+    def _break_off(self, entry: Entry) -> None:
+        """An exception came out of a signal handler. What may be on the disk counts as accepted."""
+        with self._lock:
+            segment = entry.segment
+            if segment is None:
+                entry.epoch.unsettled -= 1
+                self._settled.notify_all()
+                return
+            self._accepted += 1
+            segment.writing -= 1
+            if segment.backlog is not None:
+                entry.epoch.on_disk += 1
+                self._on_disk += 1
+            else:
+                self._held += 1
+                self._bytes += len(entry.body)
+                self._waiting.add(entry)
+
+    def _reserve(self, entry: Entry) -> Segment | None:
+        """A segment for *entry* where another thread changed, meanwhile, where to write."""
+        self._files.prepare(self._spilling)
+        with self._lock:
+            segment = self._files.current[self._spilling]
+            if segment is not None:
+                entry.origin = segment.holding.origin
+                entry.segment = segment
+                segment.begun += 1
+                segment.writing += 1
+            return segment
 
     def _keep_unsaved(self, entry: Entry) -> Item | None:
         self._unsaved += 1
@@ -117,26 +146,16 @@ class DurableOutbox(ReadingOutbox):
     ) -> Segment | None:
         """*entry* could not be written to *segment*: where it is now; None: in memory alone."""
         files = self._files
-        index = segment.backlog is not None
+        self._unreserve(entry)
         if not isinstance(error, RobbedError):
             files.refuse(error)
-            self._unreserve(entry)
             return None
         files.lose(segment.holding, error)
-        files.prepare(index)
-        self._unreserve(entry)
-        with self._lock:
-            another = files.current[index]
-            if another is None:
-                return None
-            entry.origin = another.holding.origin
-            entry.segment = another
-            another.begun += 1
-            another.writing += 1
+        another = self._reserve(entry)
+        if another is None:
+            return None
         try:
             another.append(_records.encode(_records.EVENT, entry.number, wall, entry.body))
-            if files.store.sync:
-                another.sync()
             return another
         except OSError as again:
             files.refuse(again)
@@ -155,6 +174,8 @@ class DurableOutbox(ReadingOutbox):
 
     def take(self) -> Item | None:
         """See `Outbox.take`. Reads from the disk, and looks for the dead, when it is time."""
+        if not self._born.is_here():
+            return None  # a greenlet, in a child: they live through a fork
         self._tend()
         with self._lock:
             while (item := super().take()) is not None:
@@ -167,6 +188,7 @@ class DurableOutbox(ReadingOutbox):
                 item.attempts -= 1  # it was none
                 self._retried -= item.attempts > 0
                 self._settle(item, reason)
+                self._waiting.pass_over()
         self._tidy()
         return item
 
@@ -197,7 +219,7 @@ class DurableOutbox(ReadingOutbox):
         assert error is not None
         try:
             self._files.store.reject(item.idempotency_key, item.body, error)
-        except OSError as trouble:
+        except (OSError, ValueError) as trouble:  # of a stranger's record, that is no JSON
             self._reporter.warn("rejected", "%d rejected events could not be kept: %s", trouble)
         self._land(item, "failed")
 
@@ -248,7 +270,9 @@ class DurableOutbox(ReadingOutbox):
 
     def rest(self) -> None:
         """See `Outbox.rest`. What is left goes to whoever comes first."""
-        unsaved = []
+        if not self._born.is_here():
+            return  # a greenlet, in a child: they live through a fork
+        kept = []
         with self._lock:
             self._resting = True
             self._spilling = False
@@ -259,11 +283,12 @@ class DurableOutbox(ReadingOutbox):
                     break
                 self._settled.wait(LAST_WRITES / 100)  # a thread is about to have written
             while (entry := self._waiting.pop_oldest()) is not None:
-                if entry.segment is None:
-                    unsaved.append(entry)
+                # What came meanwhile, to a new file, is not handed over.
+                if entry.segment is None or entry.segment.holding not in holdings:
+                    kept.append(entry)
                 else:
                     self._settle(entry, LEFT)
-            for entry in unsaved:
+            for entry in kept:
                 self._waiting.add(entry)
             self._files.part(holdings)
             self._tell_earlier()

@@ -58,6 +58,7 @@ class Files:
         self._clock = clock
         self.beaten = 0.0  #: `time.time` of the last sign of life
         self._refused_until = 0.0  # when the disk is tried again
+        self._note_again = 0.0  # when to note what is settled again, after that failed
 
         # All below is guarded by the lock, as is what hangs off it.
         self.own: Holding | None = None
@@ -68,7 +69,7 @@ class Files:
         self._holdings: dict[Holding, None] = {}
         self._sealed: list[Segment] = []  # to be closed
         self._finished: list[Segment] = []  # to be removed
-        self._parted: list[Holding] = []  # to be handed over
+        self._parted: dict[Holding, None] = {}  # to be handed over
         self._unrecorded: dict[Segment, None] = {}  # those with settled events to be noted
         self._unrecorded_events = 0
 
@@ -150,6 +151,13 @@ class Files:
             segment.closed = True
             self.check(segment)
 
+    def sync(self, segment: Segment) -> None:
+        """Wait until the disk has what was written. Raises nothing."""
+        try:
+            segment.sync()
+        except OSError as error:  # what was written may be there all the same
+            self.refuse(error)
+
     def refuse(self, error: OSError) -> None:
         """The disk doesn't take it: go on in memory, and try again soon."""
         self._refused_until = self._clock() + TRY_AGAIN
@@ -163,19 +171,25 @@ class Files:
         """*own* is ours no more: another process took it over, or somebody removed it."""
         taken = self.store.was_taken(own)
         with self._lock:
-            if self.own is not own:
-                return
-            self.own = None
-            self._sealed += [segment for segment in self.current if segment is not None]
-            self.current = [None, None]
-            for holding in [one for one in self._holdings if one.owner is own.owner]:
-                del self._holdings[holding]
-                for segment in list(holding.segments):
-                    self._let_go(segment, LEFT if taken else DAMAGED)
-        own.owner.leave()
-        self._reporter.warn(
-            "lost", "%d times the outbox of this process was taken over, or removed: %s", error
-        )
+            known = self.own is not own
+            if not known:
+                self._lose(own, LEFT if taken else DAMAGED)
+            owns = any(other.owner is own.owner for other in self._holdings)
+        if not owns:  # its mark may have been made anew by a sign of life
+            own.owner.leave()
+        if not known:
+            self._reporter.warn(
+                "lost", "%d times the outbox of this process was taken over, or removed: %s", error
+            )
+
+    def _lose(self, own: Holding, reason: str) -> None:
+        self.own = None
+        self._sealed += [segment for segment in self.current if segment is not None]
+        self.current = [None, None]
+        for holding in [one for one in self._holdings if one.owner is own.owner]:
+            del self._holdings[holding]
+            for segment in list(holding.segments):
+                self._let_go(segment, reason)
 
     def _let_go(self, segment: Segment, reason: str) -> None:
         """Read nothing of *segment* any more, which is gone; with the lock."""
@@ -183,6 +197,7 @@ class Files:
         # other copy: that is delivered.
         segment.gone = reason
         segment.holding.segments.pop(segment, None)
+        self._forget_notes(segment)
         backlog = segment.backlog
         if backlog is not None and not segment.closed:
             segment.closed = True
@@ -214,7 +229,8 @@ class Files:
     def _drop(self, segment: Segment) -> bool:
         backlog = segment.backlog
         with self._lock:
-            if segment.gone or segment in self.current or segment.holding.parting:
+            busy = segment in self.current or segment.writing or segment.holding.parting
+            if segment.gone or busy:
                 return False
             if backlog is not None:
                 if backlog.busy:
@@ -246,42 +262,55 @@ class Files:
             segment.gone = "settled"
             segment.holding.segments.pop(segment, None)
             self._finished.append(segment)
-            self._unrecorded.pop(segment, None)
-            self._unrecorded_events -= len(segment.unrecorded)
+            self._forget_notes(segment)
             holding = segment.holding
             if holding is not self.own and not holding.segments:
                 self._part(holding)
+
+    def _forget_notes(self, segment: Segment) -> None:
+        self._unrecorded.pop(segment, None)
+        self._unrecorded_events -= len(segment.unrecorded)
+        segment.unrecorded = []
 
     def _part(self, holding: Holding) -> None:
         if not holding.parting:
             holding.parting = True
             if not holding.in_flight:
-                self._parted.append(holding)
+                self._parted[holding] = None
 
     def landed(self, segment: Segment) -> None:
         """An event of *segment* that was taken is so no more; with the lock."""
         holding = segment.holding
         holding.in_flight -= 1
         if holding.parting and not holding.in_flight:
-            self._parted.append(holding)
+            self._parted[holding] = None
 
     def tidy(self, *, idle: bool) -> None:
         """Do to the disk what is due; *idle*: note all that is settled, not only whole groups."""
-        # What is handed over is to say of all that is settled, or that would go again.
-        all_of_it = idle or self._parted
-        due = self._unrecorded_events >= GROUP or (all_of_it and self._unrecorded_events)
-        if not (due or self._finished or self._parted or self._sealed):
-            return
+        if self._is_due(idle=idle) or self._finished or self._parted or self._sealed:
+            while self._do(idle=idle):
+                pass
+
+    def _is_due(self, *, idle: bool) -> bool:
+        """Whether a note is to be made of what is settled."""
+        if self._parted:
+            # What is handed over is to say of all that is settled, or that would go again.
+            return self._unrecorded_events > 0
+        enough = 1 if idle else GROUP
+        return self._unrecorded_events >= enough and self._clock() >= self._note_again
+
+    def _do(self, *, idle: bool) -> bool:
+        """Do to the disk what is due; whether something came meanwhile that can't wait."""
         groups: list[tuple[Segment, list[int]]] = []
         with self._lock:
             sealed = [segment for segment in self._sealed if not segment.writing]
             self._sealed = [segment for segment in self._sealed if segment.writing]
             finished, self._finished = self._finished, []
-            parted, self._parted = self._parted, []
-            if due:
+            if self._is_due(idle=idle):
                 for segment in self._unrecorded:
                     groups.append((segment, segment.unrecorded))
                     segment.unrecorded = []
+                    segment.holding.in_flight += 1  # not to be handed over before that is noted
                 self._unrecorded = {}
                 self._unrecorded_events = 0
         for segment in sealed:
@@ -290,6 +319,14 @@ class Files:
             self._record(segment, numbers)
         for segment in finished:
             segment.remove()
+        with self._lock:
+            for segment, _ in groups:
+                self.landed(segment)
+            if any(segment.holding in self._parted for segment in self._unrecorded):
+                return True
+            parted = [holding for holding in self._parted if not holding.in_flight]
+            for holding in parted:
+                del self._parted[holding]
         for holding in parted:
             self.store.part(holding)
             with self._lock:
@@ -297,6 +334,7 @@ class Files:
                 owns = any(other.owner is holding.owner for other in self._holdings)
             if not owns:  # else the mark says whose that is
                 holding.owner.leave()
+        return False
 
     def _record(self, segment: Segment, numbers: list[int]) -> None:
         try:
@@ -305,22 +343,34 @@ class Files:
             return
         except OSError as error:
             self.refuse(error)
-            with self._lock:  # with the next group, as the disk may have recovered by then
-                segment.unrecorded += numbers
-                self._unrecorded[segment] = None
+            self._note_again = self._clock() + TRY_AGAIN
+            with self._lock:
+                # Later, as the disk may have recovered by then. There is no later for what is
+                # handed over, and no need for what is gone.
+                if not (segment.holding.parting or segment.gone):
+                    segment.unrecorded += numbers
+                    self._unrecorded[segment] = None
+                    self._unrecorded_events += len(numbers)
 
     # -- handed over -------------------------------------------------------------------------------
 
     def claim(self) -> int:
         """Take over what dead owners left; from how many directories. Raises `OSError`."""
-        claimed = self.store.claim(self.begin().owner, self.inherited)
-        with self._lock:
-            for holding in claimed:
-                self._holdings[holding] = None
-                self.inherited.segments.extend(holding.segments)
-                if not holding.segments:
-                    self._part(holding)
-        return len(claimed)
+        self.beat()  # which may find that this process has nothing any more
+        own = self.begin()
+        count = 0
+        for holding in self.store.claim(own.owner, self.inherited):
+            count += 1
+            with self._lock:
+                late = self.own is not own  # it came to its end meanwhile
+                if not late:
+                    self._holdings[holding] = None
+                    self.inherited.segments.extend(holding.segments)
+                    if not holding.segments:
+                        self._part(holding)
+            if late:
+                self.store.part(holding)
+        return count
 
     def retire(self) -> list[Holding]:
         """Write to nothing any more; what is held, for `part`; with the lock."""

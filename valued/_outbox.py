@@ -278,12 +278,12 @@ class MemoryOutbox:
     def postponed(self) -> bool:
         """See `Outbox.postponed`."""
         with self._lock:
-            return self._next_due() is not None
+            return self._next_task() is not None
 
     def wait_until_due(self) -> bool:
         """See `Outbox.wait_until_due`."""
         with self._lock:
-            while (due := self._next_due()) is not None:
+            while (due := self._next_task()) is not None:
                 now = self._clock()
                 if due <= now:
                     self._waiting.advance(now)
@@ -294,6 +294,10 @@ class MemoryOutbox:
     def _next_due(self) -> float | None:
         """When something will be ready by time alone; with the lock."""
         return self._waiting.next_change()
+
+    def _next_task(self) -> float | None:
+        """When there is something to do by time alone; with the lock."""
+        return self._next_due()
 
     def hasten(self) -> None:
         """See `Outbox.hasten`."""

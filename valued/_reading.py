@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from valued._files import DAMAGED, LEFT, SIZE, Files
+from valued._fork import Birthplace
 from valued._outbox import Entry, Epoch, MemoryOutbox
 from valued._reporting import Reporter
 
@@ -32,6 +33,9 @@ WINDOW_BYTES: Final = 2 * 1024 * 1024
 
 #: Seconds until a file is read again that could not be read.
 READ_AGAIN: Final = 1.0
+
+#: The same, where a thread was writing to the end of it.
+READ_SOON: Final = 0.01
 
 #: Why events are dropped, besides those of an outbox in memory: they were too old; there were too
 #: many bytes of them; their records were damaged.
@@ -68,6 +72,7 @@ class ReadingOutbox(MemoryOutbox):
         self._files = Files(store, max_size, self._lock, self._count_unread, self._reporter, clock)
         self._looking = threading.Lock()  # held by who looks for the dead; never waited for
         self._next_look = clock()
+        self._born = Birthplace()
 
         # All below is guarded by `_lock`.
         self._reasons.update(dict.fromkeys(REASONS, 0))
@@ -132,7 +137,8 @@ class ReadingOutbox(MemoryOutbox):
         self._settled.notify_all()
 
     def _tidy(self) -> None:
-        self._files.tidy(idle=not self._pending())
+        if self._born.is_here():  # else a greenlet, in a child: they live through a fork
+            self._files.tidy(idle=not self._pending())
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -142,7 +148,7 @@ class ReadingOutbox(MemoryOutbox):
         with self._lock:
             if self._resting:
                 return
-            if self._spilling and not self._files.spilled.segments and self._has_room():
+            if self._is_to_seal():
                 self._spilling = False
                 self._files.seal(1)
             backlog = self._wanting(now)
@@ -154,6 +160,13 @@ class ReadingOutbox(MemoryOutbox):
             self._files.try_beat()
         while backlog is not None and self._read(backlog):
             backlog = self._wanting(now)
+
+    def _is_to_seal(self) -> bool:
+        """Whether what was written last is all that is not in memory, and has room there."""
+        files = self._files
+        # Without `_spilling`, too: a thread may have begun to write as another one ended that.
+        spilled = self._spilling or files.current[1] is not None
+        return spilled and not files.spilled.segments and self._has_room()
 
     def _has_room(self) -> bool:
         return self._in_memory() <= self._max_events // 2
@@ -173,7 +186,9 @@ class ReadingOutbox(MemoryOutbox):
             if backlog.busy or not backlog.segments:
                 return False
             backlog.busy = True
+            backlog.not_before = 0.0
             segment = backlog.segments[0]
+            writing = segment.writing  # those may come behind what is read now
             most = self._window - backlog.loaded
         try:
             damaged = segment.damaged
@@ -192,12 +207,14 @@ class ReadingOutbox(MemoryOutbox):
             with self._lock:
                 if segment in backlog.segments:  # else it was handed over, or dropped, meanwhile
                     self._add(backlog, segment, records)
-                    if at_end:
+                    if at_end and writing:
+                        backlog.not_before = self._clock() + READ_SOON
+                    elif at_end:
                         self._end(backlog, segment)
         finally:
             backlog.busy = False
         self._tidy()
-        return at_end and not records
+        return at_end and not records and not writing
 
     def _add(self, backlog: Backlog, segment: Segment, records: list[Record]) -> None:
         now, wall = self._clock(), time.time()
@@ -246,7 +263,7 @@ class ReadingOutbox(MemoryOutbox):
         return self._look()
 
     def _look(self) -> int:
-        if not self._looking.acquire(blocking=False):
+        if not self._born.is_here() or not self._looking.acquire(blocking=False):
             return 0
         try:
             self._next_look = self._clock() + LOOK
@@ -263,29 +280,38 @@ class ReadingOutbox(MemoryOutbox):
         with self._lock:
             now = self._clock()
             self._waiting.advance(now)
+            self._advance(now)
             if self._waiting.is_ready():
                 return True
             return not self._resting and self._waiting.is_open() and self._is_readable(now)
 
     def _is_readable(self, now: float) -> bool:
-        return self._wanting(now) is not None or (
-            self._spilling and not self._files.spilled.segments and self._has_room()
-        )
+        return self._wanting(now) is not None or self._is_to_seal()
+
+    def _advance(self, now: float) -> None:
+        """It is *now*: nothing is to be waited for any more that was to be read again by then."""
+        for backlog in (self._files.spilled, self._files.inherited):
+            if backlog.not_before <= now:
+                backlog.not_before = 0.0
 
     def _next_due(self) -> float | None:
         moments = [self._waiting.next_change()]
         if not self._resting:
-            now = self._clock()
-            if self._files.store.others:
-                moments.append(self._next_look)
-            for backlog in (self._files.spilled, self._files.inherited):
-                again = backlog.not_before
-                moments.append(again if backlog.segments and again > now else None)
+            backlogs = (self._files.spilled, self._files.inherited)
+            moments += [one.not_before for one in backlogs if one.segments and one.not_before]
         return min((moment for moment in moments if moment is not None), default=None)
+
+    def _next_task(self) -> float | None:
+        due = self._next_due()
+        if self._resting or not self._files.store.others:
+            return due
+        return self._next_look if due is None else min(due, self._next_look)
 
     def wait_until_due(self) -> bool:
         """See `Outbox.wait_until_due`. Looks for the dead, too."""
         is_due = super().wait_until_due()
+        with self._lock:
+            self._advance(self._clock())
         if is_due and self._clock() >= self._next_look and not self._resting:
             self._look()
         return is_due

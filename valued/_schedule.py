@@ -65,6 +65,11 @@ class Schedule(Generic[N]):
             self.hold(now + self._probe, self._probe)
         return item
 
+    def pass_over(self) -> None:
+        """What was taken is not tried: where it would have been the probe, another one is."""
+        if self._until is not None:
+            self._open = True
+
     def hold(self, until: float, probe: float) -> None:
         """Give nothing before *until*, then one event at a time, for *probe* seconds at most."""
         self._until = until

@@ -27,6 +27,8 @@ from valued._segments import Backlog, Holding, Segment, remove_directory, segmen
 from valued._segments import sync_directory as _sync_directory
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from valued._errors import DeliveryError
 
 #: Bytes of a file of rejected events, and of all of them. The oldest file goes: who has not looked
@@ -79,29 +81,44 @@ class Store:
             _sync_directory(holding.path)
         return segment
 
-    def claim(self, owner: Owner, backlog: Backlog) -> list[Holding]:
-        """Take over what dead owners left, and remove their marks."""
+    def claim(self, owner: Owner, backlog: Backlog) -> Iterator[Holding]:
+        """Take over what dead owners left, one after the other, and remove their marks.
+
+        Trouble with one of them is raised when the others were seen to.
+        """
         now = owner.beat()
         known: dict[str, str] = {}
-        claimed = []
         waiting = 0
+        trouble = None
         for left in all_left(self.place):
             if left.owner == owner.name:
                 continue
-            if left.owner not in known:
-                known[left.owner] = state(self.place, left.owner, left.path, now)
-            found = known[left.owner]
-            if found not in (DEAD, EXPIRED):
-                waiting += 1
-                continue
-            mine = claim(self.place, left, owner.name)
-            if mine is not None:
-                holding = Holding(mine.path, mine.origin, owner)
-                holding.segments = dict.fromkeys(segments_in(holding, backlog))
-                claimed.append(holding)
+            try:
+                if left.owner not in known:
+                    known[left.owner] = state(self.place, left.owner, left.path, now)
+                gone = known[left.owner] in (DEAD, EXPIRED)
+                holding = self._claim(left, owner, backlog) if gone else None
+            except OSError as error:
+                trouble, gone, holding = error, False, None
+            waiting += not gone
+            if holding is not None:
+                yield holding
         marked = sweep(self.place, now) - 1
         self.others = max(waiting, marked)
-        return claimed
+        if trouble is not None:
+            raise trouble
+
+    def _claim(self, left: Left, owner: Owner, backlog: Backlog) -> Holding | None:
+        mine = claim(self.place, left, owner.name)
+        if mine is None:
+            return None
+        holding = Holding(mine.path, mine.origin, owner)
+        try:
+            holding.segments = dict.fromkeys(segments_in(holding, backlog))
+        except OSError:
+            release(mine)  # or nobody would look at it again while this process lives
+            raise
+        return holding
 
     def was_taken(self, holding: Holding) -> bool:
         """Whether another process owns *holding* now. Raises nothing."""
@@ -155,8 +172,9 @@ class Store:
     def _bound_rejected(self) -> None:
         names = sorted(os.listdir(self.place.rejected))
         paths = [os.path.join(self.place.rejected, name) for name in names]
-        sizes = [os.lstat(path).st_size for path in paths]
-        total = sum(sizes) + REJECTED_FILE
-        while total > REJECTED_BYTES:
-            os.unlink(paths.pop(0))
-            total -= sizes.pop(0)
+        total = REJECTED_FILE
+        for path in reversed(paths):
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                total += os.lstat(path).st_size
+                if total > REJECTED_BYTES:
+                    os.unlink(path)
