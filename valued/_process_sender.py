@@ -67,7 +67,7 @@ class ProcessSender:
 
     def accept(self, body: bytes) -> None:
         if _leaving.is_over():
-            self._lose(body)
+            self._delivery.lose(body)
             return
         item = self.outbox.put(body)
         if item is not None:  # the outbox is full, and the caller is to do it
@@ -80,13 +80,6 @@ class ProcessSender:
                 self._mind()
         if self._end is not None:  # the process ends, no worker may live to see to it
             self._finish()
-
-    def _lose(self, body: bytes) -> None:
-        item = self.outbox.put(body)
-        if item is not None:
-            self.outbox.dropped(item, "exit")
-        self.outbox.abandon("exit")
-        self._reporter.too_late()
 
     # -- jobs --------------------------------------------------------------------------------------
 
@@ -115,6 +108,12 @@ class ProcessSender:
         else:
             if hasattr(future, "add_done_callback"):
                 future.add_done_callback(functools.partial(self._check, staffing, job))
+
+    def _fill(self) -> None:
+        """Add jobs for what became ready, one after the other, and see to it that none hangs."""
+        for _ in range(self._limit - len(self._jobs)):
+            self._hire()
+        self._mind()
 
     def _check(self, staffing: Staffing, job: object, future: Any) -> None:
         """See to a job that was accepted and then never ran, as its executor cancelled it."""
@@ -205,8 +204,7 @@ class ProcessSender:
                 # Once more, now that this job no longer counts: an event that came meanwhile was
                 # left to it. In the caller each event has a job of its own.
                 if not staffing.immediate:
-                    self._hire()
-                    self._mind()
+                    self._fill()
                     self._watch()
 
     def _attempt(self, item: Item, deadline: float | None = None) -> bool:
@@ -268,6 +266,7 @@ class ProcessSender:
                 self._grow()
         self._minding = False
         self._mind()  # now that this is said: an event that came meanwhile was left to us
+        self._watch()  # a probe that hangs is one of those
 
     def _watch(self) -> None:
         """See to it that what is postponed, if anything is, is taken up when it is due."""
@@ -290,10 +289,10 @@ class ProcessSender:
 
     def _hire_when_due(self) -> None:
         while self.outbox.wait_until_due() and self._born.is_here():
-            self._hire()
+            self._fill()
         if not self._born.is_here():
             return  # a greenlet, in a child: they live through a fork
-        self._hire()  # what was hastened is due, and not postponed any more
+        self._fill()  # what was hastened is due, and not postponed any more
         self._watching = False
         self._watch()  # now that this is said: an event that was postponed meanwhile was left to us
 
