@@ -837,6 +837,19 @@ def test_a_token_that_can_be_none_is_refused_and_not_shown(
             Connection()
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"timeout": 0}, "timeout: expected seconds, more than 0"),
+        ({"timeout": "5"}, "timeout: expected seconds"),
+        ({"pool_size": 0}, "pool_size: expected a whole number of at least 1"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(valued.ValidationError, match=said):
+        Connection(TOKEN, **options)
+
+
 def test_no_token_at_all_says_where_to_put_one() -> None:
     with pytest.raises(valued.ValidationError, match="set VALUED_TOKEN"):
         Connection()

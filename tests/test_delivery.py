@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+import types
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -579,3 +580,37 @@ def wait(pid: int) -> int:
         if time.monotonic() > deadline:
             os.kill(pid, 9)
         time.sleep(0.002)  # how often to look
+
+
+def test_an_outage_gives_up_what_waited_and_stops_where_on_error_forked() -> None:
+    def on_error(_error: DeliveryError, event: dict[str, Any]) -> None:
+        told.append(event["key"])
+        post.delivery._born = Elsewhere()  # as in the child, where the rest is the parent's
+
+    class Elsewhere:
+        def is_here(self) -> bool:
+            return False
+
+    told: list[str] = []
+    outbox = MemoryOutbox()
+    post = types.SimpleNamespace()
+    post.delivery = Delivery(
+        raising(DeliveryError("down", 503)),
+        Options(retries=0, on_error=on_error),
+        outbox,
+        Reporter(on_error),
+        lambda: None,
+    )
+    error = DeliveryError("down", 503)
+    for key in ("a", "b"):
+        outbox.put(b'{"key": "%b"}' % key.encode())
+    post.delivery._health._probes.append(time.monotonic() + 1.0)
+    post.delivery._give_up_what_waited(error, time.monotonic())
+    assert told == ["a"]
+    assert outbox.pending() == 1
+
+
+def test_nothing_is_said_of_a_process_that_loses_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    delivery = Delivery(lambda *_: None, Options(), MemoryOutbox(), Reporter(None), lambda: None)
+    delivery.lose_the_rest()
+    assert caplog.records == []

@@ -587,3 +587,29 @@ def test_a_proxys_pools_are_ours_for_a_thread_that_comes_while_another_one_makes
         assert issubclass(pool.ConnectionCls, _LetGo)
         assert pool.QueueCls is _Stack
     assert adapter.proxy_manager_for(proxy).pool_classes_by_scheme == manager.pool_classes_by_scheme
+
+
+@pytest.mark.parametrize("road", ["plain"], indirect=True)
+def test_a_kept_connection_that_was_let_go_meanwhile_is_stale(
+    road: Road, in_thread: InThread
+) -> None:
+    finish(road, begin(road, in_thread, 1))
+    pool = road.connection._route.get()._ready.pool
+    kept = _pool.take_kept(pool)
+    kept.let_go()  # as the fork hook does, while a greenlet of gevent's is between the two calls
+    with pytest.raises(ConnectionError) as caught:
+        kept.exchange(b"", 1.0)
+    assert _pool.is_stale(caught.value)
+
+
+@pytest.mark.parametrize("road", ["plain"], indirect=True)
+def test_a_connection_of_a_pool_that_was_closed_meanwhile_is_closed(
+    road: Road, in_thread: InThread
+) -> None:
+    finish(road, begin(road, in_thread, 1))
+    pool = road.connection._route.get()._ready.pool
+    kept = _pool.take_kept(pool)
+    pool.close()
+    _pool.give_back(pool, kept)
+    assert kept.sock is None
+    assert _pool.take_kept(pool) is None

@@ -257,3 +257,10 @@ def test_a_warning_is_seen_where_no_logging_is_configured() -> None:
     )
     done = run("-c", program)
     assert done.stderr.startswith("1 events were given up; the latest: no (1 attempt")
+
+
+def test_what_comes_too_late_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    reporter = Reporter(None)
+    reporter.too_late()
+    reporter.too_late()
+    assert len(caplog.records) == 1

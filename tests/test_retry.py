@@ -94,33 +94,40 @@ def test_a_default_of_8_retries_rides_out_a_minute_and_a_half_at_most() -> None:
     assert pause(failure(attempts=9), 8, longest) < 0
 
 
+def probing(health: _retry.Health, *moments: float) -> list[int | None]:
+    """What each failure says, where the next probe may go at once."""
+    said = []
+    for moment in moments:
+        said.append(health.failed(moment, moment))
+        health.held(moment)
+    return said
+
+
 def test_five_failures_in_a_row_are_an_endpoint_that_is_down() -> None:
-    health = _retry.Health(100)
-    assert [health.failed(moment, moment) for moment in range(6)] == [None] * 4 + [0, 1]
+    assert probing(_retry.Health(100), *range(6)) == [None] * 4 + [0, 1]
 
 
 def test_an_answer_between_them_says_that_it_is_the_event() -> None:
     health = _retry.Health(100)
-    for moment in range(4):
-        health.failed(moment, moment)
-    assert health.answered() is False
+    probing(health, *range(4))
+    health.answered()
     assert health.failed(5, 5) is None
 
 
-def test_what_was_under_way_before_tells_nothing_new() -> None:
+def test_what_is_no_probe_tells_nothing_new() -> None:
     health = _retry.Health(100)
-    for _ in range(_retry.DOWN_AFTER):
-        health.failed(1.0, 2.0)
-    assert health.failed(1.5, 3.0) is None
-    assert health.failed(3.0, 4.0) == 1
-    assert health.answered() is True
-    assert health.failed(5.0, 6.0) is None
+    probing(health, *range(5))
+    health.held(10.0)
+    assert health.failed(9.0, 11.0) is None  # under way before, or sent by a caller
+    assert health.failed(10.0, 12.0) == 1
+    health.answered()
+    assert health.failed(13.0, 14.0) is None
 
 
-def test_at_the_end_pauses_are_short_again() -> None:
+def test_at_the_end_pauses_are_short_again_and_a_probe_goes_now() -> None:
     health = _retry.Health(100)
-    for moment in range(20):
-        health.failed(moment, moment)
+    probing(health, *range(20))
+    health.held(1000.0)
     health.hasten()
     assert health.failed(30, 30) == 1
     healthy = _retry.Health(100)
@@ -130,15 +137,14 @@ def test_at_the_end_pauses_are_short_again() -> None:
 
 def test_a_failed_probe_counts_for_all_that_wait() -> None:
     health = _retry.Health(2)
-    for moment in range(4):
-        health.failed(moment, moment)
+    probing(health, *range(4))
     assert health.give_up_before(5000.0) == 5000.0 - _retry.MAX_AGE
     for moment in (10, 20):
-        health.failed(moment, moment)
+        probing(health, moment)
         assert health.give_up_before(moment) == moment - _retry.MAX_AGE
-    health.failed(30, 30)
+    probing(health, 30)
     assert health.give_up_before(30.0) == 10  # an event of then has missed three probes
-    health.failed(40, 40)
+    probing(health, 40)
     assert health.give_up_before(40.0) == 20
     health.answered()
     assert health.give_up_before(50.0) == 50.0 - _retry.MAX_AGE

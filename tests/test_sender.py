@@ -821,3 +821,18 @@ def test_of_two_threads_that_would_watch_one_does(make: Make, service: Service) 
     mine._lock, mine._watching = lock, False
     assert len(mine._threads._workers) == workers
     mine.outbox.abandon("closed")
+
+
+def test_an_event_that_comes_too_late_is_dropped_even_where_its_caller_was_to_send_it(
+    make: Make, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = make(max_queue=1, overflow="caller_runs")
+    service.hold.clear()
+    record(client, "a")
+    service.wait_until_inside()
+    monkeypatch.setattr(_leaving, "is_over", lambda: True)
+    record(client, "b")
+    assert client.stats()["dropped_by_reason"]["exit"] == 1
+    service.hold.set()
+    assert client.flush(BOUND)
+    assert service.got == ["a"]

@@ -128,13 +128,23 @@ class Connection:
         *idempotency_key* goes as the header ``Idempotency-Key``. *timeout*: seconds, default the
         connection's.
         """
-        headers = {} if idempotency_key is None else {"Idempotency-Key": idempotency_key}
+        headers = {}
+        if idempotency_key is not None:
+            if not idempotency_key.isascii() or not idempotency_key.isprintable():
+                raise ValidationError(
+                    "idempotency_key: it holds control characters or letters outside ASCII; "
+                    "give one such as a UUID"
+                )
+            headers["Idempotency-Key"] = idempotency_key
         bound = self._timeout if timeout is None else timeout
         try:
             answer = self._route.get().send(body, headers, bound)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             _clear_frames(error)
             raise DeliveryError(_reason(error)) from error
+        except BaseException as error:  # out of a signal handler, or a timeout of gevent's
+            _clear_frames(error)
+            raise
         if not 200 <= answer.status <= 299:
             # Some proxies answer with the request that they refuse.
             said = answer.content.decode("utf-8", "replace").replace(self._token, "<secret>")

@@ -47,6 +47,7 @@ class Delivery:
         self._postponed = postponed
         self._born = Birthplace()
         self._health = _retry.Health(options.retries)
+        self._holding = False  # whether the outbox is told to wait for an answer
         self._threads: set[int] = set()  # those that are in an attempt; only `add` and `discard`
         self._said_trying = 0  # events that somebody was trying when they were said to be lost
         self._abandoned = (0, "")  # how often, and why; replaced whole
@@ -106,8 +107,11 @@ class Delivery:
         self._outbox.hasten()
 
     def _answered(self) -> None:
-        if self._health.answered():
+        self._health.answered()
+        # Not by what the health was: another thread may be about to hold, of an earlier failure.
+        if self._holding:
             self._outbox.resume()
+            self._holding = False
 
     def _undelivered(
         self, item: Item, cause: BaseException, began: float, abandoned: tuple[int, str]
@@ -118,8 +122,10 @@ class Delivery:
             self._answered()
         elif (probes := self._health.failed(began, now)) is not None:
             # Before the event goes back, or it could be its own probe without a pause.
-            wait = _retry.backoff(probes, error.retry_after, random.uniform)
-            self._outbox.hold(now + wait, PROBES * self._options.timeout)
+            until = now + _retry.backoff(probes, error.retry_after, random.uniform)
+            self._holding = True
+            self._health.held(until)
+            self._outbox.hold(until, PROBES * self._options.timeout)
             if not self._outbox.patient:
                 self._give_up_what_waited(error, now)
         retries = None if self._outbox.patient else self._options.retries
@@ -137,7 +143,8 @@ class Delivery:
             self._postponed()
 
     def lose(self, body: bytes) -> None:
-        """Accept an event when nothing can be sent any more."""
+        """An event came when nothing can be sent any more."""
+        self._outbox.abandon("exit")  # so that there is room, and nothing to wait for
         item = self._outbox.put(body)
         if item is not None:
             self._outbox.dropped(item, "exit")

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     import socket
 
 
+#: Seconds that an attempt has at least, however late it is.
+LEAST: Final = 0.001
+
+
 class _Connections(WeakList["_LetGo"]):
     """The connections of one process, those in use included."""
 
@@ -107,6 +111,10 @@ class _Answer(http.client.HTTPResponse):
         if not said:
             raise _NothingSaid("Remote end closed connection without response")
         super().begin()
+        while 100 <= self.status < 200 and self.status != http.client.SWITCHING_PROTOCOLS:
+            # `http.client` takes any of them but 100 for the answer, which comes behind.
+            self.headers = self.msg = None  # type: ignore[assignment]
+            super().begin()
 
 
 class _LetGo(urllib3.connection.HTTPConnection):
@@ -128,12 +136,8 @@ class _LetGo(urllib3.connection.HTTPConnection):
     #: Where the session is at home that this connection belongs to.
     _born: Birthplace
 
-    #: Whether it served before, on the socket that it has.
-    _served = False
-
     def _new_conn(self) -> socket.socket:
         new = super()._new_conn()
-        self._served = False
         if not self._born.is_here():
             # gevent goes on with its parent's greenlets in a child, wherever one of them waits: for
             # this connection, or in a look whether a kept one, let go of since, is still alive.
@@ -153,25 +157,20 @@ class _LetGo(urllib3.connection.HTTPConnection):
         sock = self.sock
         if sock is None:
             raise _Stale("let go of in a forked child")
+        deadline = time.monotonic() + seconds
         sock.settimeout(seconds)
         try:
             sock.sendall(request)
-            answer = self.response_class(sock, method="POST")
-            answer.begin()
         except TimeoutError:
             raise
-        except (OSError, _NothingSaid) as error:
+        except OSError as error:
             raise _Stale(str(error)) from error
-        return answer
-
-    def getresponse(self) -> Any:
+        sock.settimeout(max(LEAST, deadline - time.monotonic()))
+        answer = self.response_class(sock, method="POST")
         try:
-            answer = super().getresponse()
+            answer.begin()
         except _NothingSaid as error:
-            if self._served:
-                raise _Stale(str(error)) from error
-            raise
-        self._served = True
+            raise _Stale(str(error)) from error
         return answer
 
     def close(self) -> None:

@@ -109,6 +109,12 @@ class ProcessSender:
             if hasattr(future, "add_done_callback"):
                 future.add_done_callback(functools.partial(self._check, staffing, job))
 
+    def _fill(self) -> None:
+        """Add jobs for what became ready, one after the other, and see to it that none hangs."""
+        for _ in range(self._limit - len(self._jobs)):
+            self._hire()
+        self._mind()
+
     def _check(self, staffing: Staffing, job: object, future: Any) -> None:
         """See to a job that was accepted and then never ran, as its executor cancelled it."""
         if not self._born.is_here():
@@ -198,8 +204,7 @@ class ProcessSender:
                 # Once more, now that this job no longer counts: an event that came meanwhile was
                 # left to it. In the caller each event has a job of its own.
                 if not staffing.immediate:
-                    self._hire()
-                    self._mind()
+                    self._fill()
                     self._watch()
 
     def _attempt(self, item: Item, deadline: float | None = None) -> bool:
@@ -261,6 +266,7 @@ class ProcessSender:
                 self._grow()
         self._minding = False
         self._mind()  # now that this is said: an event that came meanwhile was left to us
+        self._watch()  # a probe that hangs is one of those
 
     def _watch(self) -> None:
         """See to it that what is postponed, if anything is, is taken up when it is due."""
@@ -283,10 +289,10 @@ class ProcessSender:
 
     def _hire_when_due(self) -> None:
         while self.outbox.wait_until_due() and self._born.is_here():
-            self._hire()
+            self._fill()
         if not self._born.is_here():
             return  # a greenlet, in a child: they live through a fork
-        self._hire()  # what was hastened is due, and not postponed any more
+        self._fill()  # what was hastened is due, and not postponed any more
         self._watching = False
         self._watch()  # now that this is said: an event that was postponed meanwhile was left to us
 

@@ -75,35 +75,39 @@ class Health:
     *retries*: as the option.
     """
 
-    __slots__ = ("_failures", "_probes", "_retries")
+    __slots__ = ("_failures", "_held_until", "_probes", "_retries")
 
     def __init__(self, retries: int) -> None:
         self._retries = retries
         self._failures = 0  # in a row
+        self._held_until = 0.0
         self._probes: collections.deque[float] = collections.deque()  # when they failed
 
-    def answered(self) -> bool:
-        """An attempt got an answer that is final; whether the endpoint was down till now."""
-        was_down = self._failures >= DOWN_AFTER
+    def answered(self) -> None:
+        """An attempt got an answer that is final."""
         self._failures = 0
+        self._held_until = 0.0
         self._probes = collections.deque()
-        return was_down
 
     def failed(self, began: float, now: float) -> int | None:
         """An attempt failed that had begun at *began*; None: others may be tried.
 
         Else how often a probe has failed, for `backoff`.
         """
-        probes = self._probes
-        if probes and began < probes[-1]:
-            return None  # it was under way already, and tells nothing new
+        if began < self._held_until:
+            return None  # no probe: it was under way already, or is a caller's, and tells nothing
         self._failures += 1
         if self._failures < DOWN_AFTER:
             return None
+        probes = self._probes
         probes.append(now)
         while len(probes) > self._retries + 1:
             probes.popleft()
         return self._failures - DOWN_AFTER
+
+    def held(self, until: float) -> None:
+        """No probe goes before *until*."""
+        self._held_until = until
 
     def give_up_before(self, now: float) -> float:
         """The moment before which an event that waits was accepted for too long.
@@ -115,5 +119,6 @@ class Health:
         return max(aged, probes[0]) if len(probes) > self._retries else aged
 
     def hasten(self) -> None:
-        """Let the pauses be short again."""
+        """Let the pauses be short again, and a probe go now."""
         self._failures = min(self._failures, DOWN_AFTER)
+        self._held_until = 0.0

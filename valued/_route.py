@@ -20,14 +20,13 @@ from typing import Any, Final, NamedTuple
 
 import requests
 import urllib3
+from requests.structures import CaseInsensitiveDict
+from urllib3.util.proxy import connection_requires_http_tunnel
 
-from valued._pool import Adapter, give_back, is_stale, take_kept
+from valued._pool import LEAST, Adapter, give_back, is_stale, take_kept
 
 #: Bytes of an answer that are read. The service answers 204; what is longer is some proxy's page.
 MOST_OF_ANSWER: Final = 64 * 1024
-
-#: Seconds that an attempt has at least, however late it is.
-LEAST: Final = 0.001
 
 #: A whole answer, or none: what comes after a redirect, or a pause of urllib3's, is no business of
 #: the pool's.
@@ -48,6 +47,15 @@ class Answer(NamedTuple):
     content: bytes
 
 
+class _Hidden(bytes):
+    """Bytes that hold the token, and don't show it in the `repr` of what holds them."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "b'<secret>'"
+
+
 class _Ready(NamedTuple):
     """What a session makes of its settings for the endpoint."""
 
@@ -55,7 +63,7 @@ class _Ready(NamedTuple):
     pool: Any
     target: str  # of the request line
     headers: dict[str, str]
-    head: bytes  # of a request on a kept connection, without what differs
+    head: _Hidden  # of a request on a kept connection, without what differs
 
 
 class Route:
@@ -64,6 +72,7 @@ class Route:
     def __init__(self, session: requests.Session, endpoint: str) -> None:
         self.session = session
         self._endpoint = endpoint
+        self._auth = session.auth
         self._ready: _Ready | None = None
 
     def forget(self) -> None:
@@ -95,7 +104,7 @@ class Route:
         adapter = self.session.get_adapter(self._endpoint)
         ready = self._ready
         if ready is None or ready.adapter is not adapter:
-            if type(adapter) is not Adapter:
+            if not self._is_plain(adapter):
                 return self._send_by_session(body, headers, seconds)
             self._ready = ready = self._prepared(adapter)
         connection = take_kept(ready.pool)
@@ -110,10 +119,19 @@ class Route:
             **_ONCE,
         )
         try:
-            return Answer(raw.status, raw.reason or "", raw.headers, _content(raw))
+            return Answer(raw.status, raw.reason or "", raw.headers, _content(raw)[0])
         finally:
             raw.close()  # the connection, too, where more would come
             raw.release_conn()
+
+    def _is_plain(self, adapter: object) -> bool:
+        """Whether what is worked out once holds for each request: nobody wants to see each."""
+        session = self.session
+        return (
+            type(adapter) is Adapter
+            and session.auth is self._auth
+            and not any(session.hooks.values())
+        )
 
     def _prepared(self, adapter: Any) -> _Ready:
         session = self.session
@@ -127,9 +145,12 @@ class Route:
         common = dict(request.headers)
         common.pop("Content-Length", None)  # of a body that is not there yet
         target = adapter.request_url(request, settings["proxies"])
-        host = urllib.parse.urlsplit(url).netloc
-        head = _head(target, {"Host": host, **common, **(pool.proxy_headers or {})})
-        return _Ready(adapter, pool, target, common, head)
+        parts = urllib.parse.urlsplit(url)
+        lines = CaseInsensitiveDict[Any]({"Host": parts.netloc})
+        lines.update(common)
+        if not connection_requires_http_tunnel(pool.proxy, pool.proxy_config, parts.scheme):
+            lines.update(pool.proxy_headers or {})  # else they are for CONNECT alone
+        return _Ready(adapter, pool, target, common, _head(target, lines))
 
     def _send_by_session(self, body: bytes, headers: dict[str, str], seconds: float) -> Answer:
         with self.session.post(
@@ -144,17 +165,17 @@ class Route:
                 answer.status_code,
                 answer.reason or "",
                 answer.headers,
-                _content(answer.raw, decode_content=True),
+                _content(answer.raw, decode_content=True)[0],
             )
 
 
-def _head(target: str, headers: Mapping[str, str | bytes]) -> bytes:
+def _head(target: str, headers: Mapping[str, str | bytes]) -> _Hidden:
     """The request line, and the headers that are the same for each request."""
     lines = [f"POST {target} HTTP/1.1".encode("ascii")]
     for name, value in headers.items():
         text = value.encode("latin-1") if isinstance(value, str) else value
         lines.append(name.encode("ascii") + b": " + text)
-    return b"\r\n".join(lines)
+    return _Hidden(b"\r\n".join(lines))
 
 
 def _send_on_kept(
@@ -174,8 +195,9 @@ def _send_on_kept(
         )
         raw = connection.exchange(head + body, seconds)
         said = raw if 200 <= raw.status <= 299 else _unpacked(raw)  # else nobody looks at it
-        answer = Answer(raw.status, raw.reason, raw.headers, _content(said))
-        kept = raw.isclosed() and not raw.will_close
+        content, is_whole = _content(said)
+        answer = Answer(raw.status, raw.reason, raw.headers, content)
+        kept = is_whole and raw.isclosed() and not raw.will_close
     except http.client.HTTPException as error:
         raise urllib3.exceptions.ProtocolError("Connection aborted.", error) from error
     finally:
@@ -192,9 +214,12 @@ def _unpacked(raw: http.client.HTTPResponse) -> Any:
     )
 
 
-def _content(raw: Any, **options: Any) -> bytes:
-    """The beginning of the body; empty where it can't be had: the status has decided already."""
+def _content(raw: Any, **options: Any) -> tuple[bytes, bool]:
+    """The beginning of the body, and whether reading it went well.
+
+    Empty where it can't be had: the status has decided already.
+    """
     try:
-        return raw.read(MOST_OF_ANSWER, **options) or b""
+        return raw.read(MOST_OF_ANSWER, **options) or b"", True
     except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError):
-        return b""
+        return b"", False

@@ -51,6 +51,7 @@ def flush_on_signals(*signals: int) -> None:
     for number in signals or (signal.SIGTERM,):
         before = signal.getsignal(number)
         if before is signal.SIG_DFL or (callable(before) and not isinstance(before, _Handler)):
+            _here.get().forget()
             signal.signal(number, _Handler(before))
     _here.get().start()
     _leaving.on_first_event(_watch)
@@ -128,9 +129,20 @@ class _Watch:
             self._pipe[1].send(bytes([number]))
         return True
 
+    def forget(self) -> None:
+        """Forget signals of before, of which a handler that is installed anew is not to hear.
+
+        Main thread only. `start` begins with another pipe, and another thread.
+        """
+        if self._pipe is not None:
+            _, writer = self._pipe
+            self._pipe = None
+            _wake_no_more(writer)
+            writer.close()
+
     def _listen(self, reader: socket.socket) -> None:
-        while True:
-            number = reader.recv(1)[0]
+        while (said := _received(reader)) and self._pipe is not None and self._pipe[0] is reader:
+            number = said[0]
             handler = signal.getsignal(number)
             if isinstance(handler, _Handler):
                 handler.deliver()
@@ -138,18 +150,32 @@ class _Watch:
                 while signal.getsignal(number) is handler:
                     send_signal(number)
                     time.sleep(AGAIN)
+        reader.close()
+        # A greenlet of gevent's, in a child: `threading` has forgotten it, and is to know it again.
+        threading.current_thread()
 
     def let_go(self) -> None:
         """Close the parent's pipe, in a forked child; neither locks nor raises."""
         if self._pipe is None:
             return
-        number = self._pipe[1].fileno()
         with contextlib.suppress(ValueError):  # on a thread that Python does not know as main
-            before = signal.set_wakeup_fd(-1)
-            if before not in (-1, number):
-                signal.set_wakeup_fd(before, warn_on_full_buffer=False)
+            _wake_no_more(self._pipe[1])
             for end in self._pipe:
                 os.close(end.detach())
+
+
+def _wake_no_more(writer: socket.socket) -> None:
+    before = signal.set_wakeup_fd(-1)
+    if before not in (-1, writer.fileno()):
+        signal.set_wakeup_fd(before, warn_on_full_buffer=False)
+
+
+def _received(reader: socket.socket) -> bytes:
+    """The next byte; none where a fork hook closed it."""
+    try:
+        return reader.recv(1)
+    except OSError:
+        return b""
 
 
 _here: Final[PerProcess[_Watch]] = PerProcess(_Watch, forget=_Watch.let_go)

@@ -148,8 +148,10 @@ def test_no_thread_lives_in_a_master_as_its_fork_would_take_the_interpreter_s_lo
 def test_what_the_master_could_not_send_is_sent_by_no_worker(
     hooks: tuple[str, ...], start: Start, server: Server
 ) -> None:
-    server.script = lambda request: Reply(
-        503 if request.event["attributes"]["id"].startswith("import") else 204
+    server.script = lambda request: (
+        Reply(503, {"Retry-After": "60"})
+        if request.event["attributes"]["id"].startswith("import")
+        else Reply()
     )
     uwsgi = start(*hooks, EVENTS_AT_IMPORT="3")
     answers = uwsgi.ask_all() + uwsgi.ask_all()
