@@ -1480,6 +1480,32 @@ def test_a_sign_of_life_as_it_ends_leaves_no_mark(
     assert taken(outbox) == bodies(1)
 
 
+def test_a_sign_of_life_as_it_ends_leaves_the_mark_of_what_is_under_way(
+    make: Make, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox, dead = make(), make()
+    put(dead, 1)
+    die(dead)
+    put(outbox, 2)
+    outbox.adopt()
+    items = [take(outbox), take(outbox)]
+    [inherited] = [item for item in items if item.body == body(1)]
+    items.remove(inherited)
+    outbox.postpone(items[0], 0.0)
+    real = Owner.beat
+
+    def beat(owner: Owner) -> float:
+        outbox.rest()
+        return real(owner)
+
+    monkeypatch.setattr(Owner, "beat", beat)
+    outbox._files.beaten -= BEAT
+    outbox._files.try_beat()
+    assert len(list(place.glob("v1/owners/*"))) == 1
+    outbox.delivered(inherited)
+    assert list(place.glob("v1/owners/*")) == []
+
+
 def test_what_lives_on_in_a_child_touches_nothing_of_its_parents(
     make: Make, clock: Clock, place: Path, fork: Callable[..., Child]
 ) -> None:

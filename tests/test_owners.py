@@ -75,6 +75,10 @@ def test_what_is_elsewhere_can_not_be_seen(part: str) -> None:
     assert _fork.lives(Mark.of_this_process()._replace(**{part: "another"})) is None
 
 
+def test_a_process_that_does_not_know_its_own_start_can_not_be_seen() -> None:
+    assert _fork.lives(Mark.of_this_process()._replace(start="")) is None
+
+
 def test_a_zombie_is_dead_and_a_stopped_process_lives(fork: Callable[..., Child]) -> None:
     child = fork(signal.pause)
     mark = Mark.of_this_process()._replace(pid=child.pid, start=_fork._start(child.pid) or "")

@@ -142,6 +142,12 @@ class Delivery:
             self._reporter.retrying(error)
             self._postponed()
 
+    def say_overflow(self) -> None:
+        """Say how many events the outbox had no room for."""
+        # Here and not where it happens: to write a line is no work for the caller of an event.
+        if count := self._outbox.overflown():
+            self._reporter.overflown(count, self._options.max_queue, self._options.overflow)
+
     def lose(self, body: bytes) -> None:
         """An event came when nothing can be sent any more."""
         self._outbox.abandon("exit")  # so that there is room, and nothing to wait for

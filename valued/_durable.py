@@ -165,10 +165,10 @@ class DurableOutbox(ReadingOutbox):
     def _unreserve(self, entry: Entry) -> None:
         with self._lock:
             segment, entry.segment = entry.segment, None
-            if segment is not None:
-                segment.begun -= 1
-                segment.writing -= 1
-                self._files.check(segment)
+            assert segment is not None
+            segment.begun -= 1
+            segment.writing -= 1
+            self._files.check(segment)
 
     # -- delivering --------------------------------------------------------------------------------
 

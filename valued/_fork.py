@@ -212,7 +212,9 @@ def lives(mark: Mark) -> bool | None:
     One that has ended and not been waited for by its parent (a zombie) doesn't.
     """
     here = Mark.of_this_process()
-    return None if mark[2:] != here[2:] else _start(mark.pid) == mark.start
+    if mark[2:] != here[2:] or not mark.start:
+        return None
+    return _start(mark.pid) == mark.start
 
 
 def _pid_space() -> tuple[str, str]:

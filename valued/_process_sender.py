@@ -213,18 +213,13 @@ class ProcessSender:
         lag = began.wall - item.accepted_at
         if not self._delivery.attempt(item, deadline):
             return False
-        self._say_overflow()
+        self._delivery.say_overflow()
         ended = Moment.now()
         self._progress = ended.wall
         self._load.observe(began, ended, lag)
         if self._load.wants_more(len(self._jobs)):
             self._grow()
         return True
-
-    def _say_overflow(self) -> None:
-        # Here and not where it happens: to write a line is no work for the caller of an event.
-        if count := self.outbox.overflown():
-            self._reporter.overflown(count, self._options.max_queue, self._options.overflow)
 
     def _job_done(self, job: object) -> None:
         with self._lock:
@@ -325,7 +320,7 @@ class ProcessSender:
                 "%d events were dropped: they were not delivered when the client was closed",
                 count=self._delivery.abandon("closed"),
             )
-        self._say_overflow()
+        self._delivery.say_overflow()
         self._reporter.rest()
         self._dismiss(deadline, settled=done)
         return done
@@ -355,7 +350,7 @@ class ProcessSender:
         if self._born.is_here():
             self._delivery.wait_until_told(self._end)
             self.outbox.rest()
-            self._say_overflow()
+            self._delivery.say_overflow()
             self._reporter.rest()
 
     def hurry(self, started: float) -> None:
