@@ -139,12 +139,9 @@ class Delivery:
             self._reporter.retrying(error)
             self._postponed()
 
-    def lose(self, body: bytes) -> None:
+    def lose(self) -> None:
         """An event came when nothing can be sent any more."""
-        self._outbox.abandon("exit")  # so that there is room, and nothing to wait for
-        item = self._outbox.put(body)
-        if item is not None:
-            self._outbox.dropped(item, "exit")
+        self._outbox.refuse("exit")
         self._outbox.abandon("exit")
         self._reporter.too_late()
 
