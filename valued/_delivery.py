@@ -105,10 +105,12 @@ class Delivery:
 
     def _answered(self) -> None:
         self._health.answered()
-        # Not by what the health was: another thread may be about to hold, of an earlier failure.
+        # Not by what the health was: another thread may be about to hold, of an earlier failure. It
+        # says so after it did, and here it is taken back before: a hold that nobody knows of would
+        # outlast every answer, and to end one that is none does nothing.
         if self._holding:
-            self._outbox.resume()
             self._holding = False
+            self._outbox.resume()
 
     def _undelivered(
         self, item: Item, cause: BaseException, began: float, abandoned: tuple[int, str]
@@ -120,9 +122,9 @@ class Delivery:
         elif (probes := self._health.failed(began, now)) is not None:
             # Before the event goes back, or it could be its own probe without a pause.
             until = now + _retry.backoff(probes, error.retry_after, random.uniform)
-            self._holding = True
             self._health.held(until)
             self._outbox.hold(until, PROBES * self._options.timeout)
+            self._holding = True
             self._give_up_what_waited(error, now)
         pause = _retry.pause(error, self._options.retries, random.uniform)
         if pause < 0:
@@ -137,12 +139,9 @@ class Delivery:
             self._reporter.retrying(error)
             self._postponed()
 
-    def lose(self, body: bytes) -> None:
+    def lose(self) -> None:
         """An event came when nothing can be sent any more."""
-        self._outbox.abandon("exit")  # so that there is room, and nothing to wait for
-        item = self._outbox.put(body)
-        if item is not None:
-            self._outbox.dropped(item, "exit")
+        self._outbox.refuse("exit")
         self._outbox.abandon("exit")
         self._reporter.too_late()
 

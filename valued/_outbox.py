@@ -118,6 +118,13 @@ class MemoryOutbox:
             self._waiting.add(item)
             return None
 
+    def refuse(self, reason: str) -> None:
+        """See `Outbox.refuse`."""
+        with self._lock:
+            self._accepted += 1
+            self._dropped += 1
+            self._reasons[reason] += 1
+
     def _is_over(self, events: int = 0, size: int = 0) -> bool:
         """Whether it is too full, or would be with so many events, of that size, more."""
         # Those that wait for space take none yet, or two of them would wait for each other.
