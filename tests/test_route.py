@@ -15,7 +15,7 @@ import pytest
 import valued
 from tests.faults._raw import NO_CONTENT, Peer, RawServer, answer, answering
 from tests.support.proxy import Listener, read_request
-from valued import Connection, DeliveryError, ValidationError, _retry
+from valued import Connection, DeliveryError, ValidationError, _pool, _retry
 
 TOKEN = "t0ken-that-nobody-may-see"
 BOUND = 10.0  # seconds; bounds a failure
@@ -226,4 +226,32 @@ def test_what_is_made_ready_for_each_request_does_not_show_the_token(serve: Serv
     ready = connection._route.get()._ready
     assert TOKEN.encode() in ready.head
     assert TOKEN not in repr(ready)
+    connection.close()
+
+
+def test_a_kept_connection_that_takes_no_more_bytes_is_stale(
+    listener: Listener, heads: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = Connection(TOKEN, listener.url)
+    connection.post(b"1")
+    # The look at it was an instant before it ended.
+    monkeypatch.setattr(_pool, "is_connection_dropped", lambda _connection: False)
+    kept: Any = _pool.take_kept(connection._route.get()._ready.pool)
+    kept.sock.shutdown(socket.SHUT_WR)
+    _pool.give_back(connection._route.get()._ready.pool, kept)
+    connection.post(b"2")
+    connection.close()
+    assert len(heads) == 2
+
+
+def test_a_request_that_nobody_reads_is_late(serve: Serve) -> None:
+    def serving(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(NO_CONTENT)
+        peer.server.over.wait(BOUND)
+
+    connection = Connection(TOKEN, serve(serving).url, timeout=0.2)
+    connection.post(b"1")
+    with pytest.raises(DeliveryError, match="timed out"):
+        connection.post(b"x" * 20_000_000)  # more than the buffers of the system hold
     connection.close()

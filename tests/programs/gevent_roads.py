@@ -217,7 +217,7 @@ def fork_while_a_greenlet_listens_for_signals() -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         return
     pairs = [socket.socketpair() for _ in range(8)]  # with the numbers that have become free
-    for one, other in [*pairs, *(pair[::-1] for pair in pairs)]:
+    for one, _other in [*pairs, *(pair[::-1] for pair in pairs)]:
         one.sendall(bytes([signal.SIGTERM]))
     gevent.joinall([listener], timeout=10)
     assert listener.dead
