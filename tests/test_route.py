@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import re
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import pytest
 
 import valued
 from tests.faults._raw import NO_CONTENT, Peer, RawServer, answer, answering
-from tests.support.proxy import Listener, read_request
+from tests.support.proxy import Listener, read_head, read_request
 from valued import Connection, DeliveryError, ValidationError, _retry
 
 TOKEN = "t0ken-that-nobody-may-see"
@@ -159,6 +160,67 @@ def test_a_reset_in_the_middle_of_an_answer_is_a_failure(
     assert (stats["delivered"], stats["retried"]) == (2, 1)
     assert server.keys == ["a", "b", "b"]
     client.close(1)
+
+
+# -- connections that end ------------------------------------------------------------------------
+
+
+def test_a_kept_connection_that_is_reset_before_an_answer_goes_unnoticed(serve: Serve) -> None:
+    def resets(peer: Peer) -> None:
+        while peer.read_request() is not None:
+            if len(peer.server.bodies) == 2:
+                peer.reset()
+                return
+            peer.send(NO_CONTENT)
+
+    server = serve(resets)
+    connection = Connection(TOKEN, server.url, timeout=BOUND)
+    connection.post(b"1")
+    connection.post(b"2")
+    assert server.bodies == [b"1", b"2", b"2"]
+    assert server.connections == 2
+    connection.close()
+
+
+def test_a_kept_connection_that_is_reset_as_we_write_goes_unnoticed(
+    heads: list[list[str]],
+) -> None:
+    def resets(client: socket.socket) -> None:
+        with client.makefile("rb") as stream:
+            while len(heads) != 1:
+                heads.append(read_request(stream))
+                client.sendall(NO_CONTENT)
+                if len(heads) == 3:
+                    return
+            heads.append(read_head(stream))
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    body = bytes(16_000_000)  # more than the kernel takes for somebody who doesn't read
+    with Listener(resets) as service:
+        connection = Connection(TOKEN, service.url, timeout=BOUND)
+        connection.post(b"1")
+        connection.post(body)
+        connection.close()
+        assert len(service.peers) == 2
+    for head, length in zip(heads, [1, len(body), len(body)], strict=True):
+        assert f"Content-Length: {length}" in head
+
+
+def test_a_service_that_does_not_read_what_comes_on_a_kept_connection_times_out(
+    serve: Serve,
+) -> None:
+    def reads_no_more(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(NO_CONTENT)
+        peer.server.over.wait(BOUND)
+
+    server = serve(reads_no_more)
+    connection = Connection(TOKEN, server.url, timeout=0.2)
+    connection.post(b"1")
+    with pytest.raises(DeliveryError, match="timed out"):
+        connection.post(bytes(16_000_000))
+    assert server.connections == 1  # it may have the event, and so is not asked again at once
+    connection.close()
 
 
 # -- requests --------------------------------------------------------------------------------------
