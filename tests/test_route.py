@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import re
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,8 +15,8 @@ import pytest
 
 import valued
 from tests.faults._raw import NO_CONTENT, Peer, RawServer, answer, answering
-from tests.support.proxy import Listener, read_request
-from valued import Connection, DeliveryError, ValidationError, _pool, _retry
+from tests.support.proxy import Listener, read_head, read_request
+from valued import Connection, DeliveryError, ValidationError, _retry
 
 TOKEN = "t0ken-that-nobody-may-see"
 BOUND = 10.0  # seconds; bounds a failure
@@ -161,6 +162,67 @@ def test_a_reset_in_the_middle_of_an_answer_is_a_failure(
     client.close(1)
 
 
+# -- connections that end ------------------------------------------------------------------------
+
+
+def test_a_kept_connection_that_is_reset_before_an_answer_goes_unnoticed(serve: Serve) -> None:
+    def resets(peer: Peer) -> None:
+        while peer.read_request() is not None:
+            if len(peer.server.bodies) == 2:
+                peer.reset()
+                return
+            peer.send(NO_CONTENT)
+
+    server = serve(resets)
+    connection = Connection(TOKEN, server.url, timeout=BOUND)
+    connection.post(b"1")
+    connection.post(b"2")
+    assert server.bodies == [b"1", b"2", b"2"]
+    assert server.connections == 2
+    connection.close()
+
+
+def test_a_kept_connection_that_is_reset_as_we_write_goes_unnoticed(
+    heads: list[list[str]],
+) -> None:
+    def resets(client: socket.socket) -> None:
+        with client.makefile("rb") as stream:
+            while len(heads) != 1:
+                heads.append(read_request(stream))
+                client.sendall(NO_CONTENT)
+                if len(heads) == 3:
+                    return
+            heads.append(read_head(stream))
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    body = bytes(16_000_000)  # more than the kernel takes for somebody who doesn't read
+    with Listener(resets) as service:
+        connection = Connection(TOKEN, service.url, timeout=BOUND)
+        connection.post(b"1")
+        connection.post(body)
+        connection.close()
+        assert len(service.peers) == 2
+    for head, length in zip(heads, [1, len(body), len(body)], strict=True):
+        assert f"Content-Length: {length}" in head
+
+
+def test_a_service_that_does_not_read_what_comes_on_a_kept_connection_times_out(
+    serve: Serve,
+) -> None:
+    def reads_no_more(peer: Peer) -> None:
+        peer.read_request()
+        peer.send(NO_CONTENT)
+        peer.server.over.wait(BOUND)
+
+    server = serve(reads_no_more)
+    connection = Connection(TOKEN, server.url, timeout=0.2)
+    connection.post(b"1")
+    with pytest.raises(DeliveryError, match="timed out"):
+        connection.post(bytes(16_000_000))
+    assert server.connections == 1  # it may have the event, and so is not asked again at once
+    connection.close()
+
+
 # -- requests --------------------------------------------------------------------------------------
 
 
@@ -226,32 +288,4 @@ def test_what_is_made_ready_for_each_request_does_not_show_the_token(serve: Serv
     ready = connection._route.get()._ready
     assert TOKEN.encode() in ready.head
     assert TOKEN not in repr(ready)
-    connection.close()
-
-
-def test_a_kept_connection_that_takes_no_more_bytes_is_stale(
-    listener: Listener, heads: list[list[str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    connection = Connection(TOKEN, listener.url)
-    connection.post(b"1")
-    # The look at it was an instant before it ended.
-    monkeypatch.setattr(_pool, "is_connection_dropped", lambda _connection: False)
-    kept: Any = _pool.take_kept(connection._route.get()._ready.pool)
-    kept.sock.shutdown(socket.SHUT_WR)
-    _pool.give_back(connection._route.get()._ready.pool, kept)
-    connection.post(b"2")
-    connection.close()
-    assert len(heads) == 2
-
-
-def test_a_request_that_nobody_reads_is_late(serve: Serve) -> None:
-    def serving(peer: Peer) -> None:
-        peer.read_request()
-        peer.send(NO_CONTENT)
-        peer.server.over.wait(BOUND)
-
-    connection = Connection(TOKEN, serve(serving).url, timeout=0.2)
-    connection.post(b"1")
-    with pytest.raises(DeliveryError, match="timed out"):
-        connection.post(b"x" * 20_000_000)  # more than the buffers of the system hold
     connection.close()

@@ -195,6 +195,17 @@ def test_what_is_not_on_the_main_thread_closes_and_starts_nothing(
     assert fork(child).wait() == 0
 
 
+def test_a_pipe_that_a_fork_hook_closed_says_nothing_more() -> None:
+    # With gevent, who listens lives on in a child: tests/prefork/test_gevent.py, where no line of a
+    # greenlet is counted.
+    reader, writer = socket.socketpair()
+    with reader, writer:
+        writer.send(b"\x0f")
+        assert _signals._received(reader) == b"\x0f"
+        reader.close()
+        assert _signals._received(reader) == b""
+
+
 def readable(watch: Any) -> bool:
     return bool(select.select([watch._pipe[0]], [], [], 0)[0])
 

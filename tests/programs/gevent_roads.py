@@ -217,8 +217,8 @@ def fork_while_a_greenlet_listens_for_signals() -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         return
     pairs = [socket.socketpair() for _ in range(8)]  # with the numbers that have become free
-    for one, _other in [*pairs, *(pair[::-1] for pair in pairs)]:
-        one.sendall(bytes([signal.SIGTERM]))
+    for each in (each for pair in pairs for each in pair):
+        each.sendall(bytes([signal.SIGTERM]))
     gevent.joinall([listener], timeout=10)
     assert listener.dead
     for pair in pairs:
