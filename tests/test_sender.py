@@ -461,6 +461,16 @@ def test_an_executor_that_was_shut_down_is_said_once_and_a_default_pool_delivers
     assert "ThreadPoolExecutor" in warnings[0].getMessage()
 
 
+def test_what_an_executor_is_warned_of_is_said_once(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = make()
+    record(client, "a")
+    for _ in range(2):
+        inner(client)._warn_once("%s is not used here", "this one")
+    assert caplog.messages == ["this one is not used here"]
+
+
 def test_jobs_that_an_executor_cancels_cost_no_event(
     make: Make, service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -142,7 +142,8 @@ def test_where_no_thread_can_be_started_the_signal_is_not_lost_but_to_an_end_und
 
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     valued.flush_on_signals()
-    handler: Any = signal.getsignal(signal.SIGTERM)  # in the child, coverage puts its own before it
+    # Of the parent: where coverage is measured, the child has another one in front of it.
+    handler: Any = signal.getsignal(signal.SIGTERM)
     try:
         assert fork(child).wait() == 0
     finally:
