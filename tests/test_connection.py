@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import platform
+import signal
 import socket
 import threading
 import time
@@ -601,7 +602,23 @@ def test_https_goes_through_a_tunnel_of_the_proxy_which_never_sees_the_token(
     assert "Proxy-Authorization: Basic dXNlcjp3b3Jk" in head
     assert TOKEN not in str(proxy.heads)
     assert [request.event for request in tls_server.requests] == [EVENT] * 3
-    assert tls_server.requests[0].headers["Authorization"] == f"Bearer {TOKEN}"
+    for request in tls_server.requests:
+        assert request.headers["Authorization"] == f"Bearer {TOKEN}"
+        assert "Proxy-Authorization" not in request.headers
+
+
+def test_a_proxy_that_forwards_gets_its_password_with_each_request(
+    server: Server, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", proxy.url.replace("//", "//user:word@"))
+    connection = Connection(TOKEN, server.url)
+    for _ in range(3):
+        connection(EVENT)
+    connection.close()
+    assert len(proxy.peers) == 1  # one connection, kept
+    assert len(proxy.heads) == len(server.requests) == 3
+    for head in proxy.heads:
+        assert head.count("Proxy-Authorization: Basic dXNlcjp3b3Jk") == 1
 
 
 def test_a_proxy_may_itself_be_behind_tls(
@@ -782,6 +799,41 @@ def test_the_token_is_nowhere_in_an_error_nor_in_what_its_frames_hold(
     assert TOKEN not in repr(vars(cause))
     assert caplog.records  # urllib3 says what it does
     assert not any(TOKEN in record.getMessage() for record in caplog.records)
+
+
+def test_the_token_is_not_in_what_the_frames_hold_of_what_a_signal_handler_raises() -> None:
+    class SoftTimeLimit(Exception):
+        pass
+
+    def exceeded(_number: int, _frame: object) -> None:
+        raise SoftTimeLimit
+
+    main = threading.get_ident()
+    over = threading.Event()
+
+    def serve(client: socket.socket) -> None:
+        with client.makefile("rb") as stream:
+            read_request(stream)
+            client.sendall(NO_ANSWER)
+            read_request(stream)
+            signal.pthread_kill(main, signal.SIGALRM)  # it waits for an answer, and gets none
+            over.wait(10)
+
+    before = signal.signal(signal.SIGALRM, exceeded)
+    try:
+        with Listener(serve) as service:
+            connection = Connection(TOKEN, service.url, timeout=5)
+            connection.post(b"{}")
+            with pytest.raises(SoftTimeLimit) as caught:
+                connection.post(b"{}", "a-key")
+            over.set()
+            assert len(service.peers) == 1
+            text = everything(caught.value)
+            connection.close()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert "in post" in text
+    assert TOKEN not in text
 
 
 def test_the_token_is_in_no_error_of_tls(tls_server: TLSServer) -> None:

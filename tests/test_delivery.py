@@ -17,7 +17,7 @@ import pytest
 import valued
 from tests.support.processes import Child
 from tests.support.server import Server
-from valued import DeliveryError
+from valued import DeliveryError, _retry
 from valued._delivery import LAST_ATTEMPT, Delivery
 from valued._options import Options
 from valued._outbox import MemoryOutbox
@@ -151,6 +151,88 @@ def test_what_the_service_asks_to_wait_is_waited() -> None:
     due = post.outbox._waiting.next_change()
     assert due is not None
     assert before + 50.0 <= due <= time.monotonic() + 50.0
+
+
+@pytest.mark.parametrize(
+    ("where", "when"),
+    [
+        ((_retry.Health, "failed"), "after"),
+        ((_retry.Health, "held"), "before"),
+        ((MemoryOutbox, "hold"), "before"),
+        ((MemoryOutbox, "hold"), "after"),
+    ],
+    ids=["before it is decided", "while it is noted", "before it is told", "after it is told"],
+)
+def test_a_hold_that_another_threads_answer_crosses_ends_with_the_next_answer(
+    where: tuple[Any, str], when: str, in_thread: InThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    down = [True]
+
+    def wire(*_args: object) -> None:
+        if down[0]:
+            raise DeliveryError("down", 503, retry_after=60.0)
+
+    post = Post(wire)
+    *failing, crossing, answered, waiting = (post.take() for _ in range(_retry.DOWN_AFTER + 3))
+    owner, name = where
+    real = getattr(owner, name)
+
+    def cross() -> None:
+        down[0] = False
+        assert in_thread(post.delivery.attempt, crossing).result(BOUND)
+        down[0] = True
+
+    def crossed(*args: Any) -> Any:
+        if when == "before":
+            cross()
+        said = real(*args)
+        if when == "after":
+            cross()
+        return said
+
+    for item in failing[:-1]:
+        assert post.delivery.attempt(item)
+    monkeypatch.setattr(owner, name, crossed)
+    assert post.delivery.attempt(failing[-1])
+    assert post.figures()["delivered"] == 1
+    down[0] = False
+    assert post.delivery.attempt(answered)
+    assert post.outbox._waiting._until is None  # there is no hold
+    assert post.delivery.attempt(waiting)
+    assert post.figures() == {"accepted": 8, "delivered": 3, "pending": 5}
+
+
+def test_a_hold_that_comes_as_another_thread_ends_one_ends_with_the_next_answer(
+    in_thread: InThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    down = [True]
+
+    def wire(*_args: object) -> None:
+        if down[0]:
+            raise DeliveryError("down", 503, retry_after=60.0)
+
+    post = Post(wire)
+    count = _retry.DOWN_AFTER
+    items = [post.take() for _ in range(2 * count + 2)]
+    first, second, (probe, answered) = items[:count], items[count : 2 * count], items[2 * count :]
+    for item in first:
+        assert post.delivery.attempt(item)
+    resume = MemoryOutbox.resume
+
+    def crossed(outbox: MemoryOutbox) -> None:
+        monkeypatch.setattr(MemoryOutbox, "resume", resume)
+        resume(outbox)
+        down[0] = True
+        for item in second:
+            assert in_thread(post.delivery.attempt, item).result(BOUND)
+        assert post.outbox._waiting._until is not None  # there is a hold
+
+    monkeypatch.setattr(MemoryOutbox, "resume", crossed)
+    down[0] = False
+    assert post.delivery.attempt(probe)
+    down[0] = False
+    assert post.delivery.attempt(answered)
+    assert post.outbox._waiting._until is None
 
 
 def test_an_exception_whose_text_cannot_be_had_loses_no_event() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import resource
 import shutil
@@ -1099,6 +1100,41 @@ def test_who_was_slower_to_begin_or_to_rotate_leaves_nothing(
     put(outbox, 1)
     assert len(files(place)) == 3  # a mark, a directory, a file
     assert taken(outbox) == bodies(1)
+
+
+def test_who_is_forgotten_leaves_no_descriptor_and_no_mark(make: Make, place: Path) -> None:
+    outbox, heir = DurableOutbox(Store(str(place), sync=False), WEEK, BIG), make()
+    put(outbox, 1, 2)
+    outbox.delivered(take(outbox))
+    descriptors = len(os.listdir("/dev/fd"))
+    del outbox
+    gc.collect()
+    assert len(os.listdir("/dev/fd")) == descriptors - 1
+    assert list(place.glob("v1/owners/*")) == []
+    assert heir.adopt() == 1
+    assert taken(heir) == bodies(2)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_what_comes_too_late_is_left_to_others_where_it_can_be_written(
+    make: Make, monkeypatch: pytest.MonkeyPatch, full: bool
+) -> None:
+    outbox, heir = make(), make()
+    put(outbox, 1)
+
+    def fail(*_args: Any) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patch:
+        if full:
+            patch.setattr(Segment, "append", fail)
+        assert outbox.refuse(body(2), "exit") is full
+    figures = balance(outbox)
+    assert (figures["accepted"], figures["pending"]) == (2, 0)
+    assert figures["dropped_by_reason"]["exit"] == full
+    die(outbox)
+    assert heir.adopt() == 1
+    assert taken(heir) == bodies(*([1] if full else [1, 2]))
 
 
 class SoftTimeLimitError(Exception):

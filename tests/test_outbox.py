@@ -312,6 +312,16 @@ def test_block_drops_the_newest_when_its_time_is_over(by: str) -> None:
     assert take_all(outbox) == [b"1", b"2"]
 
 
+def test_what_is_refused_counts_and_neither_waits_nor_takes_space() -> None:
+    outbox = full("block", by="count", block=3600.0)
+    assert outbox.refuse(b"{}", "exit")
+    figures = balance(outbox)
+    assert (figures["accepted"], figures["pending"]) == (3, 2)
+    assert figures["dropped_by_reason"]["exit"] == 1
+    assert outbox.overflown() == 0
+    assert take_all(outbox) == [b"1", b"2"]
+
+
 @by_count_or_bytes
 def test_blocked_callers_do_not_wait_for_each_other(by: str, in_thread: InThread) -> None:
     outbox = full("block", by=by, block=3600.0)

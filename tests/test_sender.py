@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import pytest
 
 import valued
 from tests.support.processes import until
-from valued import _leaving, _load, _process_sender
+from valued import _leaving, _load, _process_sender, _retry
 
 BOUND = 10.0  # seconds that bound a failure, no pause
 
@@ -460,6 +461,16 @@ def test_an_executor_that_was_shut_down_is_said_once_and_a_default_pool_delivers
     assert "ThreadPoolExecutor" in warnings[0].getMessage()
 
 
+def test_what_an_executor_is_warned_of_is_said_once(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = make()
+    record(client, "a")
+    for _ in range(2):
+        inner(client)._warn_once("%s is not used here", "this one")
+    assert caplog.messages == ["this one is not used here"]
+
+
 def test_jobs_that_an_executor_cancels_cost_no_event(
     make: Make, service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -654,6 +665,116 @@ def test_an_event_that_is_postponed_while_the_watch_ends_is_not_forgotten(
     assert service.got == ["a", "b", "late"]
 
 
+# -- an endpoint that is down ------------------------------------------------------------------
+
+
+def test_what_callers_send_while_the_endpoint_is_held_is_no_probe(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_retry, "backoff", lambda *_: 60.0)  # longer than the test
+    service.failure = ConnectionError("down")
+    down = _retry.DOWN_AFTER
+    client = valued.Client(
+        service,
+        executor=valued.ImmediateExecutor(),
+        max_queue=down,
+        overflow="caller_runs",
+        retries=2,
+    )
+    record(client, *map(str, range(down)))
+    outbox = inner(client).outbox
+    held_until = outbox._waiting._until
+    assert held_until is not None
+    record(client, *map(str, range(20)))  # each fails in its caller: the queue is full
+    service.wait_until_inside(down + 20)
+    stats = client.stats()
+    # Three failed probes would have used up the attempts of all that wait.
+    assert (stats["pending"], stats["failed"], stats["retried"]) == (down + 20, 0, 0)
+    assert outbox._waiting._until == held_until
+    client.close(0)
+
+
+def test_an_event_that_becomes_due_while_the_only_worker_hangs_gets_another_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_process_sender, "PATIENCE", 0.01)
+    monkeypatch.setattr(_retry, "FIRST_PAUSE", 0.0)
+    both, hangs, again, over = (threading.Event() for _ in range(4))
+    tries: list[str] = []
+
+    def transport(event: dict[str, Any]) -> None:
+        tries.append(event["key"])
+        if event["key"] == "b":
+            hangs.set()
+            assert over.wait(BOUND)
+        elif tries.count("a") == 1:
+            assert both.wait(BOUND)
+            raise transient(0.15)  # the other one hangs by then
+        else:
+            again.set()
+
+    client = valued.Client(transport, max_workers=10)
+    record(client, "a", "b")
+    both.set()
+    assert hangs.wait(BOUND)
+    assert again.wait(BOUND / 2)
+    over.set()
+    assert client.close(BOUND)
+    assert tries == ["a", "b", "a"]
+
+
+def test_a_probe_that_hangs_is_followed_by_another_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_process_sender, "PATIENCE", 0.01)
+    monkeypatch.setattr(_retry, "FIRST_PAUSE", 0.01)
+    tries = itertools.count(1)
+    again, over = threading.Event(), threading.Event()
+
+    def transport(_event: dict[str, Any]) -> None:
+        attempt = next(tries)
+        if attempt <= _retry.DOWN_AFTER:
+            raise ConnectionError("down")
+        if attempt == _retry.DOWN_AFTER + 1:
+            assert over.wait(BOUND)
+        else:
+            again.set()
+
+    client = valued.Client(transport, max_workers=10, timeout=0.05)  # a probe has three of those
+    record(client, *map(str, range(20)))
+    assert again.wait(BOUND / 2)
+    over.set()
+    assert client.close(BOUND)
+    assert client.stats()["delivered"] == 20
+
+
+def test_an_executor_of_the_users_delivers_after_an_outage_on_all_its_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_retry, "FIRST_PAUSE", 0.01)
+    threads = 8  # more than events that become due one by one could start
+    at_once = threading.Barrier(threads)  # passed when so many are inside
+    down, answered, passed = threading.Event(), threading.Event(), threading.Event()
+    down.set()
+
+    def transport(_event: dict[str, Any]) -> None:
+        if down.is_set():
+            raise ConnectionError("down")
+        if not answered.is_set():
+            answered.set()  # the probe goes alone
+        elif not passed.is_set():
+            at_once.wait(BOUND / 2)
+            passed.set()
+
+    with ThreadPoolExecutor(threads) as executor:
+        client = valued.Client(transport, executor=executor, max_workers=threads, retries=1000)
+        record(client, *map(str, range(_retry.DOWN_AFTER)))
+        until(lambda: inner(client).outbox._waiting._until is not None)
+        record(client, *map(str, range(4 * threads)))
+        down.clear()
+        assert client.close(BOUND)
+    assert passed.is_set()
+    assert client.stats()["delivered"] == _retry.DOWN_AFTER + 4 * threads
+
+
 # -- the end of the process --------------------------------------------------------------------
 
 
@@ -833,6 +954,27 @@ def test_an_event_that_comes_too_late_is_dropped_even_where_its_caller_was_to_se
     monkeypatch.setattr(_leaving, "is_over", lambda: True)
     record(client, "b")
     assert client.stats()["dropped_by_reason"]["exit"] == 1
+    service.hold.set()
+    assert client.flush(BOUND)
+    assert service.got == ["a"]
+
+
+@pytest.mark.parametrize(("waiting", "dropped"), [(2, 3), (0, 1)], ids=["waiting", "under way"])
+def test_an_event_that_comes_too_late_waits_for_no_space(
+    make: Make, service: Service, monkeypatch: pytest.MonkeyPatch, waiting: int, dropped: int
+) -> None:
+    client = make(max_queue=1 + waiting, max_workers=1, overflow="block", timeout=5)
+    service.hold.clear()
+    record(client, "a")
+    service.wait_until_inside()
+    record(client, *map(str, range(waiting)))
+    monkeypatch.setattr(_leaving, "is_over", lambda: True)
+    began = time.monotonic()
+    record(client, "late")
+    assert time.monotonic() - began < 2.5  # it would wait for five seconds
+    stats = client.stats()
+    assert stats["dropped_by_reason"] == {**stats["dropped_by_reason"], "exit": dropped}
+    assert stats["dropped"] == dropped
     service.hold.set()
     assert client.flush(BOUND)
     assert service.got == ["a"]

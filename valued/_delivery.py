@@ -108,10 +108,12 @@ class Delivery:
 
     def _answered(self) -> None:
         self._health.answered()
-        # Not by what the health was: another thread may be about to hold, of an earlier failure.
+        # Not by what the health was: another thread may be about to hold, of an earlier failure. It
+        # says so after it did, and here it is taken back before: a hold that nobody knows of would
+        # outlast every answer, and to end one that is none does nothing.
         if self._holding:
-            self._outbox.resume()
             self._holding = False
+            self._outbox.resume()
 
     def _undelivered(
         self, item: Item, cause: BaseException, began: float, abandoned: tuple[int, str]
@@ -123,9 +125,9 @@ class Delivery:
         elif (probes := self._health.failed(began, now)) is not None:
             # Before the event goes back, or it could be its own probe without a pause.
             until = now + _retry.backoff(probes, error.retry_after, random.uniform)
-            self._holding = True
             self._health.held(until)
             self._outbox.hold(until, PROBES * self._options.timeout)
+            self._holding = True
             if not self._outbox.patient:
                 self._give_up_what_waited(error, now)
         retries = None if self._outbox.patient else self._options.retries
@@ -150,11 +152,7 @@ class Delivery:
 
     def lose(self, body: bytes) -> None:
         """An event came when nothing can be sent any more."""
-        self._outbox.abandon("exit")  # so that there is room, and nothing to wait for
-        item = self._outbox.put(body)
-        if item is not None:
-            self._outbox.dropped(item, "exit")
-        if self._outbox.at_stake() or item is not None:
+        if self._outbox.refuse(body, "exit"):
             self._reporter.too_late()
         self._outbox.abandon("exit")
 

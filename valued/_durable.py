@@ -131,6 +131,13 @@ class DurableOutbox(ReadingOutbox):
                 segment.writing += 1
             return segment
 
+    def refuse(self, body: bytes, reason: str) -> bool:
+        """See `Outbox.refuse`: what is on the disk is left to others."""
+        self.abandon(reason)  # so that there is room, and nothing to wait for
+        item = self.put(body)
+        lost = item is not None and self.dropped(item, reason)
+        return self.abandon(reason) > 0 or lost or self.at_stake() > 0
+
     def _keep_unsaved(self, entry: Entry) -> Item | None:
         self._unsaved += 1
         self._at_stake += 1

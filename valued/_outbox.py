@@ -46,15 +46,8 @@ class Entry:
     """An accepted event."""
 
     __slots__ = (
-        "accepted_at",
-        "attempts",
-        "body",
-        "epoch",
-        "number",
-        "origin",
-        "segment",
-        "written",
-    )
+        "accepted_at", "attempts", "body", "epoch", "number", "origin", "segment", "written",
+    )  # fmt: skip
 
     epoch: Epoch
 
@@ -138,6 +131,14 @@ class MemoryOutbox:
                 return self._make_room(item)
             self._waiting.add(item)
             return None
+
+    def refuse(self, _body: bytes, reason: str) -> bool:
+        """See `Outbox.refuse`."""
+        with self._lock:
+            self._accepted += 1
+            self._dropped += 1
+            self._reasons[reason] += 1
+        return True
 
     def _is_over(self, events: int = 0, size: int = 0) -> bool:
         """Whether it is too full, or would be with so many events, of that size, more."""

@@ -7,6 +7,7 @@ directory at all; a process that is alone on it needs no thread for that.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -85,6 +86,11 @@ class ReadingOutbox(MemoryOutbox):
         self._unsaved = 0  # events that were accepted and could not be written
         self._at_stake = 0  # of those, how many are pending
         self._resting = False
+
+    def __del__(self) -> None:
+        # Of a client that was forgotten, not closed. Suppressed: the interpreter may be at its end.
+        with contextlib.suppress(Exception):
+            self.rest()
 
     # -- accounts ----------------------------------------------------------------------------------
 

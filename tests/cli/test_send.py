@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
+import valued
 from tests.support.cli import COMMAND, listening, terminal
 from tests.support.processes import run
 from tests.support.server import Reply, Request, Server
+from valued.cli import delivery as delivery_of_commands
 from valued.cli import main, send
 
 VISITS = Path(__file__).with_name("visits.jsonl")
@@ -316,6 +318,26 @@ def test_ctrl_c_tells_what_was_not_delivered(
     shown += sending.stderr.read().splitlines()
     assert any(line.startswith("<stdin>:3: not delivered: ") for line in shown)
     assert shown[-1] == "2 delivered, 1 failed, 1 bad lines, 30 not delivered"
+
+
+def test_a_slow_service_is_waited_for_in_silence_where_nobody_looks(
+    path: Path, server: Server, delivery: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[bool] = []
+    waited = threading.Event()
+    flush = valued.Client.flush
+
+    def look(client: valued.Client, timeout: float | None = 5.0) -> bool:
+        looks.append(flush(client, timeout))
+        if len(looks) == 2:
+            waited.set()
+        return looks[-1]
+
+    server.script = lambda _request: Reply() if waited.wait(10) else None
+    monkeypatch.setattr(valued.Client, "flush", look)
+    monkeypatch.setattr(delivery_of_commands, "GLANCE", 0.01)
+    assert main(["send", written(path, event(1)), *delivery]) == 0
+    assert looks[:2] == [False, False]
 
 
 @pytest.mark.parametrize("piped", [False, True])

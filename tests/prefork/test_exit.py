@@ -40,6 +40,7 @@ ROADS = [
     ("sigterm_while_the_process_ends", -signal.SIGTERM, ["one"], ""),
     ("sigterm_that_the_main_thread_does_not_notice", -signal.SIGTERM, ["one"], ""),
     ("sigterm_with_a_handler_that_was_there", 0, ["one"], ""),
+    ("sigterm_with_a_handler_that_readies_itself_for_the_next_one", 0, ["one"], ""),
     ("sigterm_with_a_handler_that_kills", 6, ["one"], ""),
     ("sigterm_that_is_ignored", 0, ["one"], ""),
     ("os_exit", 0, ["flushed"], ""),

@@ -166,6 +166,11 @@ def test_a_greenlet_that_lives_on_in_a_child_sends_nothing_there(
     assert parents != children
 
 
+def test_a_greenlet_that_listens_for_signals_ends_in_a_child_without_a_word(server: Server) -> None:
+    run(server, "patched first", "fork_while_a_greenlet_listens_for_signals")
+    assert server.keys() == ["child", "parent"]
+
+
 def test_a_child_lets_go_of_a_connection_of_tls_that_a_greenlet_reads_from(
     secure: TLSServer, in_thread: InThread
 ) -> None:

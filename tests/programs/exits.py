@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import valued
+from valued import _signals
 
 URL, ROAD = sys.argv[1:]
 signal.signal(signal.SIGTERM, signal.SIG_DFL)  # where coverage is measured, it has a handler there
@@ -257,6 +258,27 @@ def sigterm_with_a_handler_that_was_there() -> None:
     record(valued.Client("token", URL), "one")
     signal.raise_signal(signal.SIGTERM)
     assert called.wait(10)
+
+
+def sigterm_with_a_handler_that_readies_itself_for_the_next_one() -> None:
+    called = threading.Semaphore(0)
+
+    def on_term(*_: object) -> None:
+        calls.append(1)
+        valued.flush_on_signals()
+        called.release()
+
+    calls: list[int] = []
+    signal.signal(signal.SIGTERM, on_term)
+    valued.flush_on_signals()
+    record(valued.Client("token", URL), "one")
+    for number in (1, 2):
+        signal.raise_signal(signal.SIGTERM)
+        assert called.acquire(timeout=10)
+        while sum(each.name == "valued-signals" for each in threading.enumerate()) > 1:
+            time.sleep(0.002)  # the one that heard of it is about to end
+        time.sleep(10 * _signals.AGAIN)  # whoever sends the signal again does so in a tenth of it
+        assert len(calls) == number, calls
 
 
 def sigterm_with_a_handler_that_kills() -> None:

@@ -8,6 +8,7 @@ import atexit
 import gc
 import json
 import os
+import signal
 import socket
 import sys
 import threading
@@ -203,6 +204,29 @@ def fork_in_a_tls_handshake() -> None:
     while not [one for one in _pool._here.get().living() if one._descriptor]:
         gevent.sleep(TICK)
     fork(ours())
+
+
+def fork_while_a_greenlet_listens_for_signals() -> None:
+    valued.flush_on_signals()
+    record("parent")
+    assert client.flush(10)
+    gevent.sleep(TICK)
+    (listener,) = [each for each in ours() if "valued-signals" in repr(each)]
+    pid = os.fork()
+    if pid:
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        return
+    pairs = [socket.socketpair() for _ in range(8)]  # with the numbers that have become free
+    for each in (each for pair in pairs for each in pair):
+        each.sendall(bytes([signal.SIGTERM]))
+    gevent.joinall([listener], timeout=10)
+    assert listener.dead
+    for pair in pairs:
+        for each in pair:
+            each.settimeout(10)
+            assert each.recv(100) == bytes([signal.SIGTERM])  # nobody else read from it
+    record("child")
+    sys.exit(0)
 
 
 globals()[ROAD]()
