@@ -1431,6 +1431,32 @@ def test_what_is_settled_while_others_are_noted_is_noted_before_it_is_handed_ove
     assert taken(heir) == bodies(3)
 
 
+def test_a_directory_goes_when_its_last_file_does_though_others_are_faster(
+    make: Make, place: Path, in_thread: InThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dead, heir = make(), make()
+    put(dead, 1)
+    die(dead)
+    put(heir, 2)
+    heir.adopt()
+    items = sorted((take(heir), take(heir)), key=lambda item: item.body)
+    inside, free = threading.Event(), threading.Event()
+    real = Segment.remove
+
+    def remove(segment: Segment) -> None:
+        inside.set()
+        assert free.wait(10)
+        real(segment)
+
+    monkeypatch.setattr(Segment, "remove", remove)
+    removing = in_thread(heir.delivered, items[0])
+    assert inside.wait(10)
+    heir.delivered(items[1])
+    free.set()
+    assert removing.result(10) is None
+    assert len(list(place.glob("v1/events/*"))) == 1  # its own
+
+
 def test_what_can_not_be_noted_at_the_end_is_handed_over_all_the_same(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -306,11 +306,14 @@ class Files:
             sealed = [segment for segment in self._sealed if not segment.writing]
             self._sealed = [segment for segment in self._sealed if segment.writing]
             finished, self._finished = self._finished, []
+            # Till a thread is done with it, none hands it over, or removes its directory.
+            for segment in finished:
+                segment.holding.in_flight += 1
             if self._is_due(idle=idle):
                 for segment in self._unrecorded:
                     groups.append((segment, segment.unrecorded))
                     segment.unrecorded = []
-                    segment.holding.in_flight += 1  # not to be handed over before that is noted
+                    segment.holding.in_flight += 1
                 self._unrecorded = {}
                 self._unrecorded_events = 0
         for segment in sealed:
@@ -320,9 +323,9 @@ class Files:
         for segment in finished:
             segment.remove()
         with self._lock:
-            for segment, _ in groups:
+            for segment in (*finished, *(segment for segment, _ in groups)):
                 self.landed(segment)
-            if any(segment.holding in self._parted for segment in self._unrecorded):
+            if any(one.holding in self._parted for one in (*self._unrecorded, *self._finished)):
                 return True
             parted = [holding for holding in self._parted if not holding.in_flight]
             for holding in parted:
