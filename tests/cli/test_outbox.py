@@ -28,20 +28,24 @@ def outbox(place: Path, *arguments: str, **more: Any) -> subprocess.CompletedPro
     return run("-m", "valued", "outbox", str(place), *arguments, **more)
 
 
+class Never:
+    """An executor that takes each job and runs none."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any) -> None:
+        pass
+
+
 @pytest.fixture
 def place(tmp_path: Path, server: Server) -> Path:
-    """An outbox in which a process that was killed left five events."""
-    server.script = lambda _request: Reply(503)
+    """An outbox in which a process that was killed left five events, and tried none of them."""
     place = tmp_path / "outbox"
     pid = os.fork()
     if pid == 0:
-        client = valued.Client("t", server.url, outbox=place)
+        client = valued.Client("t", server.url, outbox=place, executor=Never())
         for number in range(5):
             client.action("left", {"user.id": number})
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(pid, 0)
-    server.requests.clear()
-    server.script = lambda _request: Reply()
     return place
 
 
