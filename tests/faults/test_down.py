@@ -6,8 +6,11 @@ import socket
 import threading
 from typing import Any
 
+import pytest
+
 from tests.faults._raw import NO_CONTENT, Peer, answer, answering
 from tests.support.processes import until
+from valued import _delivery, _retry
 
 
 class Nobody:
@@ -56,7 +59,7 @@ def test_an_outage_costs_a_few_log_lines_and_no_token(connect: Any, caplog: Any)
     until(lambda: is_held(client))
     assert client.close(0) is False
     lines = [record.getMessage() for record in caplog.records if record.name == "valued"]
-    assert len(lines) == 2
+    assert 2 <= len(lines) <= 3  # one more where an attempt was under way
     assert "s3cret" not in caplog.text
     nobody.leave()
 
@@ -66,8 +69,10 @@ def is_held(client: Any) -> bool:
 
 
 def test_while_the_endpoint_is_down_one_event_probes_and_the_rest_waits(
-    serve: Any, connect: Any
+    serve: Any, connect: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(_retry, "FIRST_PAUSE", 1.0)
+    monkeypatch.setattr(_delivery.random, "uniform", lambda _low, high: high)
     hangs, up = threading.Event(), threading.Event()
     held: list[object] = []
 
@@ -75,7 +80,7 @@ def test_while_the_endpoint_is_down_one_event_probes_and_the_rest_waits(
         while (event := peer.read_request()) is not None:
             if hangs.is_set():
                 held.append(event)
-                assert up.wait(30)
+                up.wait(30)
                 peer.send(NO_CONTENT)
             else:
                 peer.send(answer("503 Service Unavailable"))
@@ -83,7 +88,8 @@ def test_while_the_endpoint_is_down_one_event_probes_and_the_rest_waits(
     client = connect(serve(serving))
     client.record(*map(str, range(100)))
     until(lambda: is_held(client))
-    hangs.set()  # what is under way in this instant, before it or behind it, is one event
+    until(lambda: not client._sender._here.get()._jobs)  # what was under way has told
+    hangs.set()
     until(lambda: held)
     client.record("later")
     assert client.flush(0.2) is False  # many times what a worker takes to begin
