@@ -236,6 +236,30 @@ def test_what_close_could_not_wait_for_is_dropped_counted_and_said(
     assert service.got == []
 
 
+def test_a_flush_waits_until_what_was_dropped_late_is_said(
+    make: Make, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = make(max_workers=1)
+    service.hold.clear()
+    record(client, "under way")
+    service.wait_until_inside()
+    assert not client.close(0)
+    saying, go_on = threading.Event(), threading.Event()
+
+    def warn(*_args: Any, **_kwargs: Any) -> None:
+        saying.set()
+        assert go_on.wait(BOUND)
+
+    monkeypatch.setattr(inner(client)._delivery._reporter, "warn", warn)
+    service.failure = transient(60)
+    service.hold.set()
+    assert saying.wait(BOUND)
+    assert client.stats()["dropped"] == 1
+    assert not client.flush(0)
+    go_on.set()
+    assert client.flush(BOUND)
+
+
 def test_what_was_under_way_when_the_client_was_closed_may_still_be_delivered(
     make: Make, service: Service
 ) -> None:

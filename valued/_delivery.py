@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import threading
 import time
@@ -12,7 +13,7 @@ from valued._errors import DeliveryError
 from valued._fork import Birthplace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from valued._options import Options
     from valued._reporting import Reporter
@@ -135,10 +136,11 @@ class Delivery:
         if pause < 0:
             self._give_up(item, error)
         elif abandoned is not self._abandoned:
-            if self._outbox.dropped(item, self._abandoned[1]):
-                self._reporter.warn(
-                    "late", "%d events were dropped as their last try failed: %s", error
-                )
+            with self._being_told():
+                if self._outbox.dropped(item, self._abandoned[1]):
+                    self._reporter.warn(
+                        "late", "%d events were dropped as their last try failed: %s", error
+                    )
         else:
             self._outbox.postpone(item, now + pause)
             self._reporter.retrying(error)
@@ -182,12 +184,18 @@ class Delivery:
 
     def _give_up(self, item: Item, error: DeliveryError) -> None:
         # Settled first, as ``on_error`` may flush, or close; who flushes elsewhere waits for both.
+        with self._being_told():
+            self._outbox.failed(item, error)
+            self._reporter.gave_up(error, item.body)
+
+    @contextlib.contextmanager
+    def _being_told(self) -> Iterator[None]:
+        """Who waits until all is told waits for the end of the block, too."""
         call = object()
         with self._told:
             self._telling[call] = threading.get_ident()
         try:
-            self._outbox.failed(item, error)
-            self._reporter.gave_up(error, item.body)
+            yield
         finally:
             if self._born.is_here():
                 with self._told:
