@@ -135,6 +135,7 @@ def test_where_no_thread_can_be_started_the_signal_is_not_lost_but_to_an_end_und
             patch.setattr(_leaving, "is_ending", lambda: ending)
             patch.setattr(_leaving, "main_thread_is_over", lambda: over)
             patch.setattr(_signals._thread, "start_new_thread", no_thread)
+            patch.setattr(threading.Thread, "start", no_thread)
             _leaving.enroll(witness)  # the first event; that nobody can listen is no trouble yet
             handler(signal.SIGTERM, None)
         assert sent == ([] if ending else [signal.SIGTERM])
@@ -148,6 +149,26 @@ def test_where_no_thread_can_be_started_the_signal_is_not_lost_but_to_an_end_und
         assert fork(child).wait() == 0
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_a_signal_that_comes_while_the_pipe_is_being_made_finds_one(
+    fork: Callable[..., Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def child() -> None:
+        watch = _signals._Watch()
+        make = socket.socketpair
+
+        def interrupted() -> tuple[socket.socket, socket.socket]:
+            monkeypatch.setattr(socket, "socketpair", make)
+            assert watch.tell(signal.SIGUSR1)  # as the handler does
+            return make()
+
+        monkeypatch.setattr(socket, "socketpair", interrupted)
+        watch.start(threading.Thread.start)
+        until(lambda: not readable(watch))
+        assert signal.set_wakeup_fd(-1) == watch._pipe[1].fileno()
+
+    assert fork(child).wait() == 0
 
 
 def test_an_event_loop_keeps_what_it_is_woken_by(fork: Callable[..., Child]) -> None:

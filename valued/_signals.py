@@ -44,24 +44,31 @@ def flush_on_signals(*signals: int) -> None:
     outside has that effect at once. A signal that is ignored stays ignored, and a handler of C
     code, which can't be called, stays the only one.
 
-    Main thread only (`ValueError` elsewhere, as from ``signal.signal``). Forked children inherit
+    Main thread only (`ValueError` elsewhere). Forked children inherit
     it. May be called again. It keeps a thread, which waits for the signal: in a process that forks
     others, call it in those, as an initializer does.
     """
-    for number in signals or (signal.SIGTERM,):
-        before = signal.getsignal(number)
-        if before is signal.SIG_DFL or (callable(before) and not isinstance(before, _Handler)):
-            _here.get().forget()
-            signal.signal(number, _Handler(before))
-    _here.get().start()
+    if threading.current_thread() is not threading.main_thread():
+        raise ValueError("flush_on_signals works in the main thread only")
+    found = {number: signal.getsignal(number) for number in signals or (signal.SIGTERM,)}
+    handlers = {
+        number: _Handler(before)
+        for number, before in found.items()
+        if before is signal.SIG_DFL or (callable(before) and not isinstance(before, _Handler))
+    }
+    if handlers:
+        _here.get().forget()
+    _watch()  # first, or a signal that comes in this instant would find nobody listening
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     _leaving.on_first_event(_watch)
 
 
 def _watch() -> None:
-    """Listen in a child that inherited the handlers, too."""
+    """Listen; in a child that inherited the handlers, with its first event."""
     if threading.current_thread() is threading.main_thread():  # no other one may
         with contextlib.suppress(OSError, RuntimeError):  # then the handler tries once more
-            _here.get().start()
+            _here.get().start(threading.Thread.start)
 
 
 class _Handler:
@@ -100,8 +107,11 @@ class _Watch:
         self.heard: set[int] = set()
         self._pipe: tuple[socket.socket, socket.socket] | None = None
 
-    def start(self) -> None:
-        """Listen, if not done yet. Main thread only. Raises `OSError`, `RuntimeError`."""
+    def start(self, launch: Callable[[threading.Thread], object]) -> None:
+        """Listen, if not done yet. Main thread only. Raises `OSError`, `RuntimeError`.
+
+        *launch* starts the thread.
+        """
         if self._pipe is None:
             # Sockets, as gevent lets others run while a greenlet reads from one.
             reader, writer = socket.socketpair()
@@ -109,19 +119,29 @@ class _Watch:
             thread = threading.Thread(
                 target=self._listen, args=(reader,), name="valued-signals", daemon=True
             )
-            # Not `thread.start()` here: it takes locks, which what a handler interrupts may hold.
-            _thread.start_new_thread(thread.start, ())
+            if self._pipe is not None:  # a signal handler was here meanwhile
+                reader.close()
+                writer.close()
+                return
             self._pipe = reader, writer
+            try:
+                launch(thread)
+            except BaseException:
+                self._pipe = None
+                reader.close()
+                writer.close()
+                raise
         number = self._pipe[1].fileno()
         before = signal.set_wakeup_fd(number, warn_on_full_buffer=False)
         if before not in (-1, number):
             # An event loop's. It wakes by it, and so the handler runs.
-            signal.set_wakeup_fd(before, warn_on_full_buffer=False)
+            with contextlib.suppress(OSError):  # or one of ours that a signal handler left closed
+                signal.set_wakeup_fd(before, warn_on_full_buffer=False)
 
     def tell(self, number: int) -> bool:
         """Have the thread deliver; False: there is none, and none can be started."""
         try:
-            self.start()
+            self.start(_launch_from_handler)
         except (OSError, RuntimeError):
             return False
         assert self._pipe is not None
@@ -162,6 +182,11 @@ class _Watch:
             _wake_no_more(self._pipe[1])
             for end in self._pipe:
                 os.close(end.detach())
+
+
+def _launch_from_handler(thread: threading.Thread) -> None:
+    # Not `thread.start()` here: it takes locks, which what the handler interrupted may hold.
+    _thread.start_new_thread(thread.start, ())
 
 
 def _wake_no_more(writer: socket.socket) -> None:
