@@ -16,7 +16,7 @@ import pytest
 import valued
 from tests.faults._raw import NO_CONTENT, Peer, RawServer, answer, answering
 from tests.support.proxy import Listener, read_head, read_request
-from valued import Connection, DeliveryError, ValidationError, _retry
+from valued import Connection, DeliveryError, ValidationError, _pool, _retry
 
 TOKEN = "t0ken-that-nobody-may-see"
 BOUND = 10.0  # seconds; bounds a failure
@@ -288,4 +288,21 @@ def test_what_is_made_ready_for_each_request_does_not_show_the_token(serve: Serv
     ready = connection._route.get()._ready
     assert TOKEN.encode() in ready.head
     assert TOKEN not in repr(ready)
+    connection.close()
+
+
+def test_two_threads_whose_connections_are_stale_at_once_both_send_again(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = Connection(TOKEN, serve(answering()).url)
+    route = connection._route.get()
+    send = route._send_once
+
+    def stale(*_arguments: Any) -> Any:
+        monkeypatch.setattr(route, "_send_once", send)
+        route.forget()  # as the other thread did, an instant before
+        raise _pool._Stale("ended")
+
+    monkeypatch.setattr(route, "_send_once", stale)
+    connection.post(b"1")
     connection.close()

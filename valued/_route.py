@@ -94,10 +94,11 @@ class Route:
             except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
                 ready = self._ready
                 self.forget()  # of urllib3 1.26, a session that somebody closed has new pools
-                if ready is None or not is_stale(error):
+                if not is_stale(error):
                     raise
                 # It ends: those that were kept as long are gone, and a new one can't be stale.
-                while (kept := take_kept(ready.pool)) is not None:
+                # None: another thread has found the same, and closes them.
+                while ready is not None and (kept := take_kept(ready.pool)) is not None:
                     kept.close()
 
     def _send_once(self, body: bytes, headers: dict[str, str], seconds: float) -> Answer:

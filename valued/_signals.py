@@ -44,9 +44,9 @@ def flush_on_signals(*signals: int) -> None:
     outside has that effect at once. A signal that is ignored stays ignored, and a handler of C
     code, which can't be called, stays the only one.
 
-    Main thread only (`ValueError` elsewhere). Forked children inherit
-    it. May be called again. It keeps a thread, which waits for the signal: in a process that forks
-    others, call it in those, as an initializer does.
+    Main thread only (`ValueError` elsewhere). Forked children inherit it. May be called again. It
+    keeps a thread, which waits for the signal: in a process that forks others, call it in those, as
+    an initializer does.
     """
     if threading.current_thread() is not threading.main_thread():
         raise ValueError("flush_on_signals works in the main thread only")
