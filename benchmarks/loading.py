@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import select
 import sys
-import threading
 
 import valued
 from benchmarks.events import DATA, KEY, TOKEN
@@ -14,22 +14,13 @@ ENOUGH = 1_000  # events that wait: more than any server here answers in a pause
 PAUSE = 0.02  # seconds between two looks; the caller is to be no load of its own
 
 
-def load(client: valued.Client, ended: threading.Event) -> None:
-    """Keep so many events waiting, until *ended*."""
-    while not ended.wait(PAUSE):
+def main(url: str) -> None:
+    """Keep so many events waiting, until the standard input ends."""
+    client = valued.Client(TOKEN, url, shutdown_timeout=0)
+    # Looked up when it is called: gevent's, where that has patched it.
+    while not select.select([sys.stdin], [], [], PAUSE)[0]:
         for _ in range(ENOUGH - client.stats()["pending"]):
             client.action(KEY, DATA)
-
-
-def main(url: str) -> None:
-    """Record, until the standard input ends."""
-    client = valued.Client(TOKEN, url, shutdown_timeout=0)
-    ended = threading.Event()
-    thread = threading.Thread(target=load, args=(client, ended))
-    thread.start()
-    sys.stdin.read()
-    ended.set()
-    thread.join()
     logging.disable()  # of what is not delivered at the end, as it should be
 
 

@@ -177,8 +177,8 @@ def tables(found: dict[str, Any]) -> Iterator[tuple[str, str, Table]]:
         yield "processes", "Forked workers", processes(found["processes"])
     for part, points in found.get("growth", {}).items():
         yield "growth", f"By {part}", growth(part, points)
-    if "curve" in found:
-        yield "curve", "A server that changes", curve(found["curve"])
+    for workers, one in found.get("curve", {}).items():
+        yield "curve", f"A server that changes, and {workers}", curve(one)
     for title, table in profile(found.get("profile", {})):
         yield "profile", title, table
 
@@ -255,12 +255,15 @@ def charts(found: dict[str, Any]) -> dict[str, str]:
             name = f"processes-{key.replace('_', '-')}"
             made[name] = svg(f"Forked workers: {title}", "workers", title, series)
     if "curve" in found:
-        points = found["curve"]["points"]
         for key, title in (("per_second", "events a second"), ("in_use", "connections in use")):
-            series = {title: [(point["seconds"], point[key]) for point in points]}
+            series = {
+                workers: [(point["seconds"], point[key]) for point in one["points"]]
+                for workers, one in found["curve"].items()
+            }
             if key == "in_use":
                 series["server's delay, ms"] = [
-                    (point["seconds"], point["delay_ms"]) for point in points
+                    (point["seconds"], point["delay_ms"])
+                    for point in found["curve"]["threads"]["points"]
                 ]
             name = f"curve-{key.replace('_', '-')}"
             made[name] = svg(f"A server that changes: {title}", "seconds", title, series)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import statistics
 import subprocess
@@ -59,10 +60,22 @@ def growth(scale: Scale, _server: Server) -> dict[str, Any]:
 
 
 def curve(scale: Scale, _server: Server) -> dict[str, Any]:
-    """Throughput and connections in use, while the server's delay changes under load."""
+    """Throughput and connections in use, while the server's delay changes under load.
+
+    Once with threads, and where gevent is installed with greenlets.
+    """
+    found = {"threads": _curve(scale, ["-m", "benchmarks.loading"])}
+    if importlib.util.find_spec("gevent") is not None:
+        found["greenlets"] = _curve(
+            scale, ["-m", "gevent.monkey", "--module", "benchmarks.loading"]
+        )
+    return found
+
+
+def _curve(scale: Scale, program: list[str]) -> dict[str, Any]:
     with delaying(scale.phases[0][0]) as server:
         process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.loading", json.dumps({"url": server.url})],
+            [sys.executable, *program, json.dumps({"url": server.url})],
             cwd=ROOT, env=environment(), stdin=subprocess.PIPE,
         )  # fmt: skip
         with process:

@@ -6,20 +6,28 @@ from valued._load import LAG, Load, Moment
 def observed(
     load: Load, *, wall: float, cpu: float, process: float, lag: float = 0.0, times: int = 30
 ) -> None:
-    """So many attempts, each of them alone."""
-    clock = 100.0
-    for _ in range(times):
-        load.observe(Moment(clock, 0.0, 0.0), Moment(clock + wall, cpu, process), lag)
-        clock += wall
+    """So many attempts of one thread, one after the other."""
+    for turn in range(times):
+        clock, used = 100.0 + turn * wall, turn * cpu
+        began = Moment(clock, used, 0.0, 1)
+        load.observe(began, Moment(clock + wall, used + cpu, process, 1), lag)
 
 
 def crowd(load: Load, workers: int, *, cpu: float, times: int = 30) -> None:
-    """So many workers that wait for each other: one ends an attempt each *cpu* seconds."""
-    clock = 100.0
-    for _ in range(times):
-        clock += cpu
-        began = clock - workers * cpu
-        load.observe(Moment(began, 0.0, 0.0), Moment(clock, cpu, workers * cpu), 0.0)
+    """So many threads that wait for each other: one ends an attempt each *cpu* seconds."""
+    for turn in range(times):
+        clock, used, thread = 100.0 + turn * cpu, turn // workers * cpu, turn % workers
+        began = Moment(clock - workers * cpu, used, 0.0, thread)
+        load.observe(began, Moment(clock, used + cpu, workers * cpu, thread), 0.0)
+
+
+def greenlets(load: Load, workers: int, *, wall: float, cpu: float, times: int = 30) -> None:
+    """So many workers on one thread, whose attempts take *wall* seconds and end in turns."""
+    for turn in range(times):
+        clock, used = 100.0 + turn * wall / workers, turn * cpu
+        began = Moment(clock, used, used, 1)
+        ended = used + workers * cpu  # one attempt of each of them, this one's included
+        load.observe(began, Moment(clock + wall, ended, ended, 1), 0.0)
 
 
 def test_a_slow_service_wants_as_many_workers_as_wait_for_it() -> None:
@@ -76,3 +84,14 @@ def test_averages_follow_a_service_that_changes() -> None:
     assert load.wants_fewer(10)
     observed(load, wall=0.020, cpu=0.0001, process=0.0002, times=20)
     assert load.wants_more(1)
+
+
+def test_greenlets_are_as_many_as_threads_would_be() -> None:
+    load = Load()
+    greenlets(load, 9, wall=0.020, cpu=0.0003)
+    assert load.wants_more(9)
+    assert not load.wants_fewer(10)
+    # The same as a thread of its own has it, whose clock counts nobody else's.
+    load = Load()
+    greenlets(load, 9, wall=0.020, cpu=0.002)
+    assert not load.wants_more(9)

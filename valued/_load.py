@@ -7,6 +7,7 @@ much. What tells the two apart is the time that an attempt takes against the CPU
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import Final, NamedTuple
 
@@ -27,16 +28,21 @@ LAG: Final = 0.5
 
 
 class Moment(NamedTuple):
-    """A reading of three clocks, in seconds."""
+    """A reading of three clocks, in seconds, and the thread that read them.
+
+    It is a thread of the operating system: greenlets of gevent's share one, and its CPU time.
+    """
 
     wall: float
     thread: float
     process: float
+    of: int
 
     @classmethod
     def now(cls) -> Moment:
         """Read them."""
-        return cls(time.monotonic(), time.thread_time(), time.process_time())
+        here = threading.get_native_id()
+        return cls(time.monotonic(), time.thread_time(), time.process_time(), here)
 
 
 class Load:
@@ -48,7 +54,7 @@ class Load:
     __slots__ = ("_alone", "_busy", "_cpu", "_lag", "_latest", "_wall")
 
     def __init__(self) -> None:
-        self._latest = 0.0  # when the latest attempt ended
+        self._latest = Moment(0.0, 0.0, 0.0, 0)  # when the latest attempt ended
         self._alone = True  # whether it was the only one that ended while it was under way
         self._wall = 0.0
         self._cpu = 0.0
@@ -57,12 +63,16 @@ class Load:
 
     def observe(self, began: Moment, ended: Moment, lag: float) -> None:
         """An attempt was made between these moments. *lag*: seconds that its event had waited."""
-        self._alone = self._latest <= began.wall
-        self._latest = ended.wall
+        latest, self._latest = self._latest, ended
+        self._alone = latest.wall <= began.wall
+        since = began.thread
+        if latest.of == ended.of:
+            # A greenlet's attempt has others in it, which count for themselves.
+            since = max(since, latest.thread)
         wall = max(ended.wall - began.wall, 1e-6)
         weight = WEIGHT if self._wall else 1.0
         self._wall += weight * (wall - self._wall)
-        self._cpu += weight * (ended.thread - began.thread - self._cpu)
+        self._cpu += weight * (ended.thread - since - self._cpu)
         self._busy += WEIGHT * ((ended.process - began.process) / wall - self._busy)
         self._lag = lag
 
