@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from valued import _records
 from valued._errors import ValidationError
 from valued._options import outbox_path
-from valued._owners import NOBODY, Left, Place, all_left, read_mark, state
+from valued._owners import NOBODY, Left, Owner, Place, all_left, read_mark, state
 from valued._records import Record
 from valued._segments import Backlog, Holding, segments_in
+from valued._store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,6 +113,29 @@ class Outbox:
             for record in _unsettled(left):
                 with contextlib.suppress(ValueError):  # its checksum is right, so somebody meant it
                     yield json.loads(record.payload)
+
+    def purge(self) -> int:
+        """Remove, for good, the events of owners that are dead or expired; how many these were.
+
+        Each of their directories is taken over first, as `Client.adopt` does it, so that nothing is
+        removed that another process is about to deliver.
+        """
+        store = Store(self._place.path, sync=False)
+        self._place.make()
+        owner = Owner(self._place, os.urandom(16).hex())
+        count = 0
+        try:
+            for holding in store.claim(owner, Backlog()):
+                try:
+                    for segment in list(holding.segments):
+                        count += segment.count_unread()
+                        segment.remove()
+                        del holding.segments[segment]
+                finally:
+                    store.part(holding)
+        finally:
+            owner.leave()
+        return count
 
     def rejected(self) -> Iterator[Rejected]:
         """The events that the service refused, oldest first."""

@@ -155,7 +155,7 @@ class DurableOutbox(ReadingOutbox):
         files = self._files
         self._unreserve(entry)
         if not isinstance(error, RobbedError):
-            files.refuse(error)
+            files.fail(segment, error)
             return None
         files.lose(segment.holding, error)
         another = self._reserve(entry)
@@ -165,8 +165,8 @@ class DurableOutbox(ReadingOutbox):
             another.append(_records.encode(_records.EVENT, entry.number, wall, entry.body))
             return another
         except OSError as again:
-            files.refuse(again)
             self._unreserve(entry)
+            files.fail(another, again)
             return None
 
     def _unreserve(self, entry: Entry) -> None:

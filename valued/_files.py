@@ -158,6 +158,13 @@ class Files:
         except OSError as error:  # what was written may be there all the same
             self.refuse(error)
 
+    def fail(self, segment: Segment, error: OSError) -> None:
+        """*segment* can't be written to: begin another one when the disk is tried again."""
+        with self._lock:
+            if segment in self.current:  # or it would never go, and may be what fills the disk
+                self.seal(self.current.index(segment))
+        self.refuse(error)
+
     def refuse(self, error: OSError) -> None:
         """The disk doesn't take it: go on in memory, and try again soon."""
         self._refused_until = self._clock() + TRY_AGAIN

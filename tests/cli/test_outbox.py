@@ -128,6 +128,35 @@ def test_export_writes_what_send_takes(place: Path, server: Server, tmp_path: Pa
     assert [event["user"]["id"] for event in server.events] != []
 
 
+@pytest.mark.parametrize(
+    ("given", "answer", "status", "said"),
+    [
+        ([], "y\n", 0, "5 events removed\n"),
+        (["--yes"], "", 0, "5 events removed\n"),
+        ([], "n\n", 1, "nothing was removed\n"),
+        ([], "", 1, "\nvalued: nobody answered, so nothing was removed; pass --yes\n"),
+    ],
+    ids=str,
+)
+def test_purge_removes_what_the_dead_left_if_the_answer_is_yes(
+    given: list[str], answer: str, status: int, said: str, place: Path
+) -> None:
+    done = outbox(place, "purge", *given, input=answer)
+    asked = "" if given else "Remove 5 events that no process will deliver, for good? [y/N] "
+    assert (done.returncode, done.stdout, done.stderr) == (status, asked, said)
+    left = outbox(place, "export", "-").stdout.splitlines()
+    assert len(left) == (5 if status else 0)
+
+
+def test_purge_touches_nothing_of_the_living(place: Path, server: Server) -> None:
+    living = place.parent / "living"
+    client = valued.Client("t", server.url, outbox=living, executor=Never())
+    client.action("living", {"user.id": 1})
+    assert outbox(living, "purge", "--yes").stderr == "0 events removed\n"
+    assert [event["key"] for event in valued.Outbox(living).events()] == ["living"]
+    client.close(0)
+
+
 def test_ctrl_c_leaves_the_rest_where_it_was(place: Path, server: Server) -> None:
     server.script = lambda _request: Reply(503)
     process = subprocess.Popen(

@@ -11,7 +11,11 @@ import http.client
 import json
 import multiprocessing
 import os
+import shlex
+import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,8 +25,9 @@ import pytest
 
 import valued
 from tests.support.gunicorn import Gunicorn
+from tests.support.hold import Hold
 from tests.support.kills import POINTS, Arrived, Killing, kill_at
-from tests.support.processes import Child, until
+from tests.support.processes import PROGRAMS, Child, until
 from tests.support.server import Reply, Request, Server
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -264,3 +269,31 @@ def test_events_of_a_gunicorn_worker_that_its_timeout_kills_arrive(
 def keys(server: Server) -> list[str]:
     return [json.loads(request.body).get("key", "") for request in list(server.requests)
             if request.body]  # fmt: skip
+
+
+IN_A_NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
+
+
+def test_a_disk_that_is_full_for_a_while_costs_no_event(tmp_path: Path, server: Server) -> None:
+    mount = f"mount -t tmpfs -o size=256k,mode=0700 tmpfs {tmp_path}"
+    if not shutil.which("unshare") or subprocess.run(
+        [*IN_A_NAMESPACE, "sh", "-c", mount], capture_output=True, check=False
+    ).returncode:
+        pytest.skip("no small file system can be mounted here")
+    program = shlex.join([sys.executable, str(PROGRAMS / "small_disk.py")])
+    with (
+        Hold(server) as hold,
+        subprocess.Popen(
+            [*IN_A_NAMESPACE, "sh", "-c", f"{mount} && exec {program} {tmp_path} {server.url}"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as process,
+    ):  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == "full\n"
+        hold.release()
+        said, complaint = process.communicate("\n", timeout=60)
+    assert process.returncode == 0, complaint
+    stats = json.loads(said)
+    assert 1 <= complaint.count("No space left on device") <= 2, complaint  # at once, and in sum
+    assert stats["delivered"] == stats["accepted"] == stats["recorded"]
+    assert sorted(event["user"]["id"] for event in server.events) == [*range(stats["recorded"])]

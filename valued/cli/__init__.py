@@ -167,6 +167,8 @@ def _add_outbox(parser: argparse.ArgumentParser) -> None:
     choice.add_argument("--forget", action="store_true", help="remove them")
     export = parts.add_parser("export", help="write what is not delivered, one event a line")
     export.add_argument("file", metavar="FILE", help="for `valued send`; -: standard output")
+    purge = parts.add_parser("purge", help="remove what dead processes left, undelivered (asks)")
+    purge.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:

@@ -30,6 +30,8 @@ def run(arguments: argparse.Namespace) -> int:
             return _rejected(outbox, arguments)
         case "export":
             return _write(arguments.file, outbox.events())
+        case "purge":
+            return _purge(outbox, arguments)
         case _:
             return _status(outbox)
 
@@ -110,6 +112,23 @@ def _rejected(outbox: valued.Outbox, arguments: argparse.Namespace) -> int:
         answer = f": {one.body}" if one.body else ""
         print(render.printable(f"{at} {one.reason}{answer}"))
         print(json.dumps(one.event))
+    return 0
+
+
+def _purge(outbox: valued.Outbox, arguments: argparse.Namespace) -> int:
+    """Remove what dead owners left, undelivered; 0 unless the answer was no."""
+    events = sum(owner.events for owner in outbox.owners() if owner.state in GONE)
+    if not arguments.yes:
+        print(f"Remove {events} events that no process will deliver, for good? [y/N] ", end="")
+        sys.stdout.flush()
+        answer = sys.stdin.readline()
+        if not answer:
+            print("\nvalued: nobody answered, so nothing was removed; pass --yes", file=sys.stderr)
+            return 1
+        if answer.strip().lower() not in ("y", "yes"):
+            print("nothing was removed", file=sys.stderr)
+            return 1
+    print(f"{outbox.purge()} events removed", file=sys.stderr)
     return 0
 
 

@@ -1,0 +1,33 @@
+"""An outbox on a file system that becomes full, and has room again: FOLDER URL.
+
+FOLDER is one of 256 KiB. Says ``full`` when events no longer fit, and goes on with a line of its
+standard input. Then says, as JSON, what happened to each event.
+"""
+
+import json
+import sys
+import time
+
+import valued
+
+folder, url = sys.argv[1:]
+client = valued.Client("token", url, outbox=f"{folder}/outbox")
+for number in range(1_000):
+    client.action("before", {"user.id": number, "attributes.note": "n" * 500})
+assert 0 < client.stats()["unsaved"] < 1_000, client.stats()
+print("full", flush=True)
+sys.stdin.readline()
+assert client.flush(30), client.stats()
+
+unsaved = client.stats()["unsaved"]
+deadline = time.monotonic() + 30
+number = 1_000
+while time.monotonic() < deadline:
+    client.action("after", {"user.id": number})
+    number += 1
+    if client.stats()["unsaved"] == unsaved:  # on the disk again
+        break
+    unsaved = client.stats()["unsaved"]
+    assert client.flush(30)
+assert client.close(30)
+print(json.dumps({**client.stats(), "recorded": number}), flush=True)
