@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 import valued
-from tests.support.processes import Child, run_program, until
+from tests.support.processes import VANISHED, Child, run_program, until, vanish
 from tests.support.server import Reply, Request, Server
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -375,13 +375,12 @@ def test_a_hundred_forks_in_a_row_cost_the_parent_no_thread_and_no_descriptor(
     for number in range(100):
         child = os.fork()
         if child == 0:
-            status = 1
             try:
                 record_and_flush(client, f"child {number}")
-                status = 0
+                vanish()
             finally:
-                os._exit(status)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+                os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == VANISHED
     client.action("parent", {"user.id": 1})
     finish(client, server, "parent", "parent", *(f"child {number}" for number in range(100)))
     mine = {request.connection for request in server.requests if request.event["key"] == "parent"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 PROGRAMS = Path(__file__).parent.parent / "programs"
+
+#: The status of a child that ended by `vanish`.
+VANISHED = -signal.SIGKILL
 
 
 class Child:
@@ -69,6 +73,14 @@ class Child:
             self._stderr.seek(0)
             self.stderr = self._stderr.read().decode()
             self._stderr.close()
+
+
+def vanish() -> None:
+    """End this process at once: without a word, and without a file of coverage's.
+
+    For tests that fork a hundred times: `os._exit` takes 0.2 s where coverage is measured.
+    """
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def until(true: Callable[[], object], timeout: float = 10.0) -> None:
