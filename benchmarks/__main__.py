@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import peers, report, studies, table
+from benchmarks import durable, peers, report, studies, table
 from benchmarks.scale import FULL, QUICK, Scale
 from benchmarks.servers import Server, fast
 from benchmarks.subprocesses import measure
 
-COMMANDS = ("table", "processes", "growth", "curve")
+COMMANDS = ("table", "outbox", "processes", "growth", "curve")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,6 +63,12 @@ def _measured(
             found["table"].append(row.as_dict())
         shown = _show(found, shown=shown)
         print("\n" + "\n".join(report.notes(found)))
+    if "outbox" in what:
+        found["outbox"] = []
+        for row in durable.rows(scale, server):
+            print(f"  {row.what}", file=sys.stderr, flush=True)
+            found["outbox"].append(row.as_dict())
+        shown = _show(found, shown=shown)
     for name in ("processes", "growth", "curve"):
         if name in what:
             found[name] = getattr(studies, name)(scale, server)

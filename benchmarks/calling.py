@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks.events import DATA, EVENT, KEY
@@ -15,21 +16,32 @@ from benchmarks.subprocesses import serve
 WARM_UP = 200
 
 
-def alone(subject: str, calls: int) -> Callable[[], object]:
+def alone(subject: str, calls: int, options: Mapping[str, Any]) -> Callable[[], object]:
     """What records an event that nobody sends."""
     if subject == "yardstick":
         texts: queue.SimpleQueue[str] = queue.SimpleQueue()
         return lambda: texts.put(json.dumps(EVENT))
     import valued
 
-    client = valued.Client(lambda _event: None, executor=Never(), max_queue=calls + WARM_UP)
+    client = valued.Client(
+        lambda _event: None, executor=Never(), max_queue=calls + WARM_UP, **options
+    )
     return lambda: client.action(KEY, DATA)
 
 
-def main(subject: str, calls: int, url: str = "", pause: float = 0) -> dict[str, Any]:
-    """Time *calls* calls. With *url*, events are sent meanwhile. *pause*: seconds between two."""
+def main(
+    subject: str,
+    calls: int,
+    url: str = "",
+    pause: float = 0,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Time *calls* calls. With *url*, events are sent meanwhile. *pause*: seconds between two.
+
+    *options* are those of the client, where no events are sent.
+    """
     sending = sender(subject, url) if url else None
-    record = sending.record if sending is not None else alone(subject, calls)
+    record = sending.record if sending is not None else alone(subject, calls, options)
     for _ in range(WARM_UP):
         record()
     if sending is not None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 from benchmarks.senders import sender
 from benchmarks.subprocesses import serve
@@ -16,10 +19,15 @@ def cpu_seconds() -> float:
 
 
 def main(
-    subject: str, events: int, url: str, threads: int = 1, warm_up: int = 200
+    subject: str,
+    events: int,
+    url: str,
+    threads: int = 1,
+    warm_up: int = 200,
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, float]:
     """Record *events* as fast as can be, and wait until all are delivered."""
-    options = {} if threads == 1 else {"threads": threads}
+    options = {**options} if threads == 1 else {"threads": threads}
     sending = sender(subject, url, **options)
     for _ in range(warm_up):
         sending.record()

@@ -7,6 +7,8 @@ import os
 import statistics
 import threading
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks.events import DATA, KEY, TOKEN
@@ -37,11 +39,12 @@ def same_size(events: int, in_flight: int) -> list[Any]:
     return ballast
 
 
-def filled(server: Delaying, events: int, in_flight: int) -> Any:
+def filled(server: Delaying, events: int, in_flight: int, options: Mapping[str, Any]) -> Any:
     """A client with *events* waiting and *in_flight* requests that are not answered."""
     import valued
 
-    client = valued.Client(TOKEN, server.url, max_queue=2 * events, shutdown_timeout=0)
+    options = {"max_queue": 2 * events, "shutdown_timeout": 0, **options}
+    client = valued.Client(TOKEN, server.url, **options)
     # The server is slow first, so that the pool grows, and then it answers no more.
     until = time.monotonic() + PATIENCE
     while server.figures()["most_under_way"] < in_flight and time.monotonic() < until:
@@ -56,14 +59,20 @@ def filled(server: Delaying, events: int, in_flight: int) -> Any:
     return client
 
 
-def main(subject: str, events: int, in_flight: int, forks: int) -> dict[str, float]:
+def main(
+    subject: str,
+    events: int,
+    in_flight: int,
+    forks: int,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> dict[str, float]:
     """The median of *forks* forks, for ``valued``, or for a ``bare`` process of the same size."""
     import psutil
 
     logging.disable()  # of what is not delivered at the end, as it should be
     with delaying(0.02) as server:
         kept: Any = (
-            filled(server, events, in_flight)
+            filled(server, events, in_flight, options)
             if subject == "valued"
             else same_size(events, in_flight)
         )

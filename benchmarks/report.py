@@ -173,6 +173,8 @@ def tables(found: dict[str, Any]) -> Iterator[tuple[str, str, Table]]:
         yield "table", "Goals", goals(found["table"])
         if others(found["table"])[1]:
             yield "table", "Others", others(found["table"])
+    if "outbox" in found:
+        yield "outbox", "With an outbox on the disk", goals(found["outbox"])
     if "processes" in found:
         yield "processes", "Forked workers", processes(found["processes"])
     for part, points in found.get("growth", {}).items():

@@ -23,6 +23,7 @@ class Scale:
     children: int = 30
     imports: int = 20
     idle: float = 3.0
+    left: int = 100_000
     workers: tuple[int, ...] = (1, 2, 4, 8)
     profiled: int = 100_000
     worker_profiled: int = 10_000
@@ -49,6 +50,7 @@ QUICK: Final = Scale(
     children=1,
     imports=1,
     idle=0.1,
+    left=100,
     workers=(1, 2),
     profiled=5_000,
     worker_profiled=300,

@@ -44,15 +44,15 @@ class Row:
 NO_GOAL: Final[tuple[str, At]] = ("", lambda *_: True)
 
 
-def _at_most(factor: float) -> tuple[str, At]:
+def at_most(factor: float) -> tuple[str, At]:
     return f"at most {factor:g} x", lambda ours, yardstick: ours <= factor * yardstick
 
 
-def _at_least(factor: float) -> tuple[str, At]:
+def at_least(factor: float) -> tuple[str, At]:
     return f"at least {factor:g} x", lambda ours, yardstick: ours >= factor * yardstick
 
 
-def _row(
+def row(
     what: str,
     unit: str,
     figures: dict[str, dict[str, Any]],
@@ -89,14 +89,14 @@ def caller(scale: Scale, server: Server, python: str | None) -> Iterator[Row]:
     figures |= _peers(scale, python, "calling", calls=scale.calls, url=server.url)
     at_work = {**figures, "valued": figures.pop("valued at work")}
     del at_work["valued at work"]
-    yield _row(
-        "caller's time, median", "us", figures, "median", name, _at_most(3),
+    yield row(
+        "caller's time, median", "us", figures, "median", name, at_most(3),
         "nothing is sent meanwhile; by what has a thread, and by other libraries, it is.",
     )  # fmt: skip
     note = f"{scale.calls:,} calls without a pause, and what they record is delivered meanwhile."
-    yield _row("caller's time, 99th percentile, sender at work", "us", at_work, "p99", name,
-               _at_most(5), note)  # fmt: skip
-    yield _row("caller's time, slowest, sender at work", "us", at_work, "slowest", name,
+    yield row("caller's time, 99th percentile, sender at work", "us", at_work, "p99", name,
+               at_most(5), note)  # fmt: skip
+    yield row("caller's time, slowest, sender at work", "us", at_work, "slowest", name,
                ("under 5 ms", lambda ours, _yardstick: ours < 5_000), note)  # fmt: skip
     paced = in_turns(
         scale.rounds,
@@ -107,7 +107,7 @@ def caller(scale: Scale, server: Server, python: str | None) -> Iterator[Row]:
             "valued": partial(working, subject="valued", pause=0.001, calls=scale.calls // 5),
         },
     )
-    yield _row("caller's time, median, a call each millisecond", "us", paced, "median",
+    yield row("caller's time, median, a call each millisecond", "us", paced, "median",
                ("a thread with urllib3",) * 2, NO_GOAL,
                "the sender is at work in each pause.")  # fmt: skip
 
@@ -119,10 +119,10 @@ def delivery(scale: Scale, server: Server, python: str | None) -> Iterator[Row]:
     figures = in_turns(scale.rounds, {name: partial(run, subject=name) for name in subjects})
     figures |= _peers(scale, python, "delivering", events=scale.events, url=server.url)
     name = ("urllib3", "a thread with a urllib3 pool's urlopen")
-    yield _row("CPU of the whole process for a delivered event", "us", figures, "cpu_us", name,
-               _at_most(1.25), "other libraries send many events in one request.")  # fmt: skip
-    yield _row("events a second, server answers at once", "1/s", figures, "per_second", name,
-               _at_least(0.85))  # fmt: skip
+    yield row("CPU of the whole process for a delivered event", "us", figures, "cpu_us", name,
+               at_most(1.25), "other libraries send many events in one request.")  # fmt: skip
+    yield row("events a second, server answers at once", "1/s", figures, "per_second", name,
+               at_least(0.85))  # fmt: skip
 
 
 def slow_delivery(scale: Scale, _server: Server, _python: str | None) -> Iterator[Row]:
@@ -140,8 +140,8 @@ def slow_delivery(scale: Scale, _server: Server, _python: str | None) -> Iterato
         )
         slow.delay(0)
         figures["the same server without its delay, http.client"] = run(subject="http.client")
-        yield _row("events a second, server answers after 20 ms", "1/s", figures, "per_second",
-                   ("urllib3", f"a urllib3 pool's urlopen, {TEN} threads"), _at_least(0.95),
+        yield row("events a second, server answers after 20 ms", "1/s", figures, "per_second",
+                   ("urllib3", f"a urllib3 pool's urlopen, {TEN} threads"), at_least(0.95),
                    f"the server is {slow.name}.")  # fmt: skip
 
 
@@ -155,8 +155,8 @@ def memory(scale: Scale, _server: Server, python: str | None) -> Iterator[Row]:
     )
     figures |= _peers(scale, python, "waiting", events=scale.waiting)
     what = f"memory while {scale.waiting:,} events wait"
-    yield _row(f"{what}, by tracemalloc", "MB", figures, "allocated", name, _at_most(2))
-    yield _row(f"{what}, resident pages", "MB", figures, "resident", name, NO_GOAL)
+    yield row(f"{what}, by tracemalloc", "MB", figures, "allocated", name, at_most(2))
+    yield row(f"{what}, resident pages", "MB", figures, "resident", name, NO_GOAL)
 
 
 def fork(scale: Scale, _server: Server, _python: str | None) -> Iterator[Row]:
@@ -168,7 +168,7 @@ def fork(scale: Scale, _server: Server, _python: str | None) -> Iterator[Row]:
         scale.rounds, {subject: partial(run, subject=subject) for subject in ("bare", "valued")}
     )
     ours, bare = figures["valued"], figures["bare"]
-    yield _row(
+    yield row(
         f"fork in the parent, {scale.queued:,} waiting, {scale.in_flight} in flight", "us",
         figures, "us", ("bare", "a bare fork of a process of that size"),
         ("at most 1 ms more", lambda ours, bare: ours <= bare + 1_000),
@@ -184,8 +184,8 @@ def first_event(scale: Scale, server: Server, _python: str | None) -> Iterator[R
         scale.rounds,
         {subject: partial(run, subject=subject) for subject in ("requests.post", "valued")},
     )
-    yield _row("a child's first event, fork to delivered", "ms", figures, "ms",
-               ("requests.post", "a bare requests.post in a child"), _at_most(1.5))  # fmt: skip
+    yield row("a child's first event, fork to delivered", "ms", figures, "ms",
+               ("requests.post", "a bare requests.post in a child"), at_most(1.5))  # fmt: skip
 
 
 def imports(scale: Scale, _server: Server, _python: str | None) -> Iterator[Row]:
@@ -195,8 +195,8 @@ def imports(scale: Scale, _server: Server, _python: str | None) -> Iterator[Row]
         "requests": partial(importing.main, "requests"),
     }
     in_turns(1, subjects)  # so that the byte code is there
-    yield _row("import valued", "ms", in_turns(scale.imports, subjects), "ms",
-               ("requests", "import requests"), _at_most(1.15))  # fmt: skip
+    yield row("import valued", "ms", in_turns(scale.imports, subjects), "ms",
+               ("requests", "import requests"), at_most(1.15))  # fmt: skip
 
 
 def idle(scale: Scale, server: Server, _python: str | None) -> Iterator[Row]:
@@ -208,7 +208,7 @@ def idle(scale: Scale, server: Server, _python: str | None) -> Iterator[Row]:
             for subject in ("bare", "valued")
         },
     )
-    yield _row("wake-ups of an idle process that has sent an event", "1/s", figures,
+    yield row("wake-ups of an idle process that has sent an event", "1/s", figures,
                "per_second", ("bare", "a process without the library"),
                ("none", lambda ours, bare: ours <= bare))  # fmt: skip
 

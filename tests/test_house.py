@@ -49,7 +49,7 @@ MAY_IMPORT = {
     "_segments": ["_fork", "_records", "_owners"],
     "_store": ["_errors", "_records", "_owners", "_segments"],
     "_outbox": ["_errors", "_typing", "_options", "_schedule", "_segments"],
-    "_directory": ["_errors", "_typing", "_options", "_records", "_owners", "_segments"],
+    "_directory": ["_errors", "_typing", "_options", "_records", "_owners", "_segments", "_store"],
     "_executors": ["_errors", "_typing", "_fork", "_options"],
     "_reporting": ["_errors", "_typing"],
     "_files": ["_owners", "_segments", "_store", "_reporting"],

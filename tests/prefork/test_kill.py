@@ -276,9 +276,12 @@ IN_A_NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
 
 def test_a_disk_that_is_full_for_a_while_costs_no_event(tmp_path: Path, server: Server) -> None:
     mount = f"mount -t tmpfs -o size=256k,mode=0700 tmpfs {tmp_path}"
-    if not shutil.which("unshare") or subprocess.run(
-        [*IN_A_NAMESPACE, "sh", "-c", mount], capture_output=True, check=False
-    ).returncode:
+    if (
+        not shutil.which("unshare")
+        or subprocess.run(
+            [*IN_A_NAMESPACE, "sh", "-c", mount], capture_output=True, check=False
+        ).returncode
+    ):
         pytest.skip("no small file system can be mounted here")
     program = shlex.join([sys.executable, str(PROGRAMS / "small_disk.py")])
     with (
