@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import logging
 import multiprocessing
 import os
 import signal
@@ -172,12 +173,19 @@ def sigterm_when_the_main_thread_is_over() -> None:
     """It waits for another one, and Python 3.12 lets no thread start meanwhile."""
     valued.flush_on_signals()
     client = valued.Client("token", URL)
+    said = threading.Event()
+
+    class Handler(logging.StreamHandler):
+        def emit(self, record: logging.LogRecord) -> None:
+            super().emit(record)
+            said.set()
+
+    logging.getLogger("valued").addHandler(Handler())
 
     def work() -> None:
         threading.main_thread().join()
         record(client, "refused once")
-        while not client._sender._here.peek().outbox.postponed():
-            time.sleep(0.002)
+        said.wait(30)  # that it is postponed, and then the end may well be faster than the line
         # To that thread: Python does not wake it for a signal that came to another one.
         signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
         time.sleep(30)
