@@ -849,6 +849,29 @@ def test_an_append_that_fails_leaves_the_event_in_memory(
     assert outbox.at_stake() == 0
 
 
+def test_a_file_that_two_threads_can_not_write_to_is_closed_once(
+    make: Make, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = make()
+    put(outbox, 1)
+    writing: list[Segment] = []
+
+    def refuse(segment: Segment, _record: bytes) -> None:
+        writing.append(segment)
+        if len(writing) == 1:
+            put(outbox, 3)  # as another thread may, before this one knows of its own failure
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Segment, "append", refuse)
+        put(outbox, 2)
+    assert len(writing) == 2
+    assert writing[0] is writing[1]
+    assert sorted(taken(outbox)) == bodies(1, 2, 3)
+    assert list(place.rglob("*.events")) == []
+    balance(outbox)
+
+
 def test_a_full_disk_costs_no_event_and_no_exception(
     make: Make, place: Path, fork: Callable[..., Child]
 ) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.support.processes import Child
+from tests.support.processes import VANISHED, Child, vanish
 from valued import _fork, _owners
 from valued._fork import Mark
 from valued._owners import ALIVE, DEAD, ELSEWHERE, EXPIRED, LEASE, NOBODY, Left, Owner, Place
@@ -241,6 +241,7 @@ def test_of_a_hundred_siblings_that_try_one_wins(place: Place, fork: Callable[..
         os.read(begin[0], 1)  # returns for all at once, when the other end is closed
         for target in list(_owners.all_left(place)):
             _owners.claim(place, target, f"{number:032d}")
+        vanish()
 
     left(place)
     children = [fork(sibling, number) for number in range(100)]
@@ -249,7 +250,7 @@ def test_of_a_hundred_siblings_that_try_one_wins(place: Place, fork: Callable[..
         got += os.read(ready[0], 100)
     before = os.listdir(place.events)
     os.close(begin[1])
-    assert [child.wait() for child in children] == [0] * 100
+    assert [child.wait() for child in children] == [VANISHED] * 100
     for end in (begin[0], *ready):
         os.close(end)
     assert before == [f"{'b' * 32}.{NAME}"]
