@@ -24,6 +24,10 @@ _NORMAL = re.compile(r"Requeuing undeliverable message")
 #: Seconds after which a child of the prefork pool ends by `os._exit`, when its signal was sent.
 CELERY_GRACE = 1.0
 
+#: Seconds that a worker may take to end. A child of billiard's waits for 30 s until its parent has
+#: read what it told of its tasks; one that was told to end in that instant reads no more.
+ENDS_WITHIN = 60.0
+
 
 class Worker:
     """``celery worker`` with its children, in a session of its own; `close` ends all of them.
@@ -131,12 +135,12 @@ class Worker:
 
     # -- what it is told ---------------------------------------------------------------------------
 
-    def stop(self, number: int = signal.SIGTERM, timeout: float = 30.0) -> int:
+    def stop(self, number: int = signal.SIGTERM, timeout: float = ENDS_WITHIN) -> int:
         """Signal the parent, which shuts down warmly by SIGTERM; its exit status."""
         self.process.send_signal(number)
         return self.wait(timeout)
 
-    def wait(self, timeout: float = 30.0) -> int:
+    def wait(self, timeout: float = ENDS_WITHIN) -> int:
         """The exit status; a worker that doesn't end fails the test."""
         try:
             return self.process.wait(timeout)
