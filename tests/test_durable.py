@@ -24,6 +24,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from tests.support.clock import Clock
 from tests.support.processes import Child
 from valued import _durable, _files, _owners, _reading, _segments
 from valued._durable import DurableOutbox
@@ -40,17 +41,14 @@ WEEK = 604_800.0
 BIG = 2**30
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = time.monotonic()
-
-    def __call__(self) -> float:
-        return self.now
+def no_space(*_args: Any) -> None:
+    """What a full disk says."""
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(time.monotonic())
 
 
 @pytest.fixture
@@ -836,11 +834,8 @@ def test_an_append_that_fails_leaves_the_event_in_memory(
     outbox = make(max_events=3)
     put(outbox, 1)
 
-    def refuse(*_args: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with monkeypatch.context() as patch:
-        patch.setattr(Segment, "append", refuse)
+        patch.setattr(Segment, "append", no_space)
         put(outbox, 2, 3, 4)  # the last one is one too many
     assert balance(outbox)["dropped_by_reason"]["overflow"] == 1
     assert taken(outbox) == bodies(1, 2, 3)
@@ -910,10 +905,7 @@ def test_notes_that_can_not_be_written_are_written_later(
     put(outbox, 1, 2)
     real = Segment.record_settled
 
-    def refuse(*_args: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(Segment, "record_settled", refuse)
+    monkeypatch.setattr(Segment, "record_settled", no_space)
     outbox.delivered(take(outbox))
     item = take(outbox)
     outbox.delivered(item)
@@ -1491,11 +1483,8 @@ def test_what_can_not_be_noted_at_the_end_is_handed_over_all_the_same(
     outbox, heir = make(), make()
     put(outbox, 1, 2)
 
-    def refuse(*_args: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with monkeypatch.context() as patch:
-        patch.setattr(Segment, "record_settled", refuse)
+        patch.setattr(Segment, "record_settled", no_space)
         outbox.delivered(take(outbox))
         outbox.rest()
     assert heir.adopt() == 1

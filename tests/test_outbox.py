@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from tests.support.clock import Clock
 from valued import _outbox
 from valued._outbox import MemoryOutbox
 
@@ -46,16 +47,6 @@ def in_thread() -> InThread:
         return future
 
     return start
-
-
-class Clock:
-    """Stands still, until a test moves it."""
-
-    def __init__(self, now: float = 1000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Watched(threading.Condition):

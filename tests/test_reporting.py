@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import valued
+from tests.support.clock import Clock
 from tests.support.processes import run
 from tests.support.server import Reply, Server
 from valued._reporting import QUIET, Reporter
@@ -17,16 +18,9 @@ from valued._reporting import QUIET, Reporter
 ERROR = valued.DeliveryError("the service answered 503", 503, attempts=2, age=1.5)
 
 
-class Clock:
-    now = 0.0  # as a monotonic clock may stand right after the machine has started
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(0.0)  # as a monotonic clock may stand right after the machine has started
 
 
 @pytest.fixture
