@@ -88,6 +88,35 @@ def test_a_handler_that_was_there_may_go_on(signalled: Callable[..., None]) -> N
     signalled(lambda _number, _frame: None, check)
 
 
+def test_a_handler_is_called_once_though_another_wake_up_is_under_way(
+    fork: Callable[..., Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = _signals.send_signal
+    calls: list[int] = []
+
+    def send_twice(number: int) -> None:
+        send(number)
+        if threading.current_thread() is not threading.main_thread():
+            # The handler runs, and the thread that wakes it doesn't know yet.
+            until(lambda: number not in _signals._here.get().heard)
+            send(number)
+
+    def child() -> None:
+        monkeypatch.setattr(_signals, "send_signal", send_twice)
+        signal.signal(signal.SIGTERM, lambda number, _frame: calls.append(number))
+        valued.flush_on_signals()
+        [listening] = [one for one in threading.enumerate() if one.name == "valued-signals"]
+        signal.raise_signal(signal.SIGTERM)
+        until(lambda: calls)
+        watch = _signals._here.get()
+        assert watch.tell(signal.SIGUSR1)  # behind all that the signals have written
+        until(lambda: not readable(watch))
+        assert listening.is_alive()
+        assert calls == [signal.SIGTERM]
+
+    assert fork(child).wait() == 0
+
+
 def test_a_second_signal_does_what_it_did_before_at_once(
     fork: Callable[..., Child], sent: Sent
 ) -> None:

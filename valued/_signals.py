@@ -79,6 +79,8 @@ class _Handler:
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
         watch = _here.get()
+        if number in watch.passing:
+            return  # it was sent before the thread could know that this has run
         if number in watch.heard:
             self._pass_on(number, watch)
         else:
@@ -91,7 +93,12 @@ class _Handler:
 
     def _pass_on(self, number: int, watch: _Watch) -> None:
         watch.heard.discard(number)
-        signal.signal(number, self._before)
+        watch.passing.add(number)
+        try:
+            watch.wait_for_sender()
+            signal.signal(number, self._before)
+        finally:
+            watch.passing.discard(number)
         send_signal(number)
 
     def deliver(self) -> None:
@@ -105,6 +112,9 @@ class _Watch:
     def __init__(self) -> None:
         #: Signals of which the next one, that the handler is called with, is passed on.
         self.heard: set[int] = set()
+        #: Signals that the handler is passing on.
+        self.passing: set[int] = set()
+        self._sender: int | None = None  # the thread that is sending one now
         self._pipe: tuple[socket.socket, socket.socket] | None = None
 
     def start(self, launch: Callable[[threading.Thread], object]) -> None:
@@ -167,12 +177,30 @@ class _Watch:
             if isinstance(handler, _Handler):
                 handler.deliver()
                 self.heard.add(number)
-                while signal.getsignal(number) is handler:
-                    send_signal(number)
+                while self._sent(number, handler):
                     time.sleep(AGAIN)
         reader.close()
         # A greenlet of gevent's, in a child: `threading` has forgotten it, and is to know it again.
         threading.current_thread()
+
+    def _sent(self, number: int, handler: _Handler) -> bool:
+        """Send the signal, unless *handler* has run."""
+        self._sender = threading.get_native_id()
+        try:
+            if number not in self.heard or signal.getsignal(number) is not handler:
+                return False
+            send_signal(number)
+            return True
+        finally:
+            self._sender = None
+
+    def wait_for_sender(self) -> None:
+        """Return when no signal is under way to the handler that was heard of; in a handler."""
+        # Greenlets share a thread: there this is the sender itself.
+        while self._sender not in (None, threading.get_native_id()):
+            time.sleep(AGAIN / 10)
+        # Whatever is under way arrives with the next system call.
+        getattr(signal, "sigpending", set)()
 
     def let_go(self) -> None:
         """Close the parent's pipe, in a forked child; neither locks nor raises."""
