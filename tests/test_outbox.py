@@ -305,7 +305,7 @@ def test_block_drops_the_newest_when_its_time_is_over(by: str) -> None:
 
 def test_what_is_refused_counts_and_neither_waits_nor_takes_space() -> None:
     outbox = full("block", by="count", block=3600.0)
-    assert outbox.refuse(b"{}", "exit")
+    outbox.refuse("exit")
     figures = balance(outbox)
     assert (figures["accepted"], figures["pending"]) == (3, 2)
     assert figures["dropped_by_reason"]["exit"] == 1

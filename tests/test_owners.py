@@ -36,7 +36,10 @@ def place(tmp_path: Path) -> Place:
 
 
 def write_mark(place: Place, name: str = NAME, *, age: float = 0.0, **changes: Any) -> str:
-    content = {**Mark.of_this_process()._asdict(), "lease": LEASE, **changes}
+    """That of a process that lives, and is another one: the parent of this one."""
+    pid = os.getppid()
+    parent = Mark.of_this_process()._replace(pid=pid, start=_fork._start(pid) or "")
+    content = {**parent._asdict(), "lease": LEASE, **changes}
     path = os.path.join(place.owners, name)
     Path(path).write_text(json.dumps(content))
     os.utime(path, (time.time() - age,) * 2)
@@ -123,6 +126,15 @@ def test_a_process_that_ends_while_it_is_looked_at_is_dead(monkeypatch: pytest.M
 def test_an_owner_whose_process_lives_is_alive_however_old_its_sign_of_life(place: Place) -> None:
     write_mark(place, age=1e6)
     assert state(place) == ALIVE
+
+
+def test_an_owner_of_this_process_that_it_does_not_know_was_its_own_before_an_exec(
+    place: Place,
+) -> None:
+    _owners.Owner(place, "1" * 32)
+    assert state(place, "1" * 32) == ALIVE
+    write_mark(place, "2" * 32, **Mark.of_this_process()._asdict())
+    assert state(place, "2" * 32) == DEAD
 
 
 def test_an_owner_whose_pid_is_used_again_is_dead(place: Place) -> None:
@@ -282,8 +294,9 @@ def test_marks_of_the_dead_that_own_nothing_are_swept(place: Place) -> None:
         path = write_mark(place, name * 32)
         Path(path).write_bytes(b"")
         os.utime(path, (time.time() - age,) * 2)
+    _owners.Owner(place, "8" * 32)  # this process's own, which is no other
     assert _owners.sweep(place, time.time()) == 4
-    assert sorted(name[0] for name in os.listdir(place.owners)) == ["2", "3", "4", "6"]
+    assert sorted(name[0] for name in os.listdir(place.owners)) == ["2", "3", "4", "6", "8"]
 
 
 def test_a_mark_that_can_not_be_removed_is_left(

@@ -152,11 +152,11 @@ class Delivery:
         if count := self._outbox.overflown():
             self._reporter.overflown(count, self._options.max_queue, self._options.overflow)
 
-    def lose(self, body: bytes) -> None:
+    def lose(self) -> None:
         """An event came when nothing can be sent any more."""
-        if self._outbox.refuse(body, "exit"):
-            self._reporter.too_late()
+        self._outbox.refuse("exit")
         self._outbox.abandon("exit")
+        self._reporter.too_late()
 
     def lose_the_rest(self) -> None:
         """The time that the process has is over: drop what is pending, and say how much it is.

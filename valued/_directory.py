@@ -172,5 +172,6 @@ def _unsettled(left: Left) -> Iterator[Record]:
         for segment in segments_in(holding, Backlog()):
             at_end = False
             while not at_end:
-                records, at_end = segment.load(_PORTION, _PORTION_BYTES)
-                yield from records
+                found = segment.next(_PORTION, _PORTION_BYTES)
+                at_end = found.at_end
+                yield from found.records

@@ -59,16 +59,17 @@ class DurableOutbox(ReadingOutbox):
             with self._lock:
                 self._resting = False
                 self._last = number = self._last + 1
+                made = Entry(self.name, number, body, self._clock())
+                # From here on without a call, as in memory. A signal handler may have recorded
+                # events until now, and begun another file.
                 spilled = self._spilling
                 segment = files.current[spilled]
-                origin = self.name if segment is None else segment.holding.origin
-                made = Entry(origin, number, body, self._clock())
-                # From here on without a call, as in memory.
                 made.epoch = epoch = self._epoch
                 epoch.unsettled += 1
                 if segment is not None:
                     if self._held >= self._max_events or self._bytes >= self._max_bytes:
                         self._spilling = True  # the next ones, until there is room again
+                    made.origin = segment.holding.origin
                     made.segment = segment
                     segment.begun += 1
                     segment.writing += 1
@@ -131,13 +132,6 @@ class DurableOutbox(ReadingOutbox):
                 segment.writing += 1
             return segment
 
-    def refuse(self, body: bytes, reason: str) -> bool:
-        """See `Outbox.refuse`: what is on the disk is left to others."""
-        self.abandon(reason)  # so that there is room, and nothing to wait for
-        item = self.put(body)
-        lost = item is not None and self.dropped(item, reason)
-        return self.abandon(reason) > 0 or lost or self.at_stake() > 0
-
     def _keep_unsaved(self, entry: Entry) -> Item | None:
         self._unsaved += 1
         self._at_stake += 1
@@ -153,6 +147,8 @@ class DurableOutbox(ReadingOutbox):
     ) -> Segment | None:
         """*entry* could not be written to *segment*: where it is now; None: in memory alone."""
         files = self._files
+        if not self._born.is_here():
+            return None  # in a child that a signal handler forked: the parent writes its event
         self._unreserve(entry)
         if not isinstance(error, RobbedError):
             files.fail(segment, error)

@@ -179,12 +179,13 @@ class Files:
         taken = self.store.was_taken(own)
         with self._lock:
             known = self.own is not own
+            had = any(segment.settled < segment.begun for segment in own.segments)
             if not known:
                 self._lose(own, LEFT if taken else DAMAGED)
             owns = any(other.owner is own.owner for other in self._holdings)
         if not owns:  # its mark may have been made anew by a sign of life
             own.owner.leave()
-        if not known:
+        if had and not known:
             self._reporter.warn(
                 "lost", "%d times the outbox of this process was taken over, or removed: %s", error
             )
@@ -380,6 +381,8 @@ class Files:
                         self._part(holding)
             if late:
                 self.store.part(holding)
+        if count:
+            self._bound()  # a process that ends before its first file is full never looks else
         return count
 
     def retire(self) -> list[Holding]:

@@ -132,13 +132,12 @@ class MemoryOutbox:
             self._waiting.add(item)
             return None
 
-    def refuse(self, _body: bytes, reason: str) -> bool:
+    def refuse(self, reason: str) -> None:
         """See `Outbox.refuse`."""
         with self._lock:
             self._accepted += 1
             self._dropped += 1
             self._reasons[reason] += 1
-        return True
 
     def _is_over(self, events: int = 0, size: int = 0) -> bool:
         """Whether it is too full, or would be with so many events, of that size, more."""

@@ -25,7 +25,7 @@ import stat
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from valued._fork import Mark, lives
+from valued._fork import Mark, PerProcess, lives
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,6 +120,11 @@ def _writable_problem(path: str) -> str | None:
 _BY_EFFECTIVE_IDS: Final = os.access in os.supports_effective_ids
 
 
+#: Names that are this process's. A mark of its pid under another one was made before it was
+#: replaced by ``exec``.
+_names: Final[PerProcess[set[str]]] = PerProcess(set)
+
+
 class Owner:
     """This process, in the eyes of others: its name, its mark, its signs of life."""
 
@@ -127,6 +132,7 @@ class Owner:
         """Make the mark. Raises `OSError`."""
         self.name: Final = name
         self._mark = os.path.join(place.owners, name)
+        _names.get().add(name)
         self._write()
 
     def _write(self) -> None:
@@ -155,6 +161,7 @@ class Owner:
 
     def leave(self) -> None:
         """Remove the mark: nothing is owned any more."""
+        _names.get().discard(self.name)
         with contextlib.suppress(OSError):
             os.unlink(self._mark)
 
@@ -184,10 +191,17 @@ def state(place: Place, owner: str, path: str, now: float) -> str:
     if content is None:
         # Cut as it was made, or removed by hand: all that is left is how old it is.
         return EXPIRED if now - _changed(mark, path) > LEASE else ELSEWHERE
+    if content[0] == Mark.of_this_process():
+        return ALIVE if is_here(owner) else DEAD
     alive = lives(content[0])
     if alive is None:
         return EXPIRED if now - _changed(mark, path) > content[1] else ELSEWHERE
     return ALIVE if alive else DEAD
+
+
+def is_here(owner: str) -> bool:
+    """Whether *owner* is this process, by this client or by another one."""
+    return owner in _names.get()
 
 
 #: What keeps this process from looking, and says nothing of the mark.
@@ -251,7 +265,7 @@ def release(left: Left) -> None:
 
 
 def sweep(place: Place, now: float) -> int:
-    """Remove the marks of dead owners that own nothing; how many marks of others are left."""
+    """Remove the marks of dead owners that own nothing; how many of other processes are left."""
     owning = {left.owner for left in all_left(place)}
     others = 0
     for name in os.listdir(place.owners):
@@ -263,5 +277,5 @@ def sweep(place: Place, now: float) -> int:
             with contextlib.suppress(OSError):
                 os.unlink(mark)
         else:
-            others += 1
+            others += not is_here(name)
     return others

@@ -67,7 +67,7 @@ class ProcessSender:
 
     def accept(self, body: bytes) -> None:
         if _leaving.is_over():
-            self._delivery.lose(body)
+            self._delivery.lose()
             return
         item = self.outbox.put(body)
         if item is not None:  # the outbox is full, and the caller is to do it
@@ -294,6 +294,7 @@ class ProcessSender:
     def adopt(self) -> int:
         found = self.outbox.adopt()
         self._hire()
+        self._watch()  # for what others leave later
         return found
 
     # -- waiting and ending ------------------------------------------------------------------------

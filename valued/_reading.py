@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from valued._options import Overflow
-    from valued._records import Record
-    from valued._segments import Backlog, Segment
+    from valued._segments import Backlog, Loaded, Segment
     from valued._store import Store
 
 #: Seconds between two looks for what dead processes left.
@@ -197,34 +196,33 @@ class ReadingOutbox(MemoryOutbox):
             writing = segment.writing  # those may come behind what is read now
             most = self._window - backlog.loaded
         try:
-            damaged = segment.damaged
             try:
-                records, at_end = segment.load(most, WINDOW_BYTES)
+                found = segment.load(most, WINDOW_BYTES)
             except OSError as error:
                 backlog.not_before = self._clock() + READ_AGAIN
                 self._files.refuse(error)
                 return False
-            if segment.damaged > damaged:
+            if found.damaged:
                 self._reporter.warn(
                     "damaged",
                     "%d places in the outbox are damaged, and were skipped",
-                    count=segment.damaged - damaged,
+                    count=found.damaged,
                 )
             with self._lock:
                 if segment in backlog.segments:  # else it was handed over, or dropped, meanwhile
-                    self._add(backlog, segment, records)
-                    if at_end and writing:
+                    self._add(backlog, segment, found)
+                    if found.at_end and writing:
                         backlog.not_before = self._clock() + READ_SOON
-                    elif at_end:
+                    elif found.at_end:
                         self._end(backlog, segment)
         finally:
             backlog.busy = False
         self._tidy()
-        return at_end and not records and not writing
+        return found.at_end and not found.records and not writing
 
-    def _add(self, backlog: Backlog, segment: Segment, records: list[Record]) -> None:
+    def _add(self, backlog: Backlog, segment: Segment, found: Loaded) -> None:
         now, wall = self._clock(), time.time()
-        for record in records:
+        for record in found.records:
             accepted_at = now - max(0.0, wall - record.time)
             number = record.number
             if backlog is self._files.inherited:
@@ -232,19 +230,23 @@ class ReadingOutbox(MemoryOutbox):
             entry = Entry(segment.holding.origin, number, record.payload, accepted_at)
             entry.written = record.number
             entry.segment = segment
-            entry.epoch = self._epoch_of(record.number, backlog)
+            entry.epoch = epoch = self._epoch_of(record.number, backlog)
+            size = len(record.payload)
+            # From here on without a call: what an exception breaks off is read again, from there.
+            segment.position = record.end
             self._held += 1
-            self._bytes += len(entry.body)
+            self._bytes += size
             backlog.loaded += 1
             segment.loaded += 1
             if backlog is self._files.inherited:
                 segment.begun += 1
                 self._adopted += 1
-                entry.epoch.unsettled += 1
+                epoch.unsettled += 1
             else:
                 self._on_disk -= 1
-                entry.epoch.on_disk -= 1
+                epoch.on_disk -= 1
             self._waiting.add(entry)
+        segment.position = found.position
 
     def _epoch_of(self, number: int, backlog: Backlog) -> Epoch:
         if backlog is self._files.inherited:

@@ -18,10 +18,10 @@ import os
 import random
 import sys
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from valued import _records
-from valued._fork import PerProcess
+from valued._fork import Birthplace, PerProcess
 from valued._owners import EVENTS, NEW, PRIVATE, SETTLED
 from valued._records import Damage, Record
 
@@ -112,12 +112,13 @@ _open: Final[PerProcess[set[_Descriptor]]] = PerProcess(set, _close_inherited)
 class Holding:
     """A directory of segments that this process owns. Guarded as a segment's figures are."""
 
-    __slots__ = ("_owner", "in_flight", "origin", "parting", "path", "segments")
+    __slots__ = ("_owner", "born", "in_flight", "origin", "parting", "path", "segments")
 
     def __init__(self, path: str, origin: str, owner: Owner | None) -> None:
         self.path: Final = path
         self.origin: Final = origin
         self._owner: Final = owner  # None: this process only looks
+        self.born: Final = Birthplace()
         self.segments: dict[Segment, None] = {}  # those not removed, oldest first
         self.in_flight = 0  # events of it that were taken, and are not settled or postponed
         self.parting = False  # whether it is for others to deliver what is left
@@ -147,6 +148,15 @@ class Backlog:
         )
 
 
+class Loaded(NamedTuple):
+    """What was read of a segment: up to which place, and whether that was all up to now."""
+
+    records: list[Record]
+    at_end: bool
+    position: int
+    damaged: int  # places that were skipped
+
+
 class Segment:
     """One file of events, and how many of them are settled.
 
@@ -154,8 +164,8 @@ class Segment:
     """
 
     __slots__ = (
-        "_base", "_descriptor", "_skip", "backlog", "begun", "closed", "damaged", "gone", "holding",
-        "loaded", "position", "settled", "size", "unrecorded", "writing",
+        "_base", "_descriptor", "_skip", "backlog", "begun", "closed", "gone", "holding", "loaded",
+        "position", "settled", "size", "unrecorded", "writing",
     )  # fmt: skip
 
     def __init__(self, holding: Holding, name: str, backlog: Backlog | None = None) -> None:
@@ -173,7 +183,6 @@ class Segment:
         self.size = 0  # of the file, as of the last look
         self.position = len(BEGINNING)  # up to which it was read
         self.loaded = 0  # events that were read from it
-        self.damaged = 0  # places in it that were skipped
         self._skip: frozenset[int] | None = None  # settled by owners before this one
 
     # -- writing -----------------------------------------------------------------------------------
@@ -221,6 +230,9 @@ class Segment:
             _sync(descriptor.number)
 
     def _reopened(self, before: _Descriptor | None) -> _Descriptor:
+        if not self.holding.born.is_here():
+            # A signal handler has forked, and comes back in the child.
+            raise RobbedError(errno.EBADF, "it is the parent's", self._base)
         try:
             descriptor = _Descriptor(self._base + EVENTS, 0)
         except FileNotFoundError as error:
@@ -258,32 +270,39 @@ class Segment:
 
     # -- reading -----------------------------------------------------------------------------------
 
-    def load(self, most: int, size: int) -> tuple[list[Record], bool]:
-        """The next events that are not settled, and whether these were all up to now.
+    def load(self, most: int, size: int) -> Loaded:
+        """The next events that are not settled, from `position` on.
 
         At most *most* of them, and not many more bytes than *size*. Raises `OSError`.
         """
         if self._skip is None:
             self._skip = frozenset(self._read_settled())
         loaded: list[Record] = []
+        position, damaged = self.position, 0
         try:
             descriptor = os.open(self._base + EVENTS, os.O_RDONLY | _OWN)
         except FileNotFoundError:
-            return loaded, True
+            return Loaded(loaded, at_end=True, position=position, damaged=damaged)
         with open(descriptor, "rb", buffering=0) as file:
             self.size = os.fstat(descriptor).st_size
-            for found in _records.read(file, self.position):
+            for found in _records.read(file, position):
                 if isinstance(found, Damage):
                     if found.torn:  # or being written
                         break
-                    self.damaged += 1
+                    damaged += 1
                 elif found.kind == _records.EVENT and found.number not in self._skip:
                     loaded.append(found)
                     size -= len(found.payload)
-                self.position = found.end
+                position = found.end
                 if len(loaded) >= most or size <= 0:
-                    return loaded, False
-        return loaded, True
+                    return Loaded(loaded, at_end=False, position=position, damaged=damaged)
+        return Loaded(loaded, at_end=True, position=position, damaged=damaged)
+
+    def next(self, most: int, size: int) -> Loaded:
+        """`load`, and go on behind that: for who only looks."""
+        found = self.load(most, size)
+        self.position = found.position
+        return found
 
     def _read_settled(self) -> Iterable[int]:
         try:
@@ -300,8 +319,8 @@ class Segment:
         count, at_end = 0, False
         with contextlib.suppress(OSError):
             while not at_end:
-                loaded, at_end = self.load(1000, _records.CHUNK)
-                count += len(loaded)
+                found = self.next(1000, _records.CHUNK)
+                count, at_end = count + len(found.records), found.at_end
         return count
 
     def length(self) -> int:

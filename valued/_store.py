@@ -19,6 +19,7 @@ from valued._owners import (
     Place,
     all_left,
     claim,
+    is_here,
     release,
     state,
     sweep,
@@ -46,7 +47,7 @@ class Store:
     def __init__(self, path: str, *, sync: bool) -> None:
         self.place: Final = Place(path)
         self.sync: Final = sync
-        #: Marks of other processes, as of the last `claim`.
+        #: Owners that are other processes, as of the last `claim`.
         self.others = 0
         self._names = itertools.count(1)
         self._rejected = itertools.count(1)
@@ -100,10 +101,10 @@ class Store:
                 holding = self._claim(left, owner, backlog) if gone else None
             except OSError as error:
                 trouble, gone, holding = error, False, None
-            waiting += not gone
+            waiting += not gone and not is_here(left.owner)
             if holding is not None:
                 yield holding
-        marked = sweep(self.place, now) - 1
+        marked = sweep(self.place, now)
         self.others = max(waiting, marked)
         if trouble is not None:
             raise trouble

@@ -94,11 +94,8 @@ class Outbox(Protocol):
     def put(self, body: bytes) -> Item | None:
         """Accept an event. The item comes back where the caller is to deliver it itself."""
 
-    def refuse(self, body: bytes, reason: str) -> bool:
-        """An event that nobody here will deliver; whether it is lost by that.
-
-        It counts as accepted, and as dropped at once where it is lost, whatever room there is.
-        """
+    def refuse(self, reason: str) -> None:
+        """Count an event as accepted, and as dropped at once, whatever room there is."""
 
     def take(self) -> Item | None:
         """The next event that is due, for the caller to deliver and settle; None: there is none."""
