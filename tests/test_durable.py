@@ -27,6 +27,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.support.clock import Clock
 from tests.support.processes import Child
 from valued import _durable, _files, _owners, _reading, _segments
+from valued._directory import Outbox
 from valued._durable import DurableOutbox
 from valued._errors import DeliveryError
 from valued._owners import BEAT, LEASE, Owner
@@ -648,7 +649,9 @@ def test_past_its_size_what_was_taken_over_goes_first(
     assert figures["dropped_by_reason"]["size"] == 50 - len(rest) > 0
 
 
-def test_rejected_events_are_kept_with_the_answer_and_bounded(make: Make, place: Path) -> None:
+def test_rejected_events_are_kept_with_the_answer_and_bounded(
+    make: Make, place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     outbox = make()
     put(outbox, 1, 2)
     outbox.failed(take(outbox), DeliveryError("the service answered 422", 422, 1, 0.0, "why"))
@@ -666,6 +669,9 @@ def test_rejected_events_are_kept_with_the_answer_and_bounded(make: Make, place:
     assert sum(one.stat().st_size for one in kept) <= REJECTED_BYTES
     assert kept[-2:][0] == path
     assert not (place / "v1" / "rejected" / f"{0:020d}-x").exists()
+    assert "1 of the oldest files of rejected events were removed" in caplog.text  # at once
+    outbox.rest()
+    assert f"{21 + 1 - len(kept) - 1} of the oldest files of rejected" in caplog.text  # the others
 
 
 def test_rejected_events_of_a_process_share_a_file(make: Make, place: Path) -> None:
@@ -674,6 +680,60 @@ def test_rejected_events_of_a_process_share_a_file(make: Make, place: Path) -> N
     for _ in range(2):
         outbox.failed(take(outbox), DeliveryError("no", 422))
     assert len(list((place / "v1" / "rejected").iterdir())) == 1
+
+
+def test_a_rejected_event_that_fits_in_part_is_reported_and_costs_no_other(
+    make: Make, place: Path, fork: Callable[..., Child], caplog: pytest.LogCaptureFixture
+) -> None:
+    def child() -> None:
+        outbox = make()
+        put(outbox, 1, 2, 3)
+        outbox.failed(take(outbox), DeliveryError("no", 422))
+        [path] = (place / "v1" / "rejected").iterdir()
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, hard))
+        outbox.failed(take(outbox), DeliveryError("no", 422))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert "1 rejected events could not be kept: [Errno 28] No space" in caplog.text
+        outbox.failed(take(outbox), DeliveryError("no", 422))
+        assert balance(outbox)["failed"] == 3
+        assert [one.event["n"] for one in Outbox(place).rejected()] == [1, 3]
+        outbox.rest()
+
+    assert fork(child).wait() == 0
+
+
+def test_an_answer_that_is_no_json_is_kept_as_text(make: Make, place: Path) -> None:
+    outbox = make()
+    put(outbox, 1)
+    answer: Any = b"bytes"
+    outbox.failed(take(outbox), DeliveryError("no", 400, body=answer))
+    assert balance(outbox)["failed"] == 1
+    assert [one.body for one in Outbox(place).rejected()] == ["b'bytes'"]
+
+
+class Answer:
+    """An answer of a stranger's, whose text can't be had."""
+
+    def __init__(self, trouble: BaseException) -> None:
+        self.trouble = trouble
+
+    def __str__(self) -> str:
+        raise self.trouble
+
+
+def test_an_answer_that_can_not_be_kept_is_reported_and_the_event_settled(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = make()
+    put(outbox, 1, 2)
+    answer: Any = Answer(RuntimeError("no text"))
+    outbox.failed(take(outbox), DeliveryError("no", 400, body=answer))
+    assert "1 rejected events could not be kept: no text" in caplog.text
+    answer.trouble = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        outbox.failed(take(outbox), DeliveryError("no", 400, body=answer))
+    assert (balance(outbox)["failed"], balance(outbox)["pending"]) == (2, 0)
 
 
 def test_what_is_under_way_at_the_end_is_noted_though_others_have_come(make: Make) -> None:
@@ -918,6 +978,26 @@ def test_notes_that_can_not_be_written_are_written_later(
     heir = make()
     heir.adopt()
     assert taken(heir) == bodies(4)
+
+
+def test_a_note_that_fits_in_part_is_written_again_when_there_is_room(
+    make: Make, place: Path, clock: Clock, fork: Callable[..., Child]
+) -> None:
+    def child() -> None:
+        outbox = make()
+        put(outbox, 1, 2)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        outbox.delivered(take(outbox))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
+        outbox._files.tidy(idle=True)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert [event["n"] for event in Outbox(place).events()] == [1, 2]
+        clock.now += _files.TRY_AGAIN
+        outbox._files.tidy(idle=True)
+        assert [event["n"] for event in Outbox(place).events()] == [2]
+        outbox.rest()
+
+    assert fork(child).wait() == 0
 
 
 def test_a_mark_that_somebody_removed_is_made_anew(make: Make, place: Path) -> None:

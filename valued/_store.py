@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -27,7 +28,7 @@ from valued._segments import Backlog, Holding, Segment, remove_directory, segmen
 from valued._segments import sync_directory as _sync_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from valued._errors import DeliveryError
 
@@ -144,8 +145,14 @@ class Store:
                         total += entry.stat(follow_symlinks=False).st_size
         return total
 
-    def reject(self, key: str, body: bytes, error: DeliveryError) -> None:
-        """Keep an event that the service refused, with its answer."""
+    def reject(
+        self, key: str, body: bytes, error: DeliveryError, forgotten: Callable[[], object]
+    ) -> None:
+        """Keep an event that the service refused, with its answer.
+
+        *forgotten* is called for each file of earlier ones that is removed for it. Raises whatever
+        a stranger's event or answer does that JSON can't hold.
+        """
         payload = {
             "idempotency_key": key,
             "status": error.status,
@@ -154,22 +161,24 @@ class Store:
             "attempts": error.attempts,
             "event": json.loads(body),
         }
-        record = _records.encode(
-            _records.REJECTED, next(self._rejected), time.time(), json.dumps(payload).encode()
-        )
+        # The answer may be anything, where the transport is the user's.
+        text = json.dumps(payload, default=str).encode()
+        record = _records.encode(_records.REJECTED, next(self._rejected), time.time(), text)
         path = self._rejected_path
         if not path or (os.path.lexists(path) and os.lstat(path).st_size >= REJECTED_FILE):
             path = os.path.join(self.place.rejected, f"{time.time_ns():020d}-{os.urandom(4).hex()}")
-            self._bound_rejected()
+            self._bound_rejected(forgotten)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(path, flags, PRIVATE)
         self._rejected_path = path
         try:
-            os.write(descriptor, record)
+            written = os.write(descriptor, record)
         finally:
             os.close(descriptor)
+        if written != len(record):  # what is there of it is skipped by who reads
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
-    def _bound_rejected(self) -> None:
+    def _bound_rejected(self, forgotten: Callable[[], object]) -> None:
         names = sorted(os.listdir(self.place.rejected))
         paths = [os.path.join(self.place.rejected, name) for name in names]
         total = REJECTED_FILE
@@ -178,3 +187,4 @@ class Store:
                 total += os.lstat(path).st_size
                 if total > REJECTED_BYTES:
                     os.unlink(path)
+                    forgotten()
