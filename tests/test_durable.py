@@ -26,7 +26,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.support.clock import Clock
 from tests.support.processes import Child
-from valued import _durable, _files, _owners, _reading, _segments
+from valued import _durable, _files, _owners, _reading, _segments, _store
 from valued._directory import Outbox
 from valued._durable import DurableOutbox
 from valued._errors import DeliveryError
@@ -45,6 +45,10 @@ BIG = 2**30
 def no_space(*_args: Any) -> None:
     """What a full disk says."""
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def too_many_files(*_args: Any) -> None:
+    raise OSError(errno.EMFILE, "Too many open files")
 
 
 @pytest.fixture
@@ -241,6 +245,33 @@ def test_an_event_survives_a_failure_of_power_where_that_is_asked_for(
     assert taken(outbox) == bodies(1, 2)
 
 
+@pytest.mark.parametrize("readable", [True, False])
+def test_where_power_may_fail_the_names_of_all_that_is_made_are_synced(
+    tmp_path: Path, readable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "made" / "too" / "outbox"
+    synced: list[str] = []
+
+    def sync_directory(path: str) -> None:
+        if path == str(tmp_path) and not readable:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        synced.append(path)
+
+    monkeypatch.setattr(_store, "_sync_directory", sync_directory)
+    holding = Store(str(place), sync=True).open()
+    inside = [place, place / "v1", *((place / "v1" / name) for name in _PARTS)]
+    above = [place.parent, place.parent.parent, *([tmp_path] if readable else [])]
+    assert synced == [str(path) for path in (*inside, *above)]
+    synced.clear()
+    Store(str(place), sync=True).open()
+    assert synced == [str(path) for path in (*inside, place.parent)]
+    Store(str(place), sync=False).discard(holding)
+    assert len(synced) == 6
+
+
+_PARTS = ("owners", "events", "rejected")
+
+
 # -- adopting --------------------------------------------------------------------------------------
 
 
@@ -293,6 +324,23 @@ def test_who_was_robbed_leaves_what_it_had_and_goes_on_under_another_name(
     assert taken(outbox) == bodies(3)
     assert balance(outbox)["left"] == 2
     assert taken(other) == bodies(1, 2)
+
+
+def test_who_was_robbed_and_can_not_look_leaves_what_it_had_to_the_other(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox, other = make(), make()
+    put(outbox, 1)
+    move_elsewhere(outbox, LEASE + 60)
+    assert other.adopt() == 1
+    outbox._files.beaten -= BEAT + 1  # so long it slept
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", too_many_files)
+        assert outbox.take() is None
+        assert outbox._files.store.size() == 0
+    figures = balance(outbox)
+    assert (figures["left"], figures["dropped"]) == (1, 0)
+    assert taken(other) == bodies(1)
 
 
 def test_who_takes_one_after_a_long_sleep_looks_first_whether_it_is_its_own(make: Make) -> None:

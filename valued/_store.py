@@ -56,6 +56,7 @@ class Store:
     def open(self) -> Holding:
         """A mark for this process, and a directory for what it accepts."""
         name = os.urandom(16).hex()
+        above = self.place.above()
         self.place.make()
         owner = Owner(self.place, name)
         path = os.path.join(self.place.events, f"{name}.{name}")
@@ -65,8 +66,12 @@ class Store:
             owner.leave()
             raise
         if self.sync:
-            for directory in (self.place.path, self.place.owners, self.place.events):
+            for directory in self.place.directories():
                 _sync_directory(directory)
+            for directory in above:
+                # One that this process may not read is no place where it has just made something.
+                with contextlib.suppress(PermissionError):
+                    _sync_directory(directory)
         return Holding(path, name, owner)
 
     def discard(self, holding: Holding) -> None:
@@ -122,11 +127,14 @@ class Store:
         return holding
 
     def was_taken(self, holding: Holding) -> bool:
-        """Whether another process owns *holding* now. Raises nothing."""
-        return any(
-            left.origin == holding.origin and left.owner != holding.owner.name
-            for left in all_left(self.place)
-        )
+        """Whether another process owns *holding*, which is not where it was. Raises nothing."""
+        try:
+            return any(
+                left.origin == holding.origin and left.owner != holding.owner.name
+                for left in all_left(self.place)
+            )
+        except OSError:  # this process can't look now: too many open files, say
+            return True  # seldom is it that somebody removed it
 
     def part(self, holding: Holding) -> None:
         """Let others have what is left in *holding*, or remove it if that is nothing."""
@@ -136,13 +144,14 @@ class Store:
             remove_directory(holding.path)
 
     def size(self) -> int:
-        """Bytes of all segments in the directory, whoever owns them."""
+        """Bytes of all segments in the directory, whoever owns them. Raises nothing."""
         total = 0
-        for left in all_left(self.place):
-            with contextlib.suppress(OSError), os.scandir(left.path) as entries:
-                for entry in entries:
-                    with contextlib.suppress(OSError):
-                        total += entry.stat(follow_symlinks=False).st_size
+        with contextlib.suppress(OSError):
+            for left in all_left(self.place):
+                with contextlib.suppress(OSError), os.scandir(left.path) as entries:
+                    for entry in entries:
+                        with contextlib.suppress(OSError):
+                            total += entry.stat(follow_symlinks=False).st_size
         return total
 
     def reject(

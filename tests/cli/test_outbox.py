@@ -136,6 +136,21 @@ def test_export_writes_what_send_takes(place: Path, server: Server, tmp_path: Pa
     assert [event["user"]["id"] for event in server.events] != []
 
 
+def test_export_replaces_a_file_and_takes_it_from_others(place: Path, tmp_path: Path) -> None:
+    file = tmp_path / "left.jsonl"
+    file.write_text("what was in it before\n" * 1000)
+    file.chmod(0o644)
+    assert outbox(place, "export", str(file)).stderr == "5 events\n"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert [json.loads(line)["key"] for line in file.read_text().splitlines()] == ["left"] * 5
+
+
+def test_export_to_what_is_no_file_only_writes(place: Path) -> None:
+    done = outbox(place, "export", "/dev/stdout")  # a pipe, which can't be made shorter
+    assert [json.loads(line)["key"] for line in done.stdout.splitlines()] == ["left"] * 5
+    assert (done.returncode, done.stderr) == (0, "5 events\n")
+
+
 @pytest.mark.parametrize(
     ("given", "answer", "status", "said"),
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import stat
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -139,9 +140,12 @@ def _write(path: str, events: Iterable[object]) -> int:
             print(json.dumps(event))
         return 0
     count = 0
-    # The events are private, wherever they are put.
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     with open(descriptor, "w", encoding="utf-8") as file:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):  # else a pipe, or /dev/stdout
+            # The events are private, wherever they are put: in a file that was there, too.
+            os.fchmod(descriptor, 0o600)
+            os.ftruncate(descriptor, 0)
         for event in events:
             file.write(json.dumps(event) + "\n")
             count += 1
