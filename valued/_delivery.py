@@ -121,7 +121,8 @@ class Delivery:
     ) -> None:
         now = time.monotonic()
         error = _delivery_error(cause, item.attempts, now - item.accepted_at)
-        if not _retry.is_transient(error.status):
+        patient = self._outbox.patient
+        if not _retry.is_transient(error.status, patient=patient):
             self._answered()
         elif (probes := self._health.failed(began, now)) is not None:
             # Before the event goes back, or it could be its own probe without a pause.
@@ -129,9 +130,9 @@ class Delivery:
             self._health.held(until)
             self._outbox.hold(until, PROBES * self._options.timeout)
             self._holding = True
-            if not self._outbox.patient:
+            if not patient:
                 self._give_up_what_waited(error, now)
-        retries = None if self._outbox.patient else self._options.retries
+        retries = None if patient else self._options.retries
         pause = _retry.pause(error, retries, random.uniform)
         if pause < 0:
             self._give_up(item, error)
