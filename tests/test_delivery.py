@@ -10,6 +10,7 @@ import time
 import types
 from collections.abc import Callable
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,9 +20,11 @@ from tests.support.processes import Child
 from tests.support.server import Server
 from valued import DeliveryError, _retry
 from valued._delivery import LAST_ATTEMPT, Delivery
+from valued._durable import DurableOutbox
 from valued._options import Options
 from valued._outbox import MemoryOutbox
 from valued._reporting import Reporter
+from valued._store import Store
 
 BOUND = 10.0  # seconds; bounds a failure
 BODY = b'{"category": "action"}'
@@ -40,7 +43,7 @@ class Post:
         self.given_up: list[tuple[DeliveryError, dict[str, Any]]] = []
         self.postponed: list[float] = []
         on_error = options.pop("on_error", lambda *args: self.given_up.append(args))
-        self.outbox = MemoryOutbox()
+        self.outbox: MemoryOutbox = options.pop("outbox", None) or MemoryOutbox()
         self.delivery = Delivery(
             wire,
             Options(on_error=on_error, **options),
@@ -126,6 +129,33 @@ def test_what_will_not_pass_is_given_up_with_all_that_is_known(status: int) -> N
     assert 0 <= error.age < BOUND
     assert error.__cause__ is cause
     assert post.postponed == []
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no outbox on Windows")
+@pytest.mark.parametrize("status", [401, 403])
+def test_where_events_outlive_their_process_they_wait_for_the_right_token(
+    status: int, tmp_path: Path
+) -> None:
+    refused = [True]
+
+    def wire(*_args: object) -> None:
+        if refused[0]:
+            raise DeliveryError("who are you?", status)
+
+    outbox = DurableOutbox(Store(str(tmp_path / "outbox"), sync=False), 604_800.0, 2**30)
+    post = Post(wire, outbox=outbox, retries=0)
+    for _ in range(_retry.DOWN_AFTER):
+        assert post.attempt()
+    assert post.figures() == {"accepted": 5, "pending": 5}
+    assert len(post.postponed) == 5
+    assert outbox.take() is None  # the endpoint counts as down
+    refused[0] = False
+    post.delivery.hasten()
+    while (item := outbox.take()) is not None:
+        assert post.delivery.attempt(item)
+    assert post.figures() == {"accepted": 5, "delivered": 5, "retried": 5}
+    assert post.given_up == []
+    outbox.rest()
 
 
 def test_an_exception_of_a_strangers_is_postponed_and_is_the_cause_in_the_end() -> None:

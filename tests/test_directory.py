@@ -173,6 +173,14 @@ def test_a_client_reads_the_variable(
         ({"outbox": 5}, "outbox: expected the path of a directory, got int"),
         ({"outbox": b"x"}, "outbox: expected the path of a directory, got bytes"),
         ({"outbox": ""}, "outbox: it is empty; give the path of a directory, or None"),
+        (
+            {"outbox": "/tmp/a\0b"},
+            r"outbox: '/tmp/a\x00b' has characters that no path can have; leave them out",
+        ),
+        (
+            {"outbox": "/tmp/\ud800"},
+            r"outbox: '/tmp/\ud800' has characters that no path can have; leave them out",
+        ),
         ({"durability": "disk"}, "durability: got a str that is none of 'process', 'power'"),
         ({"outbox_max_age": 0}, "outbox_max_age: expected seconds, more than 0, got 0"),
         ({"outbox_max_size": 5},

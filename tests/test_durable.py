@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import gc
-import json
 import hashlib
 import itertools
+import json
 import os
 import resource
 import shutil
@@ -27,7 +27,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.support.clock import Clock
 from tests.support.processes import Child
-from valued import _durable, _files, _fork, _owners, _reading, _segments
+from valued import _durable, _files, _fork, _owners, _reading, _segments, _store
+from valued._directory import Outbox
 from valued._durable import DurableOutbox
 from valued._errors import DeliveryError
 from valued._owners import BEAT, LEASE, Owner
@@ -45,6 +46,10 @@ BIG = 2**30
 def no_space(*_args: Any) -> None:
     """What a full disk says."""
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def too_many_files(*_args: Any) -> None:
+    raise OSError(errno.EMFILE, "Too many open files")
 
 
 @pytest.fixture
@@ -119,6 +124,7 @@ def be_another_process(outbox: DurableOutbox) -> None:
     mark = Path(outbox._files.store.place.owners, own.owner.name)
     content = {**json.loads(mark.read_text()), "pid": pid, "start": _fork._start(pid)}
     mark.write_text(json.dumps(content))
+    _owners._names.get().discard(own.owner.name)
 
 
 def move_elsewhere(outbox: DurableOutbox, age: float) -> None:
@@ -250,6 +256,33 @@ def test_an_event_survives_a_failure_of_power_where_that_is_asked_for(
     assert taken(outbox) == bodies(1, 2)
 
 
+@pytest.mark.parametrize("readable", [True, False])
+def test_where_power_may_fail_the_names_of_all_that_is_made_are_synced(
+    tmp_path: Path, readable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "made" / "too" / "outbox"
+    synced: list[str] = []
+
+    def sync_directory(path: str) -> None:
+        if path == str(tmp_path) and not readable:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        synced.append(path)
+
+    monkeypatch.setattr(_store, "_sync_directory", sync_directory)
+    holding = Store(str(place), sync=True).open()
+    inside = [place, place / "v1", *((place / "v1" / name) for name in _PARTS)]
+    above = [place.parent, place.parent.parent, *([tmp_path] if readable else [])]
+    assert synced == [str(path) for path in (*inside, *above)]
+    synced.clear()
+    Store(str(place), sync=True).open()
+    assert synced == [str(path) for path in (*inside, place.parent)]
+    Store(str(place), sync=False).discard(holding)
+    assert len(synced) == 6
+
+
+_PARTS = ("owners", "events", "rejected")
+
+
 # -- adopting --------------------------------------------------------------------------------------
 
 
@@ -302,6 +335,23 @@ def test_who_was_robbed_leaves_what_it_had_and_goes_on_under_another_name(
     assert taken(outbox) == bodies(3)
     assert balance(outbox)["left"] == 2
     assert taken(other) == bodies(1, 2)
+
+
+def test_who_was_robbed_and_can_not_look_leaves_what_it_had_to_the_other(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox, other = make(), make()
+    put(outbox, 1)
+    move_elsewhere(outbox, LEASE + 60)
+    assert other.adopt() == 1
+    outbox._files.beaten -= BEAT + 1  # so long it slept
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "listdir", too_many_files)
+        assert outbox.take() is None
+        assert outbox._files.store.size() == 0
+    figures = balance(outbox)
+    assert (figures["left"], figures["dropped"]) == (1, 0)
+    assert taken(other) == bodies(1)
 
 
 def test_who_takes_one_after_a_long_sleep_looks_first_whether_it_is_its_own(make: Make) -> None:
@@ -661,7 +711,9 @@ def test_past_its_size_what_was_taken_over_goes_first(
     assert figures["dropped_by_reason"]["size"] == 50 - len(rest) > 0
 
 
-def test_rejected_events_are_kept_with_the_answer_and_bounded(make: Make, place: Path) -> None:
+def test_rejected_events_are_kept_with_the_answer_and_bounded(
+    make: Make, place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     outbox = make()
     put(outbox, 1, 2)
     outbox.failed(take(outbox), DeliveryError("the service answered 422", 422, 1, 0.0, "why"))
@@ -679,6 +731,9 @@ def test_rejected_events_are_kept_with_the_answer_and_bounded(make: Make, place:
     assert sum(one.stat().st_size for one in kept) <= REJECTED_BYTES
     assert kept[-2:][0] == path
     assert not (place / "v1" / "rejected" / f"{0:020d}-x").exists()
+    assert "1 of the oldest files of rejected events were removed" in caplog.text  # at once
+    outbox.rest()
+    assert f"{21 + 1 - len(kept) - 1} of the oldest files of rejected" in caplog.text  # the others
 
 
 def test_rejected_events_of_a_process_share_a_file(make: Make, place: Path) -> None:
@@ -687,6 +742,60 @@ def test_rejected_events_of_a_process_share_a_file(make: Make, place: Path) -> N
     for _ in range(2):
         outbox.failed(take(outbox), DeliveryError("no", 422))
     assert len(list((place / "v1" / "rejected").iterdir())) == 1
+
+
+def test_a_rejected_event_that_fits_in_part_is_reported_and_costs_no_other(
+    make: Make, place: Path, fork: Callable[..., Child], caplog: pytest.LogCaptureFixture
+) -> None:
+    def child() -> None:
+        outbox = make()
+        put(outbox, 1, 2, 3)
+        outbox.failed(take(outbox), DeliveryError("no", 422))
+        [path] = (place / "v1" / "rejected").iterdir()
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, hard))
+        outbox.failed(take(outbox), DeliveryError("no", 422))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert "1 rejected events could not be kept: [Errno 28] No space" in caplog.text
+        outbox.failed(take(outbox), DeliveryError("no", 422))
+        assert balance(outbox)["failed"] == 3
+        assert [one.event["n"] for one in Outbox(place).rejected()] == [1, 3]
+        outbox.rest()
+
+    assert fork(child).wait() == 0
+
+
+def test_an_answer_that_is_no_json_is_kept_as_text(make: Make, place: Path) -> None:
+    outbox = make()
+    put(outbox, 1)
+    answer: Any = b"bytes"
+    outbox.failed(take(outbox), DeliveryError("no", 400, body=answer))
+    assert balance(outbox)["failed"] == 1
+    assert [one.body for one in Outbox(place).rejected()] == ["b'bytes'"]
+
+
+class Answer:
+    """An answer of a stranger's, whose text can't be had."""
+
+    def __init__(self, trouble: BaseException) -> None:
+        self.trouble = trouble
+
+    def __str__(self) -> str:
+        raise self.trouble
+
+
+def test_an_answer_that_can_not_be_kept_is_reported_and_the_event_settled(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = make()
+    put(outbox, 1, 2)
+    answer: Any = Answer(RuntimeError("no text"))
+    outbox.failed(take(outbox), DeliveryError("no", 400, body=answer))
+    assert "1 rejected events could not be kept: no text" in caplog.text
+    answer.trouble = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        outbox.failed(take(outbox), DeliveryError("no", 400, body=answer))
+    assert (balance(outbox)["failed"], balance(outbox)["pending"]) == (2, 0)
 
 
 def test_what_is_under_way_at_the_end_is_noted_though_others_have_come(make: Make) -> None:
@@ -931,6 +1040,26 @@ def test_notes_that_can_not_be_written_are_written_later(
     heir = make()
     heir.adopt()
     assert taken(heir) == bodies(4)
+
+
+def test_a_note_that_fits_in_part_is_written_again_when_there_is_room(
+    make: Make, place: Path, clock: Clock, fork: Callable[..., Child]
+) -> None:
+    def child() -> None:
+        outbox = make()
+        put(outbox, 1, 2)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        outbox.delivered(take(outbox))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
+        outbox._files.tidy(idle=True)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        assert [event["n"] for event in Outbox(place).events()] == [1, 2]
+        clock.now += _files.TRY_AGAIN
+        outbox._files.tidy(idle=True)
+        assert [event["n"] for event in Outbox(place).events()] == [2]
+        outbox.rest()
+
+    assert fork(child).wait() == 0
 
 
 def test_a_mark_that_somebody_removed_is_made_anew(make: Make, place: Path) -> None:

@@ -111,6 +111,24 @@ def test_psutil_tells_the_start_of_a_process() -> None:
     assert _fork._start_by_psutil(done.pid) is None
 
 
+def test_a_process_that_hides_itself_lives(
+    place: Place, monkeypatch: pytest.MonkeyPatch, fork: Callable[..., Child]
+) -> None:
+    def hidden(process: psutil.Process) -> float:
+        raise psutil.AccessDenied(process.pid)
+
+    # As where there is no /proc.
+    monkeypatch.setattr(_fork, "_start", _fork._start_by_psutil)
+    write_mark(place)
+    assert state(place) == ALIVE
+    here = Mark.of_this_process()
+    monkeypatch.setattr(psutil.Process, "create_time", hidden)
+    monkeypatch.setattr(Mark, "of_this_process", lambda: here)
+    with pytest.raises(PermissionError, match="it is hidden"):
+        _fork._start_by_psutil(os.getpid())
+    assert state(place) == ALIVE
+
+
 def test_a_process_that_ends_while_it_is_looked_at_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
     class Ended(io.BytesIO):
         def read(self, _size: int | None = -1) -> bytes:
@@ -231,6 +249,23 @@ def test_who_can_not_look_for_want_of_descriptors_takes_nobody_for_dead(
         assert state(place) == ALIVE  # the parent
 
     assert fork(child).wait() == 0
+
+
+def test_who_can_not_look_sweeps_no_mark(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_mark(place, start="1")
+    left(place)
+
+    real = os.listdir
+
+    def too_many(path: str) -> list[str]:
+        if path == place.events:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", too_many)
+    with pytest.raises(OSError, match="Too many open files"):
+        _owners.sweep(place, time.time())
+    assert os.listdir(place.owners) == [NAME]
 
 
 # -- claims ----------------------------------------------------------------------------------------

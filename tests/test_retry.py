@@ -41,6 +41,18 @@ def test_an_event_is_given_up_at_once_after(status: int) -> None:
     assert pause(failure(status, retry_after=5.0), 8, longest) < 0
 
 
+@pytest.mark.parametrize("status", [401, 403])
+def test_who_may_wait_for_long_waits_for_the_right_token(status: int) -> None:
+    assert is_transient(status, patient=True)
+    assert pause(failure(status, attempts=100, age=1e6), None, longest) == 30.0
+
+
+@pytest.mark.parametrize("status", [301, 400, 404, 413, 422])
+def test_what_is_wrong_with_an_event_no_waiting_mends(status: int) -> None:
+    assert not is_transient(status, patient=True)
+    assert pause(failure(status), None, longest) < 0
+
+
 @pytest.mark.parametrize(
     ("attempts", "retries", "again"),
     [(1, 0, False), (1, 1, True), (2, 1, False), (8, 8, True), (9, 8, False), (9, 9, True)],

@@ -121,7 +121,8 @@ class Delivery:
     ) -> None:
         now = time.monotonic()
         error = _delivery_error(cause, item.attempts, now - item.accepted_at)
-        if not _retry.is_transient(error.status):
+        patient = self._outbox.patient
+        if not _retry.is_transient(error.status, patient=patient):
             self._answered()
         elif (probes := self._health.failed(began, now)) is not None:
             # Before the event goes back, or it could be its own probe without a pause.
@@ -129,9 +130,9 @@ class Delivery:
             self._health.held(until)
             self._outbox.hold(until, PROBES * self._options.timeout)
             self._holding = True
-            if not self._outbox.patient:
+            if not patient:
                 self._give_up_what_waited(error, now)
-        retries = None if self._outbox.patient else self._options.retries
+        retries = None if patient else self._options.retries
         pause = _retry.pause(error, retries, random.uniform)
         if pause < 0:
             self._give_up(item, error)
@@ -151,6 +152,11 @@ class Delivery:
         # Here and not where it happens: to write a line is no work for the caller of an event.
         if count := self._outbox.overflown():
             self._reporter.overflown(count, self._options.max_queue, self._options.overflow)
+
+    def say_the_rest(self) -> None:
+        """Say all that was counted and not said: there may be no next time."""
+        self.say_overflow()
+        self._reporter.rest()
 
     def lose(self) -> None:
         """An event came when nothing can be sent any more."""

@@ -17,7 +17,7 @@ from valued._outbox import Entry
 from valued._owners import BEAT, Place
 from valued._reading import ReadingOutbox
 from valued._segments import SEGMENT, RobbedError, Segment
-from valued._store import Store
+from valued._store import REJECTED_BYTES, Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -220,11 +220,21 @@ class DurableOutbox(ReadingOutbox):
     def failed(self, item: Item, error: DeliveryError | None = None) -> None:
         """Settle *item* as refused, and keep it beside with the answer."""
         assert error is not None
+        store = self._files.store
         try:
-            self._files.store.reject(item.idempotency_key, item.body, error)
-        except (OSError, ValueError) as trouble:  # of a stranger's record, that is no JSON
+            store.reject(item.idempotency_key, item.body, error, self._say_forgotten)
+        except Exception as trouble:  # noqa: BLE001 - event and answer may be a stranger's
             self._reporter.warn("rejected", "%d rejected events could not be kept: %s", trouble)
-        self._land(item, "failed")
+        finally:
+            self._land(item, "failed")
+
+    def _say_forgotten(self) -> None:
+        self._reporter.warn(
+            "forgotten",
+            "%d of the oldest files of rejected events were removed: all of them are larger than "
+            "%d bytes",
+            REJECTED_BYTES,
+        )
 
     def dropped(self, item: Item, reason: str) -> bool:
         """See `Outbox.dropped`: what is on the disk is left to others."""

@@ -172,8 +172,6 @@ class Files:
             "disk", "%d times the outbox could not be used, events wait in memory: %s", error
         )
 
-    # -- lost, and dropped -------------------------------------------------------------------------
-
     def lose(self, own: Holding, error: OSError) -> None:
         """*own* is ours no more: another process took it over, or somebody removed it."""
         taken = self.store.was_taken(own)
@@ -362,8 +360,6 @@ class Files:
                     segment.unrecorded += numbers
                     self._unrecorded[segment] = None
                     self._unrecorded_events += len(numbers)
-
-    # -- handed over -------------------------------------------------------------------------------
 
     def claim(self) -> int:
         """Take over what dead owners left; from how many directories. Raises `OSError`."""

@@ -35,6 +35,7 @@ one: what it does after the call is nobody's work any more, so it finds nothing 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -227,7 +228,10 @@ def _pid_space() -> tuple[str, str]:
 
 
 def _start(pid: int) -> str | None:
-    """When the process *pid* was started, in a form to compare; None: there is none."""
+    """When the process *pid* was started, in a form to compare; None: there is none.
+
+    Raises `OSError` where this process can't look, `PermissionError` where it may not.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             # The name, in parentheses, may hold anything.
@@ -249,6 +253,8 @@ def _start_by_psutil(pid: int) -> str | None:
         if process.status() == psutil.STATUS_ZOMBIE:
             return None
         return repr(process.create_time())
+    except psutil.AccessDenied as error:
+        raise PermissionError(errno.EACCES, "there is such a process, and it is hidden") from error
     except psutil.Error:
         return None
 

@@ -211,7 +211,16 @@ def outbox_path(outbox: object) -> str | None:
         raise ValidationError(f"outbox: expected the path of a directory, got {_kind(given)}")
     if not os.fspath(given):
         raise ValidationError("outbox: it is empty; give the path of a directory, or None")
-    return os.path.abspath(os.fspath(given))
+    path = os.path.abspath(os.fspath(given))
+    try:
+        writable = b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        writable = False
+    if not writable:
+        raise ValidationError(
+            f"outbox: {path!a} has characters that no path can have; leave them out"
+        )
+    return path
 
 
 def executor_problems(executor: object) -> list[str]:

@@ -60,11 +60,22 @@ class Place:
         self.events: Final = os.path.join(path, "v1", "events")
         self.rejected: Final = os.path.join(path, "v1", "rejected")
 
+    def directories(self) -> tuple[str, ...]:
+        """All of it, each before what is in it."""
+        inside = self.owners, self.events, self.rejected
+        return self.path, os.path.dirname(self.owners), *inside
+
+    def above(self) -> list[str]:
+        """Where it is, and where that is to be made, up to the first directory that is there."""
+        above = [os.path.dirname(self.path)]
+        while not os.path.lexists(above[-1]):
+            above.append(os.path.dirname(above[-1]))
+        return above
+
     def make(self) -> None:
         """Make what is missing of it, for this user alone. Raises `OSError`."""
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
-        for path in (self.path, os.path.dirname(self.owners), self.owners, self.events,
-                     self.rejected):  # fmt: skip
+        for path in self.directories():
             with contextlib.suppress(FileExistsError):
                 os.mkdir(path, 0o700)
             if problem := _directory_problem(path):
@@ -76,9 +87,7 @@ class Place:
         if problem is None and os.path.lexists(self.path):
             problem = _writable_problem(self.path)
         elif problem is None:
-            above = os.path.dirname(self.path)
-            while not os.path.lexists(above):
-                above = os.path.dirname(above)
+            above = self.above()[-1]
             if not os.path.isdir(above):
                 problem = f"{above} is no directory; choose another place"
             else:
@@ -193,7 +202,10 @@ def state(place: Place, owner: str, path: str, now: float) -> str:
         return EXPIRED if now - _changed(mark, path) > LEASE else ELSEWHERE
     if content[0] == Mark.of_this_process():
         return ALIVE if is_here(owner) else DEAD
-    alive = lives(content[0])
+    try:
+        alive = lives(content[0])
+    except PermissionError:  # there is one, and nobody may say that it is another
+        return ALIVE
     if alive is None:
         return EXPIRED if now - _changed(mark, path) > content[1] else ELSEWHERE
     return ALIVE if alive else DEAD
@@ -236,10 +248,13 @@ def _changed(*paths: str) -> float:
 
 
 def all_left(place: Place) -> Iterator[Left]:
-    """The directories of segments, whoever owns them, in the order of their names."""
+    """The directories of segments, whoever owns them, in the order of their names.
+
+    Raises `OSError` where this process can't look; none are there where the place is not.
+    """
     try:
         names = sorted(os.listdir(place.events))
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return
     for name in names:
         origin, dot, owner = name.partition(".")
@@ -265,7 +280,10 @@ def release(left: Left) -> None:
 
 
 def sweep(place: Place, now: float) -> int:
-    """Remove the marks of dead owners that own nothing; how many of other processes are left."""
+    """Remove the marks of dead owners that own nothing; how many of other processes are left.
+
+    Raises `OSError`.
+    """
     owning = {left.owner for left in all_left(place)}
     others = 0
     for name in os.listdir(place.owners):

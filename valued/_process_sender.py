@@ -321,8 +321,7 @@ class ProcessSender:
                 "%d events were dropped: they were not delivered when the client was closed",
                 count=self._delivery.abandon("closed"),
             )
-        self._delivery.say_overflow()
-        self._reporter.rest()
+        self._delivery.say_the_rest()
         self._dismiss(deadline, settled=done)
         return done
 
@@ -351,8 +350,7 @@ class ProcessSender:
         if self._born.is_here():
             self._delivery.wait_until_told(self._end)
             self.outbox.rest()
-            self._delivery.say_overflow()
-            self._reporter.rest()
+            self._delivery.say_the_rest()
 
     def hurry(self, started: float) -> None:
         """A signal came that may end the process: deliver as `leave` does, and go on."""

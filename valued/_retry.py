@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 #: Statuses that say "not now": a timeout, too early, too many, and every 5xx below.
 _TRANSIENT: Final = frozenset({408, 425, 429})
 
+#: Statuses that say something of the token, and nothing of the event. What is kept on the disk is
+#: delivered by who has the right one, or gets it; what waits in memory can't expect that.
+_OF_THE_TOKEN: Final = frozenset({401, 403})
+
 #: Seconds. The first pause is between 0 and this (full jitter), the following ones double.
 FIRST_PAUSE: Final = 0.5
 
@@ -38,8 +42,13 @@ DOWN_AFTER: Final = 5
 MAX_AGE: Final = 3600.0
 
 
-def is_transient(status: int | None) -> bool:
-    """Whether the same event may succeed later. None: there was no answer."""
+def is_transient(status: int | None, *, patient: bool = False) -> bool:
+    """Whether the same event may succeed later. None: there was no answer.
+
+    *patient*: whether it waits for as long as that takes, as `Outbox.patient`.
+    """
+    if status in _OF_THE_TOKEN:
+        return patient
     return status is None or status in _TRANSIENT or 500 <= status <= 599
 
 
@@ -51,7 +60,7 @@ def pause(
     *error* knows status, attempts and age; *retries*: attempts after the first, None where neither
     they nor the age are bounded here; *uniform* is `random.uniform` or a stand-in.
     """
-    if not is_transient(error.status):
+    if not is_transient(error.status, patient=retries is None):
         return -1.0
     if retries is not None and (error.attempts > retries or error.age > MAX_AGE):
         return -1.0

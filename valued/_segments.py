@@ -257,9 +257,11 @@ class Segment:
         record = _records.encode_numbers(numbers, time.time())
         descriptor = os.open(self._base + SETTLED, _APPEND | os.O_CREAT, PRIVATE)
         try:
-            os.write(descriptor, record)
+            written = os.write(descriptor, record)
         finally:
             os.close(descriptor)
+        if written != len(record):  # what is there of it is skipped by who reads
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._base + SETTLED)
 
     def remove(self) -> None:
         """Remove the file: the events first, or they would all be there again after a crash."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -28,7 +29,7 @@ from valued._segments import Backlog, Holding, Segment, remove_directory, segmen
 from valued._segments import sync_directory as _sync_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from valued._errors import DeliveryError
 
@@ -56,6 +57,7 @@ class Store:
     def open(self) -> Holding:
         """A mark for this process, and a directory for what it accepts."""
         name = os.urandom(16).hex()
+        above = self.place.above()
         self.place.make()
         owner = Owner(self.place, name)
         path = os.path.join(self.place.events, f"{name}.{name}")
@@ -65,8 +67,12 @@ class Store:
             owner.leave()
             raise
         if self.sync:
-            for directory in (self.place.path, self.place.owners, self.place.events):
+            for directory in self.place.directories():
                 _sync_directory(directory)
+            for directory in above:
+                # One that this process may not read is no place where it has just made something.
+                with contextlib.suppress(PermissionError):
+                    _sync_directory(directory)
         return Holding(path, name, owner)
 
     def discard(self, holding: Holding) -> None:
@@ -122,11 +128,14 @@ class Store:
         return holding
 
     def was_taken(self, holding: Holding) -> bool:
-        """Whether another process owns *holding* now. Raises nothing."""
-        return any(
-            left.origin == holding.origin and left.owner != holding.owner.name
-            for left in all_left(self.place)
-        )
+        """Whether another process owns *holding*, which is not where it was. Raises nothing."""
+        try:
+            return any(
+                left.origin == holding.origin and left.owner != holding.owner.name
+                for left in all_left(self.place)
+            )
+        except OSError:  # this process can't look now: too many open files, say
+            return True  # seldom is it that somebody removed it
 
     def part(self, holding: Holding) -> None:
         """Let others have what is left in *holding*, or remove it if that is nothing."""
@@ -136,17 +145,24 @@ class Store:
             remove_directory(holding.path)
 
     def size(self) -> int:
-        """Bytes of all segments in the directory, whoever owns them."""
+        """Bytes of all segments in the directory, whoever owns them. Raises nothing."""
         total = 0
-        for left in all_left(self.place):
-            with contextlib.suppress(OSError), os.scandir(left.path) as entries:
-                for entry in entries:
-                    with contextlib.suppress(OSError):
-                        total += entry.stat(follow_symlinks=False).st_size
+        with contextlib.suppress(OSError):
+            for left in all_left(self.place):
+                with contextlib.suppress(OSError), os.scandir(left.path) as entries:
+                    for entry in entries:
+                        with contextlib.suppress(OSError):
+                            total += entry.stat(follow_symlinks=False).st_size
         return total
 
-    def reject(self, key: str, body: bytes, error: DeliveryError) -> None:
-        """Keep an event that the service refused, with its answer."""
+    def reject(
+        self, key: str, body: bytes, error: DeliveryError, forgotten: Callable[[], object]
+    ) -> None:
+        """Keep an event that the service refused, with its answer.
+
+        *forgotten* is called for each file of earlier ones that is removed for it. Raises whatever
+        a stranger's event or answer does that JSON can't hold.
+        """
         payload = {
             "idempotency_key": key,
             "status": error.status,
@@ -155,22 +171,24 @@ class Store:
             "attempts": error.attempts,
             "event": json.loads(body),
         }
-        record = _records.encode(
-            _records.REJECTED, next(self._rejected), time.time(), json.dumps(payload).encode()
-        )
+        # The answer may be anything, where the transport is the user's.
+        text = json.dumps(payload, default=str).encode()
+        record = _records.encode(_records.REJECTED, next(self._rejected), time.time(), text)
         path = self._rejected_path
         if not path or (os.path.lexists(path) and os.lstat(path).st_size >= REJECTED_FILE):
             path = os.path.join(self.place.rejected, f"{time.time_ns():020d}-{os.urandom(4).hex()}")
-            self._bound_rejected()
+            self._bound_rejected(forgotten)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         descriptor = os.open(path, flags, PRIVATE)
         self._rejected_path = path
         try:
-            os.write(descriptor, record)
+            written = os.write(descriptor, record)
         finally:
             os.close(descriptor)
+        if written != len(record):  # what is there of it is skipped by who reads
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
-    def _bound_rejected(self) -> None:
+    def _bound_rejected(self, forgotten: Callable[[], object]) -> None:
         names = sorted(os.listdir(self.place.rejected))
         paths = [os.path.join(self.place.rejected, name) for name in names]
         total = REJECTED_FILE
@@ -179,3 +197,4 @@ class Store:
                 total += os.lstat(path).st_size
                 if total > REJECTED_BYTES:
                     os.unlink(path)
+                    forgotten()

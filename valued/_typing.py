@@ -87,8 +87,8 @@ class Outbox(Protocol):
     Any thread may call anything. Nothing here waits for the network.
     """
 
-    #: Whether events wait for as long as the outbox keeps them, however often they were tried;
-    #: False: they are given up after ``Options.retries`` attempts, or an hour.
+    #: Whether events wait for as long as the outbox keeps them, however often they were tried, and
+    #: for the right token; False: they are given up after ``Options.retries`` attempts, or an hour.
     patient: bool
 
     def put(self, body: bytes) -> Item | None:

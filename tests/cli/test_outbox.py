@@ -7,6 +7,7 @@ import os
 import signal
 import stat
 import subprocess
+import types
 from collections.abc import Callable
 from http import HTTPStatus
 from pathlib import Path
@@ -16,8 +17,11 @@ import pytest
 
 import valued
 from tests.support.cli import COMMAND
+from tests.support.clock import Clock
 from tests.support.processes import Child, run
 from tests.support.server import Reply, Request, Server
+from valued.cli import outbox as command
+from valued.cli.render import Progress
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no outbox on Windows")
 
@@ -93,6 +97,82 @@ def test_send_delivers_what_the_dead_left_and_nothing_of_the_living(
     assert outbox(place).stdout.splitlines()[1].split() == ["all", "0", "0"]
 
 
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (Reply(503), "the service answered 503 Service Unavailable"),
+        (Reply(401), "the service answered 401 Unauthorized"),
+        (None, "ConnectionError"),
+    ],
+    ids=["down", "wrong token", "nobody there"],
+)
+def test_send_ends_where_nothing_can_be_delivered_and_leaves_all_of_it(
+    answer: Reply | None, said: str, place: Path, server: Server
+) -> None:
+    server.script = lambda _request: answer or Reply()
+    url = server.url if answer else "http://127.0.0.1:9/events"
+    arguments = ["send", "--token", "t", "--endpoint", url, "--timeout", "1"]
+    done = outbox(place, *arguments, timeout=20)
+    assert done.returncode == 1
+    assert said in done.stderr.splitlines()[0]
+    assert done.stderr.splitlines()[-2:] == [
+        "0 delivered, 0 rejected, 0 dropped",
+        "valued: nothing was delivered for 1 s (--timeout); 5 events are left to others",
+    ]
+    assert outbox(place, "rejected").stdout == ""
+    server.script = lambda _request: Reply()
+    done = outbox(place, *sending(server))
+    assert (done.returncode, done.stderr) == (0, "5 delivered, 0 rejected, 0 dropped\n")
+
+
+@pytest.mark.parametrize(
+    ("pause", "delivered"), [(50.0, 5), (70.0, 0)], ids=["within it", "longer than it"]
+)
+def test_send_has_its_timeout_for_each_delivery(
+    pause: float, delivered: int, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(0.0)
+
+    class Slow:
+        def adopt(self) -> None:
+            pass
+
+        def stats(self) -> dict[str, int]:
+            done = int(clock.now / pause)
+            return {"delivered": done, "failed": 0, "dropped": 0, "pending": 5 - done}
+
+    def sleep(seconds: float) -> None:
+        clock.now += seconds
+
+    client: Any = Slow()
+    directory = valued.Outbox(place)
+    directory.purge()
+    monkeypatch.setattr(command, "time", types.SimpleNamespace(monotonic=clock, sleep=sleep))
+    finished = command._deliver(client, directory, Progress(), 60.0)
+    assert (finished, client.stats()["delivered"]) == (delivered == 5, delivered)
+    assert clock.now == pytest.approx(5 * pause if finished else 60.0, abs=0.2)
+
+
+# A mark that is another host's may have any pid, that of who sends as well.
+_SEND_BESIDE_A_NAMESAKE = """
+import json, os, pathlib, sys
+from valued.cli import main
+[mark] = pathlib.Path(sys.argv[1]).glob("v1/owners/*")
+content = {**json.loads(mark.read_text()), "pid": os.getpid(), "host": "another"}
+mark.write_text(json.dumps(content))
+sys.exit(main(["outbox", *sys.argv[1:]]))
+"""
+
+
+def test_send_does_not_wait_for_a_process_elsewhere_that_has_its_pid(
+    place: Path, server: Server
+) -> None:
+    arguments = [str(place), *sending(server), "--timeout", "10"]
+    done = run("-c", _SEND_BESIDE_A_NAMESAKE, *arguments, timeout=20)
+    assert (done.returncode, done.stderr) == (0, "0 delivered, 0 rejected, 0 dropped\n")
+    assert server.events == []
+
+
 def test_send_where_nothing_is_left_does_nothing(place: Path, server: Server) -> None:
     outbox(place, *sending(server))
     done = outbox(place, *sending(server))
@@ -134,6 +214,21 @@ def test_export_writes_what_send_takes(place: Path, server: Server, tmp_path: Pa
     sent = run("-m", "valued", "send", str(file), "--token", "t", "--endpoint", server.url)
     assert sent.returncode == 0
     assert [event["user"]["id"] for event in server.events] != []
+
+
+def test_export_replaces_a_file_and_takes_it_from_others(place: Path, tmp_path: Path) -> None:
+    file = tmp_path / "left.jsonl"
+    file.write_text("what was in it before\n" * 1000)
+    file.chmod(0o644)
+    assert outbox(place, "export", str(file)).stderr == "5 events\n"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert [json.loads(line)["key"] for line in file.read_text().splitlines()] == ["left"] * 5
+
+
+def test_export_to_what_is_no_file_only_writes(place: Path) -> None:
+    done = outbox(place, "export", "/dev/stdout")  # a pipe, which can't be made shorter
+    assert [json.loads(line)["key"] for line in done.stdout.splitlines()] == ["left"] * 5
+    assert (done.returncode, done.stderr) == (0, "5 events\n")
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,15 @@ def _add_outbox(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", help="what clients were given as outbox")
     parts = parser.add_subparsers(metavar="WHAT", dest="what")
     parts.add_parser("status", help="owners alive and dead, events, bytes, rejected (the default)")
-    _add_delivery(parts.add_parser("send", help="deliver what dead processes left"))
+    send = parts.add_parser("send", help="deliver what dead processes left")
+    send.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=60.0,
+        metavar="S",
+        help="give up, and leave the rest, when nothing was delivered for S seconds (%(default)g)",
+    )
+    _add_delivery(send)
     rejected = parts.add_parser("rejected", help="what the service refused for good, and why")
     choice = rejected.add_mutually_exclusive_group()
     choice.add_argument(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import stat
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -64,38 +65,65 @@ def _ago(moment: float | None) -> str:
 
 
 def _send(outbox: valued.Outbox, arguments: argparse.Namespace) -> int:
-    """Deliver what dead owners left; 0 when all of it was delivered."""
+    """Deliver what dead owners left; 0 when all of it was delivered.
+
+    What can't be delivered stays, so that a service that is down keeps no command for ever.
+    """
     total = sum(owner.events for owner in outbox.owners() if owner.state in GONE)
     with (
         render.progress(total) as progress,
         delivery.warnings(progress),
         delivery.client(arguments.token, arguments.endpoint, outbox=arguments.directory) as client,
     ):
+        interrupted = False
+        finished = False
         try:
-            while True:
-                client.adopt()
-                stats = client.stats()
-                progress.at(stats["delivered"], stats["delivered"])
-                if not stats["pending"] and not _is_left(outbox):
-                    break
-                time.sleep(delivery.GLANCE)
-            interrupted = False
+            finished = _deliver(client, outbox, progress, arguments.timeout)
         except KeyboardInterrupt:
-            client.close(delivery.LAST_MOMENT)
             interrupted = True
+        client.close(delivery.LAST_MOMENT)  # which leaves to others what is pending
         stats = client.stats()
     lost = stats["failed"] + stats["dropped"]
     text = f"{stats['delivered']} delivered, {stats['failed']} rejected, {stats['dropped']} dropped"
     print(text, file=sys.stderr, flush=True)
     if interrupted:
         raise KeyboardInterrupt
-    return 1 if lost else 0
+    if not finished:
+        left = sum(owner.events for owner in outbox.owners() if owner.state in GONE)
+        render.complain(
+            f"nothing was delivered for {arguments.timeout:g} s (--timeout); {left} events are "
+            "left to others"
+        )
+    return 0 if finished and not lost else 1
+
+
+def _deliver(
+    client: valued.Client, outbox: valued.Outbox, progress: render.Progress, timeout: float
+) -> bool:
+    """Deliver until nothing is left; False: for *timeout* seconds there was no progress."""
+    settled, since = 0, time.monotonic()
+    while True:
+        client.adopt()
+        stats = client.stats()
+        progress.at(stats["delivered"], stats["delivered"])
+        if not stats["pending"] and not _is_left(outbox):
+            return True
+        before, settled = settled, stats["delivered"] + stats["failed"] + stats["dropped"]
+        if settled > before:
+            since = time.monotonic()
+        elif time.monotonic() - since >= timeout:
+            return False
+        time.sleep(delivery.GLANCE)
 
 
 def _is_left(outbox: valued.Outbox) -> bool:
-    """Whether there are events of the dead, or such that this process took over."""
+    """Whether there are events of the dead, or such that this process took over and has not read.
+
+    Only of a process whose pid means something here is it known that it lives.
+    """
+    here = ("alive", os.getpid())
     return any(
-        owner.events and (owner.state in GONE or owner.pid == os.getpid())
+        owner.events and (owner.state in GONE or (owner.state, owner.pid) == here)
         for owner in outbox.owners()
     )
 
@@ -139,9 +167,12 @@ def _write(path: str, events: Iterable[object]) -> int:
             print(json.dumps(event))
         return 0
     count = 0
-    # The events are private, wherever they are put.
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     with open(descriptor, "w", encoding="utf-8") as file:
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):  # else a pipe, or /dev/stdout
+            # The events are private, wherever they are put: in a file that was there, too.
+            os.fchmod(descriptor, 0o600)
+            os.ftruncate(descriptor, 0)
         for event in events:
             file.write(json.dumps(event) + "\n")
             count += 1
