@@ -27,7 +27,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.support.clock import Clock
 from tests.support.processes import Child
-from valued import _durable, _files, _fork, _owners, _reading, _segments, _store
+from valued import _durable, _files, _fork, _owners, _reading, _records, _segments, _store
 from valued._directory import Outbox
 from valued._durable import DurableOutbox
 from valued._errors import DeliveryError
@@ -337,6 +337,20 @@ def test_who_was_robbed_leaves_what_it_had_and_goes_on_under_another_name(
     assert taken(other) == bodies(1, 2)
 
 
+def test_who_was_robbed_of_nothing_says_nothing(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox, other = make(), make()
+    put(outbox, 1)
+    assert taken(outbox) == bodies(1)
+    move_elsewhere(outbox, LEASE + 60)
+    other.adopt()
+    outbox._files.beaten -= BEAT + 1
+    put(outbox, 2)
+    assert taken(outbox) == bodies(2)
+    assert caplog.messages == []
+
+
 def test_who_was_robbed_and_can_not_look_leaves_what_it_had_to_the_other(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -582,6 +596,53 @@ def test_a_file_that_can_not_be_read_is_read_later(
     assert taken(heir) == bodies(1)
 
 
+def test_a_file_that_fails_amid_its_reading_is_read_again_from_where_it_was(
+    make: Make, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox, heir = make(), make()
+    put(outbox, *range(10), size=100)
+    die(outbox)
+    heir.adopt()
+    real = _records.read
+
+    def fail(*args: Any) -> Iterator[Any]:
+        for number, found in enumerate(real(*args)):
+            if number == 5:
+                raise OSError(errno.EIO, "Input/output error")
+            yield found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_records, "read", fail)
+        assert heir.take() is None
+    clock.now += _reading.READ_AGAIN
+    assert taken(heir) == bodies(*range(10), size=100)
+    balance(heir)
+
+
+def test_what_an_exception_breaks_off_is_read_again_from_there(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox, heir = make(), make()
+    put(outbox, *range(10), size=100)
+    die(outbox)
+    heir.adopt()
+    real = _reading.Entry
+    made: list[int] = []
+
+    def interrupted(*args: Any) -> Any:
+        made.append(1)
+        if len(made) == 5:
+            raise SoftTimeLimitError
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_reading, "Entry", interrupted)
+        with pytest.raises(SoftTimeLimitError):
+            heir.take()
+    assert sorted(taken(heir)) == sorted(bodies(*range(10), size=100))
+    balance(heir)
+
+
 def test_files_without_anything_to_deliver_are_passed_at_once(make: Make) -> None:
     dead = [make(), make(), make()]
     for number, outbox in enumerate(dead):
@@ -709,6 +770,21 @@ def test_past_its_size_what_was_taken_over_goes_first(
     figures = balance(heir)
     assert figures["adopted"] + figures["accepted"] == 50
     assert figures["dropped_by_reason"]["size"] == 50 - len(rest) > 0
+
+
+def test_what_is_taken_over_past_the_size_is_dropped_at_once(
+    make: Make, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_files(monkeypatch)
+    for _ in range(3):  # none of which lives for long enough to look at the size
+        outbox = make(max_size=10**6)
+        put(outbox, *range(20), size=300)
+        die(outbox)
+    heir = make(max_size=10_000)
+    heir.adopt()
+    assert sum(path.stat().st_size for path in place.rglob("*.events")) < 10_000
+    left = taken(heir)
+    assert balance(heir)["dropped_by_reason"]["size"] == 60 - len(left) > 20
 
 
 def test_rejected_events_are_kept_with_the_answer_and_bounded(
@@ -1296,6 +1372,53 @@ def test_what_comes_too_late_touches_no_disk_and_is_dropped(
 
 class SoftTimeLimitError(Exception):
     pass
+
+
+def test_events_that_a_signal_handler_records_within_a_call_cost_no_file(
+    make: Make, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    small_files(monkeypatch)
+    outbox = make()
+    put(outbox, 0)
+    came: list[bytes] = []
+
+    def record(*args: Any) -> Any:
+        monkeypatch.setattr(_durable, "Entry", real)
+        put(outbox, *range(1, 20), size=300)  # so that other files are begun
+        came.extend(taken(outbox))  # and the one that this call was about to write to is removed
+        return real(*args)
+
+    real = _durable.Entry
+    monkeypatch.setattr(_durable, "Entry", record)
+    put(outbox, 20)
+    assert [*came, *taken(outbox)] == [body(0), *bodies(*range(1, 20), size=300), body(20)]
+    assert caplog.messages == []
+    assert balance(outbox)["unsaved"] == 0
+
+
+def test_a_child_that_comes_back_from_a_signal_handler_writes_nothing_of_its_parents(
+    make: Make, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = make()
+    put(outbox, 1)
+    children: list[int] = []
+    real = _durable.Entry
+
+    def fork(*args: Any) -> Any:
+        monkeypatch.setattr(_durable, "Entry", real)
+        children.append(os.fork())
+        return real(*args)
+
+    monkeypatch.setattr(_durable, "Entry", fork)
+    try:
+        put(outbox, 2)
+    finally:
+        if children == [0]:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
+    assert list(Outbox(place).events()) == [json.loads(b) for b in bodies(1, 2)]
+    assert len(list(place.glob("v1/owners/*"))) == 1
+    assert taken(outbox) == bodies(1, 2)
 
 
 @pytest.mark.parametrize("max_events", [1, 10])

@@ -83,9 +83,9 @@ class ProcessSender:
 
     # -- jobs --------------------------------------------------------------------------------------
 
-    def _hire(self) -> None:
-        """Add a job if there is something to do and room for one more."""
-        if not self._born.is_here() or not self.outbox.ready():
+    def _hire(self, *, anyway: bool = False) -> None:
+        """Add a job if there is something to do, or *anyway*, and room for one more."""
+        if not self._born.is_here() or not (anyway or self.outbox.ready()):
             return
         job = object()
         staffing = None
@@ -293,8 +293,7 @@ class ProcessSender:
 
     def adopt(self) -> int:
         found = self.outbox.adopt()
-        self._hire()
-        self._watch()  # for what others leave later
+        self._hire(anyway=self.outbox.postponed())  # it sees to what others leave later
         return found
 
     # -- waiting and ending ------------------------------------------------------------------------

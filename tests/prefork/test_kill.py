@@ -27,7 +27,7 @@ import valued
 from tests.support.gunicorn import Gunicorn
 from tests.support.hold import Hold
 from tests.support.kills import POINTS, Arrived, Killing, kill_at
-from tests.support.processes import PROGRAMS, Child, until
+from tests.support.processes import PROGRAMS, Child, run, until
 from tests.support.server import Reply, Request, Server
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
@@ -206,8 +206,9 @@ def test_the_end_of_a_process_leaves_to_others_what_a_service_that_is_down_did_n
     assert down.close(10)
 
 
+@pytest.mark.parametrize("has_recorded", [True, False])
 def test_an_idle_process_notices_by_itself_that_another_one_died(
-    down: valued.Client, server: Server, monkeypatch: pytest.MonkeyPatch
+    down: valued.Client, server: Server, monkeypatch: pytest.MonkeyPatch, has_recorded: bool
 ) -> None:
     monkeypatch.setattr("valued._reading.LOOK", 0.05)
     dead = threading.Event()
@@ -222,18 +223,51 @@ def test_an_idle_process_notices_by_itself_that_another_one_died(
         left_by(down, 1)
         signal.pause()
     server.wait_for(1)
-    left_by(down, 2)
-    assert down.flush(10)
+    if has_recorded:
+        left_by(down, 2)
+        assert down.flush(10)
+    else:
+        assert down.adopt() == 0
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     dead.set()
-    until(lambda: down.stats()["delivered"] == 2)
+    until(lambda: down.stats()["delivered"] == 1 + has_recorded)
     assert down.park(10)
     here = down._sender._here.peek()
     assert here is not None
     assert here._threads._workers == set()
     assert arrived(server).with_several_keys() == []
     assert down.close(10)
+
+
+_REPLACED = """
+import os, sys, time, valued
+url, outbox, program = sys.argv[1:4]
+client = valued.Client("t", url, outbox=outbox)
+if program:
+    client.action("before", {"user.id": 1})
+    os.execv(sys.executable, [sys.executable, "-c", program, url, outbox, ""])
+client.action("after", {"user.id": 1})
+while client.stats()["delivered"] < 2:
+    time.sleep(0.01)
+"""
+
+
+def test_a_process_that_is_replaced_by_exec_delivers_what_it_had_before(
+    tmp_path: Path, server: Server
+) -> None:
+    after = threading.Event()
+
+    def script(request: Request) -> Reply:
+        if request.event["key"] == "after":
+            after.set()
+        return Reply(204 if after.is_set() else 503, {"Retry-After": "0"})
+
+    server.script = script
+    place = str(tmp_path / "outbox")
+    run("-c", _REPLACED, server.url, place, _REPLACED, timeout=30)
+    assert {event["key"] for event in server.events} == {"after", "before"}
+    assert len({request.headers["Idempotency-Key"] for request in server.requests}) == 2
 
 
 def test_events_of_a_gunicorn_worker_that_its_timeout_kills_arrive(
