@@ -91,18 +91,24 @@ def test_a_handler_that_was_there_may_go_on(signalled: Callable[..., None]) -> N
 def test_a_handler_is_called_once_though_another_wake_up_is_under_way(
     fork: Callable[..., Child], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send = _signals.send_signal
+    send, receive = _signals.send_signal, _signals._received
     calls: list[int] = []
+
+    def received(reader: socket.socket) -> bytes:
+        said = receive(reader)
+        until(lambda: _signals._here.get().heard)  # the signal itself has come to the handler
+        return said
 
     def send_twice(number: int) -> None:
         send(number)
         if threading.current_thread() is not threading.main_thread():
             # The handler runs, and the thread that wakes it doesn't know yet.
-            until(lambda: number not in _signals._here.get().heard)
+            until(lambda: _signals._here.get().done)
             send(number)
 
     def child() -> None:
         monkeypatch.setattr(_signals, "send_signal", send_twice)
+        monkeypatch.setattr(_signals, "_received", received)
         signal.signal(signal.SIGTERM, lambda number, _frame: calls.append(number))
         valued.flush_on_signals()
         [listening] = [one for one in threading.enumerate() if one.name == "valued-signals"]
@@ -112,6 +118,104 @@ def test_a_handler_is_called_once_though_another_wake_up_is_under_way(
         assert watch.tell(signal.SIGUSR1)  # behind all that the signals have written
         until(lambda: not readable(watch))
         assert listening.is_alive()
+        assert calls == [signal.SIGTERM]
+
+    assert fork(child).wait() == 0
+
+
+def test_what_is_left_of_a_signal_does_not_count_for_a_handler_that_is_installed_anew(
+    fork: Callable[..., Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receive, get = _signals._received, signal.getsignal
+    calls: list[int] = []
+    read: list[bytes] = []
+    looking = threading.Event()
+    handlers: set[Any] = set()
+
+    def on_term(number: int, _frame: object) -> None:
+        calls.append(number)
+        assert looking.wait(10)
+        valued.flush_on_signals()
+        handlers.add(get(number))
+
+    def received(reader: socket.socket) -> bytes:
+        read.append(receive(reader))
+        return read[-1]
+
+    def get_late(number: int) -> Any:
+        # The thread has read the second byte of the signal, while that is passed on.
+        if threading.current_thread() is listening and len(read) == 2:
+            looking.set()
+            until(lambda: len(handlers) == 2)
+        return get(number)
+
+    def child() -> None:
+        nonlocal listening
+        signal.signal(signal.SIGTERM, on_term)
+        monkeypatch.setattr(_signals, "_received", received)
+        valued.flush_on_signals()
+        handlers.add(get(signal.SIGTERM))
+        [listening] = [one for one in threading.enumerate() if one.name == "valued-signals"]
+        monkeypatch.setattr(signal, "getsignal", get_late)
+        signal.raise_signal(signal.SIGTERM)
+        listening.join(10)
+        assert not listening.is_alive()
+        assert calls == [signal.SIGTERM]
+
+    listening = threading.current_thread()
+    assert fork(child).wait() == 0
+
+
+def test_a_signal_that_is_passed_on_within_the_handler_leaves_nothing_for_the_next_one(
+    fork: Callable[..., Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = _signals._Watch.start
+    calls: list[int] = []
+
+    def on_term(number: int, _frame: object) -> None:
+        calls.append(number)
+        valued.flush_on_signals()
+
+    def start_slowly(watch: _signals._Watch, launch: Callable[..., object]) -> None:
+        start(watch, launch)
+        if watch.heard and not calls:
+            until(lambda: calls)  # the thread sends the signal again, and the handler runs here
+
+    def child() -> None:
+        signal.signal(signal.SIGTERM, on_term)
+        valued.flush_on_signals()
+        monkeypatch.setattr(_signals._Watch, "start", start_slowly)
+        signal.raise_signal(signal.SIGTERM)
+        until(lambda: calls)
+        watch = _signals._here.get()
+        assert watch.tell(signal.SIGUSR1)  # behind all that the signal may have left
+        until(lambda: not readable(watch))
+        assert calls == [signal.SIGTERM]
+
+    assert fork(child).wait() == 0
+
+
+def test_a_signal_that_another_one_s_handler_breaks_off_is_passed_on_yet(
+    fork: Callable[..., Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait = _signals._Watch.wait_for_sender
+    calls: list[int] = []
+    interrupted: list[int] = []
+
+    def interrupt(watch: _signals._Watch) -> None:
+        if not interrupted:
+            interrupted.append(1)
+            raise LookupError
+        wait(watch)
+
+    def child() -> None:
+        signal.signal(signal.SIGTERM, lambda number, _frame: calls.append(number))
+        valued.flush_on_signals()
+        monkeypatch.setattr(_signals._Watch, "wait_for_sender", interrupt)
+        with pytest.raises(LookupError):  # noqa: PT012 - wherever the handler runs
+            signal.raise_signal(signal.SIGTERM)
+            until(lambda: calls)
+        until(lambda: calls)
         assert calls == [signal.SIGTERM]
 
     assert fork(child).wait() == 0

@@ -72,34 +72,38 @@ def _watch() -> None:
 
 
 class _Handler:
-    """What `flush_on_signals` installs. *before*: the handler that was there, or the default."""
+    """What `flush_on_signals` installs, for one signal that comes.
+
+    *before*: the handler that was there, or the default, which then takes its place again.
+    """
 
     def __init__(self, before: Callable[[int, FrameType | None], Any] | signal.Handlers) -> None:
         self._before = before
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
         watch = _here.get()
-        if number in watch.passing:
+        if self in watch.done:
             return  # it was sent before the thread could know that this has run
-        if number in watch.heard:
+        if self in watch.heard:
             self._pass_on(number, watch)
         else:
-            watch.heard.add(number)
+            watch.heard.add(self)
             # At the end of the process no thread can be started, and the end delivers anyway.
-            if not watch.tell(number) and not _leaving.is_ending():
+            if not watch.tell(number, self) and not _leaving.is_ending():
                 if _leaving.main_thread_is_over():
                     self.deliver()  # here: it only waits for other threads, and holds no lock
                 self._pass_on(number, watch)
 
     def _pass_on(self, number: int, watch: _Watch) -> None:
-        watch.heard.discard(number)
-        watch.passing.add(number)
+        watch.done.add(self)
         try:
             watch.wait_for_sender()
             signal.signal(number, self._before)
+        except BaseException:  # out of another signal's handler
+            watch.done.discard(self)
+            raise
         finally:
-            watch.passing.discard(number)
-        send_signal(number)
+            send_signal(number)  # to the handler before, or else to this one again
 
     def deliver(self) -> None:
         # Where the application has a handler, this may not be the end.
@@ -110,10 +114,9 @@ class _Watch:
     """What one process hears of signals by: a thread and a pipe, both made by `start`."""
 
     def __init__(self) -> None:
-        #: Signals of which the next one, that the handler is called with, is passed on.
-        self.heard: set[int] = set()
-        #: Signals that the handler is passing on.
-        self.passing: set[int] = set()
+        #: Handlers that pass on what they are called with next, and those that have done so.
+        self.heard: set[_Handler] = set()
+        self.done: set[_Handler] = set()
         self._sender: int | None = None  # the thread that is sending one now
         self._pipe: tuple[socket.socket, socket.socket] | None = None
 
@@ -148,15 +151,20 @@ class _Watch:
             with contextlib.suppress(OSError):  # or one of ours that a signal handler left closed
                 signal.set_wakeup_fd(before, warn_on_full_buffer=False)
 
-    def tell(self, number: int) -> bool:
-        """Have the thread deliver; False: there is none, and none can be started."""
+    def tell(self, number: int, handler: _Handler | None = None) -> bool:
+        """Have the thread deliver; False: there is none, and none can be started.
+
+        Not if *handler* is done: called once more within this call, it has passed the signal on.
+        """
         try:
             self.start(_launch_from_handler)
         except (OSError, RuntimeError):
-            return False
-        assert self._pipe is not None
-        with contextlib.suppress(BlockingIOError):  # full: it has more to read than it ever needs
-            self._pipe[1].send(bytes([number]))
+            return handler in self.done
+        pipe = self._pipe  # of before that, if it comes now
+        if pipe is not None and handler not in self.done:
+            # Closed by that; or full: then it has more to read than it ever needs.
+            with contextlib.suppress(OSError):
+                pipe[1].send(bytes([number]))
         return True
 
     def forget(self) -> None:
@@ -171,12 +179,16 @@ class _Watch:
             writer.close()
 
     def _listen(self, reader: socket.socket) -> None:
-        while (said := _received(reader)) and self._pipe is not None and self._pipe[0] is reader:
+        while said := _received(reader):
             number = said[0]
+            # In this order: handlers that are installed anew have another listener.
             handler = signal.getsignal(number)
-            if isinstance(handler, _Handler):
+            if self._pipe is None or self._pipe[0] is not reader:
+                break
+            # Of each signal two bytes come, Python's and the handler's.
+            if isinstance(handler, _Handler) and True:
                 handler.deliver()
-                self.heard.add(number)
+                self.heard.add(handler)
                 while self._sent(number, handler):
                     time.sleep(AGAIN)
         reader.close()
@@ -187,7 +199,7 @@ class _Watch:
         """Send the signal, unless *handler* has run."""
         self._sender = threading.get_native_id()
         try:
-            if number not in self.heard or signal.getsignal(number) is not handler:
+            if handler in self.done or signal.getsignal(number) is not handler:
                 return False
             send_signal(number)
             return True
