@@ -1,6 +1,17 @@
 from __future__ import annotations
 
-from valued._load import LAG, Load, Moment
+import os
+from pathlib import Path
+
+import pytest
+
+from valued import _load
+from valued._load import LAG, LONG_LAG, LOOK, Load, Moment
+
+
+def quiet() -> Load:
+    """On a machine that has nothing else to do."""
+    return Load(lambda: -1)
 
 
 def observed(
@@ -31,7 +42,7 @@ def greenlets(load: Load, workers: int, *, wall: float, cpu: float, times: int =
 
 
 def test_a_slow_service_wants_as_many_workers_as_wait_for_it() -> None:
-    load = Load()
+    load = quiet()
     observed(load, wall=0.020, cpu=0.0001, process=0.0002)
     assert load.wants_more(1)
     assert load.wants_more(10)
@@ -39,7 +50,7 @@ def test_a_slow_service_wants_as_many_workers_as_wait_for_it() -> None:
 
 
 def test_a_fast_service_wants_one() -> None:
-    load = Load()
+    load = quiet()
     observed(load, wall=0.00015, cpu=0.0001, process=0.0001)
     assert not load.wants_more(1)
     for workers in range(10, 1, -1):
@@ -50,7 +61,7 @@ def test_a_fast_service_wants_one() -> None:
 
 
 def test_what_is_wanted_one_more_is_not_wanted_one_less_of() -> None:
-    load = Load()
+    load = quiet()
     observed(load, wall=0.001, cpu=0.0001, process=0.0001)
     wanted = next(workers for workers in range(1, 100) if not load.wants_more(workers))
     assert not load.wants_fewer(wanted)
@@ -58,13 +69,13 @@ def test_what_is_wanted_one_more_is_not_wanted_one_less_of() -> None:
 
 
 def test_the_one_that_alone_gets_on_stays_as_the_others_may_hang() -> None:
-    load = Load()
+    load = quiet()
     observed(load, wall=0.00015, cpu=0.0001, process=0.0001)
     assert not load.wants_fewer(10)
 
 
 def test_a_busy_application_keeps_its_time_unless_events_wait_for_long() -> None:
-    load = Load()
+    load = quiet()
     observed(load, wall=0.010, cpu=0.0001, process=0.010)
     assert not load.wants_more(1)
     observed(load, wall=0.010, cpu=0.0001, process=0.010, lag=2 * LAG)
@@ -72,13 +83,13 @@ def test_a_busy_application_keeps_its_time_unless_events_wait_for_long() -> None
 
 
 def test_one_slow_attempt_adds_nobody() -> None:
-    load = Load()
+    load = quiet()
     observed(load, wall=0.020, cpu=0.0001, process=0.0002, times=1)
     assert not load.wants_more(1)
 
 
 def test_averages_follow_a_service_that_changes() -> None:
-    load = Load()
+    load = quiet()
     observed(load, wall=0.020, cpu=0.0001, process=0.0002)
     crowd(load, 10, cpu=0.0001)
     assert load.wants_fewer(10)
@@ -87,11 +98,49 @@ def test_averages_follow_a_service_that_changes() -> None:
 
 
 def test_greenlets_are_as_many_as_threads_would_be() -> None:
-    load = Load()
+    load = quiet()
     greenlets(load, 9, wall=0.020, cpu=0.0003)
     assert load.wants_more(9)
     assert not load.wants_fewer(10)
     # The same as a thread of its own has it, whose clock counts nobody else's.
-    load = Load()
+    load = quiet()
     greenlets(load, 9, wall=0.020, cpu=0.002)
     assert not load.wants_more(9)
+
+
+def test_a_crowded_machine_gets_no_more_unless_events_wait_for_long() -> None:
+    load = Load(lambda: 2)
+    observed(load, wall=0.010, cpu=0.0001, process=0.0002, lag=2 * LAG)
+    assert not load.wants_more(1)
+    observed(load, wall=0.010, cpu=0.0001, process=0.0002, lag=2 * LONG_LAG)
+    assert load.wants_more(1)
+
+
+def test_who_wants_more_looks_now_and_then_and_what_it_saw_counts_on_average() -> None:
+    seen = [0.0, 9.0]
+    load = Load(lambda: seen.pop(0))
+    observed(load, wall=0.020, cpu=0.0001, process=0.0002, times=20)
+    assert load.wants_more(1)
+    assert load.wants_more(1)
+    assert len(seen) == 1
+    observed(load, wall=0.020, cpu=0.0001, process=0.0002, times=21)
+    assert load._latest.wall > LOOK
+    assert not load.wants_more(1)
+    assert seen == []
+
+
+@pytest.mark.skipif(not Path("/proc/loadavg").exists(), reason="nobody counts them here")
+def test_this_thread_is_among_those_that_run() -> None:
+    assert _load.running() >= 1 - (os.cpu_count() or 1)
+
+
+@pytest.mark.parametrize("content", [None, "", "0.5 0.5 0.5 x/9 1", "0.5 0.5"])
+def test_where_nobody_counts_them_there_is_room(
+    content: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "loadavg"
+    if content is not None:
+        path.write_text(content)
+    real = open
+    monkeypatch.setattr("builtins.open", lambda _path, mode: real(path, mode))
+    assert _load.running() == 0

@@ -40,6 +40,14 @@ class Sent(list[int]):
         self.append(number)
 
 
+def warm_up() -> None:
+    """Have coverage know the files that a signal is waited for in.
+
+    Of each new one it asks Python code, and a handler that interrupts that is not traced.
+    """
+    until(lambda: True)
+
+
 @pytest.fixture
 def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
     sent = Sent()
@@ -107,6 +115,7 @@ def test_a_handler_is_called_once_though_another_wake_up_is_under_way(
             send(number)
 
     def child() -> None:
+        warm_up()
         monkeypatch.setattr(_signals, "send_signal", send_twice)
         monkeypatch.setattr(_signals, "_received", received)
         signal.signal(signal.SIGTERM, lambda number, _frame: calls.append(number))
@@ -151,6 +160,7 @@ def test_what_is_left_of_a_signal_does_not_count_for_a_handler_that_is_installed
 
     def child() -> None:
         nonlocal listening
+        warm_up()
         signal.signal(signal.SIGTERM, on_term)
         monkeypatch.setattr(_signals, "_received", received)
         valued.flush_on_signals()
@@ -182,6 +192,7 @@ def test_a_signal_that_is_passed_on_within_the_handler_leaves_nothing_for_the_ne
             until(lambda: calls)  # the thread sends the signal again, and the handler runs here
 
     def child() -> None:
+        warm_up()
         signal.signal(signal.SIGTERM, on_term)
         valued.flush_on_signals()
         monkeypatch.setattr(_signals._Watch, "start", start_slowly)
@@ -209,6 +220,7 @@ def test_a_signal_that_another_one_s_handler_breaks_off_is_passed_on_yet(
         wait(watch)
 
     def child() -> None:
+        warm_up()
         signal.signal(signal.SIGTERM, lambda number, _frame: calls.append(number))
         valued.flush_on_signals()
         monkeypatch.setattr(_signals._Watch, "wait_for_sender", interrupt)

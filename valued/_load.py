@@ -3,13 +3,21 @@
 Python runs one thread at a time. While the service answers at once, a second worker therefore
 delivers nothing more and costs the switching; while it takes its time, ten deliver ten times as
 much. What tells the two apart is the time that an attempt takes against the CPU time in it.
+
+Where many processes share the cores, as forked workers do, an attempt takes its time because others
+run. A worker more would then take from theirs, and theirs from this one's, and all that grew would
+be the number of connections. So none is added while more threads want to run than there are cores.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 #: Weight of the latest attempt in the averages: the last dozen or so count.
 WEIGHT: Final = 0.2
@@ -25,6 +33,24 @@ BUSY: Final = 0.8
 
 #: Seconds that an event may wait before workers are added though the process is busy.
 LAG: Final = 0.5
+
+#: The same, though the machine is: from within a container all of it is seen, and not the share.
+LONG_LAG: Final = 5.0
+
+#: Threads that may want to run beside one for each core: the one that asks.
+SPARE: Final = 1
+
+#: Seconds between two looks at how many there are. A look takes some 10 us.
+LOOK: Final = 0.02
+
+
+def running() -> float:
+    """Threads of the machine that run or want to, beyond its cores; 0 where nobody counts them."""
+    try:
+        with open("/proc/loadavg", "rb") as file:
+            return int(file.read().split()[3].split(b"/")[0]) - (os.cpu_count() or 1)
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 class Moment(NamedTuple):
@@ -51,9 +77,14 @@ class Load:
     Any thread may call. Threads that race here lose an observation, which is no harm.
     """
 
-    __slots__ = ("_alone", "_busy", "_cpu", "_lag", "_latest", "_wall")
+    __slots__ = (
+        "_alone", "_busy", "_cpu", "_lag", "_latest", "_look", "_running", "_share", "_wall",
+    )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, running: Callable[[], float] = running) -> None:
+        self._running = running
+        self._share = 0.0  # what it told, on average
+        self._look = 0.0  # when to ask it again
         self._latest = Moment(0.0, 0.0, 0.0, 0)  # when the latest attempt ended
         self._alone = True  # whether it was the only one that ended while it was under way
         self._wall = 0.0
@@ -80,7 +111,17 @@ class Load:
         """Whether one more than *workers* would deliver more."""
         if not self._cpu * (workers + 1) < ROOM * self._wall:
             return False
+        if self._is_crowded():
+            return self._lag > LONG_LAG
         return self._busy < BUSY or self._lag > LAG
+
+    def _is_crowded(self) -> bool:
+        now = self._latest.wall
+        if now >= self._look:
+            weight = WEIGHT if self._look else 1.0
+            self._look = now + LOOK
+            self._share += weight * (self._running() - self._share)
+        return self._share > SPARE
 
     def wants_fewer(self, workers: int) -> bool:
         """Whether one less than *workers* would deliver as much.
