@@ -53,7 +53,7 @@ QUICK: Final = Scale(
     left=100,
     workers=(1, 2),
     profiled=5_000,
-    worker_profiled=300,
+    worker_profiled=2_000,
     phases=((0.0, 0.3), (0.02, 0.3), (0.0, 0.3)),
     growth=(
         ("attributes", (4,)),
