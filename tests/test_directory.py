@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -229,3 +230,24 @@ def test_an_event_is_tried_for_longer_than_its_retries(place: Path, server: Serv
 def test_a_client_without_an_outbox_takes_nothing_over(client: valued.Client) -> None:
     assert client.adopt() == 0
     assert json.dumps(client.stats()["adopted"]) == "0"
+
+
+def test_what_is_under_way_as_a_client_is_closed_is_left_to_others_when_it_fails(
+    place: Path,
+) -> None:
+    under_way, closed = threading.Event(), threading.Event()
+
+    def transport(_event: object) -> None:
+        under_way.set()
+        assert closed.wait(10)
+        raise ConnectionError
+
+    client = valued.Client(transport, outbox=place)
+    client.action("late", {"user.id": 1})
+    assert under_way.wait(10)
+    assert not client.close(0)
+    closed.set()
+    until(lambda: client.stats()["left"] == 1)
+    assert client.stats()["dropped"] == 0
+    assert client.close(10)
+    assert [event["key"] for event in valued.Outbox(place).events()] == ["late"]
