@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import sys
 import threading
 import time
@@ -134,8 +135,10 @@ def test_what_will_not_pass_is_given_up_with_all_that_is_known(status: int) -> N
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no outbox on Windows")
 @pytest.mark.parametrize("status", [401, 403])
 def test_where_events_outlive_their_process_they_wait_for_the_right_token(
-    status: int, tmp_path: Path
+    status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Pauses as long as they may be, or what is postponed might be due at once.
+    monkeypatch.setattr(random, "uniform", lambda _least, most: most)
     refused = [True]
 
     def wire(*_args: object) -> None:
