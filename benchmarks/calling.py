@@ -38,9 +38,9 @@ def main(
 ) -> dict[str, Any]:
     """Time *calls* calls. With *url*, events are sent meanwhile. *pause*: seconds between two.
 
-    *options* are those of the client, where no events are sent.
+    *options* are those of our client.
     """
-    sending = sender(subject, url) if url else None
+    sending = sender(subject, url, **options) if url else None
     record = sending.record if sending is not None else alone(subject, calls, options)
     for _ in range(WARM_UP):
         record()

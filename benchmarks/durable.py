@@ -41,7 +41,7 @@ def _both(
     return in_turns(scale.rounds, subjects), partial(_in, folder, "power", module, **arguments)
 
 
-def caller(scale: Scale, _server: Server, folder: str) -> Iterator[Row]:
+def caller(scale: Scale, server: Server, folder: str) -> Iterator[Row]:
     """The caller's time."""
     figures, with_power = _both(scale, folder, "calling", calls=scale.calls)
     yield row("caller's time, median", "us", figures, "median", MEMORY,
@@ -49,6 +49,9 @@ def caller(scale: Scale, _server: Server, folder: str) -> Iterator[Row]:
     figures["valued"] = in_turns(1, {"power": with_power})["power"]
     yield row('caller\'s time, median, durability="power"', "us", figures, "median", MEMORY,
               NO_GOAL, "each event waits for the disk.")  # fmt: skip
+    figures, _ = _both(scale, folder, "calling", calls=scale.calls, url=server.url)
+    yield row("caller's time, 99th percentile, sender at work", "us", figures, "p99", MEMORY,
+              NO_GOAL)  # fmt: skip
 
 
 def delivery(scale: Scale, server: Server, folder: str) -> Iterator[Row]:

@@ -118,6 +118,7 @@ def test_outbox_has_a_row_for_each_cost(running: Running) -> None:
     assert [row["what"] for row in found["outbox"]] == [
         "caller's time, median",
         'caller\'s time, median, durability="power"',
+        "caller's time, 99th percentile, sender at work",
         "CPU of the whole process for a delivered event",
         "events a second, server answers at once",
         "fork in the parent, 20 waiting, 1 in flight",

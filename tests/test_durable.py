@@ -28,7 +28,17 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.support.clock import Clock
 from tests.support.processes import Child
-from valued import _durable, _files, _fork, _owners, _reading, _records, _segments, _store
+from valued import (
+    _descriptors,
+    _durable,
+    _files,
+    _fork,
+    _owners,
+    _reading,
+    _records,
+    _segments,
+    _store,
+)
 from valued._directory import Outbox
 from valued._durable import DurableOutbox
 from valued._errors import DeliveryError
@@ -226,10 +236,10 @@ def test_no_descriptor_is_left_open_but_of_the_file_that_is_written(
     monkeypatch.setattr(_durable, "SEGMENT", 1000)
     monkeypatch.setattr(_files, "SEGMENT", 1000)
     outbox = make()
-    before = len(_segments._open.get())
+    before = len(_descriptors._open.get())
     put(outbox, *range(20), size=300)
     item = take(outbox)
-    assert len(_segments._open.get()) == before + 1
+    assert len(_descriptors._open.get()) == before + 1
     outbox.postpone(item, 0.0)
 
 

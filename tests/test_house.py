@@ -46,7 +46,8 @@ MAY_IMPORT = {
     "_schedule": [],
     "_records": [],
     "_owners": ["_fork"],
-    "_segments": ["_fork", "_records", "_owners"],
+    "_descriptors": ["_fork", "_owners"],
+    "_segments": ["_fork", "_records", "_owners", "_descriptors"],
     "_store": ["_errors", "_records", "_owners", "_segments"],
     "_outbox": ["_errors", "_typing", "_options", "_schedule", "_segments"],
     "_directory": ["_errors", "_typing", "_options", "_records", "_owners", "_segments", "_store"],
@@ -54,7 +55,8 @@ MAY_IMPORT = {
     "_reporting": ["_errors", "_typing"],
     "_files": ["_owners", "_segments", "_store", "_reporting"],
     "_reading": [
-        "_fork", "_options", "_records", "_segments", "_store", "_outbox", "_reporting", "_files",
+        "_fork", "_options", "_records", "_descriptors", "_segments", "_store", "_outbox",
+        "_reporting", "_files",
     ],
     "_durable": [
         "_errors", "_typing", "_options", "_records", "_owners", "_segments", "_store", "_outbox",

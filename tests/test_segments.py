@@ -12,19 +12,22 @@ from typing import Any
 import pytest
 
 from tests.support.processes import Child
-from valued import _records, _segments
+from valued import _descriptors, _records, _segments
 from valued._records import EVENT
 from valued._segments import Backlog, Holding, RobbedError, Segment
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no outbox on Windows")
 
 
-@pytest.fixture(params=[True, False], ids=["by place", "by inode"])
+@pytest.fixture(params=["by place", "held", "by inode"])
 def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on Linux, and as elsewhere."""
-    if request.param and not _segments.APPENDS_ANYWHERE:
+    """As on Linux, where others want to run and where they don't, and as elsewhere."""
+    if request.param == "by inode":
+        monkeypatch.setattr(_descriptors, "APPENDS_ANYWHERE", False)
+    elif not _descriptors.APPENDS_ANYWHERE:
         pytest.skip("only Linux appends anywhere")
-    monkeypatch.setattr(_segments, "APPENDS_ANYWHERE", request.param)
+    if request.param == "held":
+        monkeypatch.setattr(_descriptors, "LONG", -1)  # so that any two are long
 
 
 @pytest.fixture
@@ -286,7 +289,7 @@ def test_a_segment_that_can_not_be_begun_leaves_neither_file_nor_descriptor(
 def test_a_file_system_that_appends_otherwise_is_refused(
     holding: Holding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if not _segments.APPENDS_ANYWHERE:
+    if not _descriptors.APPENDS_ANYWHERE:
         pytest.skip("only Linux appends anywhere")
     real = os.pwrite
 
@@ -294,7 +297,7 @@ def test_a_file_system_that_appends_otherwise_is_refused(
         os.truncate(number, place)
         return real(number, content, place)
 
-    monkeypatch.setattr(_segments, "_pwrite", at_its_place)
+    monkeypatch.setattr(_descriptors, "_pwrite", at_its_place)
     with pytest.raises(OSError, match="can't append as Linux does"):
         Segment(holding, "0000000001").create()
     assert os.listdir(holding.path) == []

@@ -179,12 +179,19 @@ class DurableOutbox(ReadingOutbox):
         """See `Outbox.take`. Reads from the disk, and looks for the dead, when it is time."""
         if not self._born.is_here():
             return None  # a greenlet, in a child: they live through a fork
+        now = self._clock()
+        # What is in memory goes without a look at anything else, as that costs each event.
+        if not self._is_to_tend(now) and (item := self._take_timely(now)) is not None:
+            return item
         self._tend()
+        item = self._take_timely(self._clock())
+        self._tidy()
+        return item
+
+    def _take_timely(self, now: float) -> Entry | None:
         with self._lock:
-            while (item := super().take()) is not None:
-                assert isinstance(item, Entry)
-                reason = self._too_late(item)
-                if not reason:
+            while (item := self._take(now)) is not None:
+                if not (reason := self._too_late(item, now)):
                     if item.segment is not None:
                         item.segment.holding.in_flight += 1
                     break
@@ -192,15 +199,14 @@ class DurableOutbox(ReadingOutbox):
                 self._retried -= item.attempts > 0
                 self._settle(item, reason)
                 self._waiting.pass_over()
-        self._tidy()
-        return item
+            return item
 
-    def _too_late(self, entry: Entry) -> str:
+    def _too_late(self, entry: Entry, now: float) -> str:
         segment = entry.segment
         # What somebody removed is here, and nowhere else.
         if segment is not None and segment.gone in (LEFT, SIZE):
             return segment.gone
-        return "age" if self._clock() - entry.accepted_at > self._max_age else ""
+        return "age" if now - entry.accepted_at > self._max_age else ""
 
     def postpone(self, item: Item, due: float) -> None:
         """See `Outbox.postpone`."""
@@ -212,10 +218,6 @@ class DurableOutbox(ReadingOutbox):
             else:
                 super().postpone(item, due)
         self._tidy()
-
-    def delivered(self, item: Item) -> None:
-        """Settle *item* as delivered."""
-        self._land(item, "delivered")
 
     def failed(self, item: Item, error: DeliveryError | None = None) -> None:
         """Settle *item* as refused, and keep it beside with the answer."""
@@ -256,17 +258,16 @@ class DurableOutbox(ReadingOutbox):
 
     def _settle(self, item: Item, outcome: str) -> None:
         assert isinstance(item, Entry)
+        super()._settle(item, outcome)
         segment = item.segment
-        with self._lock:
-            super()._settle(item, outcome)
-            self._held -= 1
-            if segment is None:
-                self._at_stake -= 1
-                return
-            if segment.backlog is not None:
-                segment.backlog.loaded -= 1
-            if outcome != LEFT:
-                self._files.settled(segment, item.written)
+        self._held -= 1
+        if segment is None:
+            self._at_stake -= 1
+            return
+        if segment.backlog is not None:
+            segment.backlog.loaded -= 1
+        if outcome != LEFT:
+            self._files.settled(segment, item.written)
 
     # -- ending ------------------------------------------------------------------------------------
 

@@ -190,7 +190,7 @@ class Files:
 
     def _lose(self, own: Holding, reason: str) -> None:
         self.own = None
-        self._sealed += [segment for segment in self.current if segment is not None]
+        self._sealed += filter(None, self.current)
         self.current = [None, None]
         for holding in [one for one in self._holdings if one.owner is own.owner]:
             del self._holdings[holding]
@@ -214,11 +214,12 @@ class Files:
     def _bound(self) -> None:
         """Drop the oldest events of this process while the directory is too large."""
         excess = self.store.size() - self._max_size
-        if excess <= 0:
-            return
-        for segment in self._oldest():
-            size = segment.length()
-            if excess > 0 and self._drop(segment):
+        with self._lock:
+            holdings = sorted(self._holdings, key=lambda holding: holding is self.own)
+            oldest = [segment for holding in holdings for segment in holding.segments]
+        for segment in oldest:
+            size = segment.length() if excess > 0 else 0
+            if size and self._drop(segment):
                 excess -= size
                 self._reporter.warn(
                     "size",
@@ -227,16 +228,11 @@ class Files:
                     self._max_size,
                 )
 
-    def _oldest(self) -> list[Segment]:
-        with self._lock:
-            holdings = sorted(self._holdings, key=lambda holding: holding is self.own)
-            return [segment for holding in holdings for segment in holding.segments]
-
     def _drop(self, segment: Segment) -> bool:
         backlog = segment.backlog
         with self._lock:
-            busy = segment in self.current or segment.writing or segment.holding.parting
-            if segment.gone or busy:
+            current = segment in self.current
+            if segment.gone or current or segment.writing or segment.holding.parting:
                 return False
             if backlog is not None:
                 if backlog.busy:
@@ -260,7 +256,8 @@ class Files:
             segment.unrecorded.append(number)
             self._unrecorded[segment] = None
             self._unrecorded_events += 1
-            self.check(segment)
+            if segment.closed:
+                self.check(segment)
 
     def check(self, segment: Segment) -> None:
         """See whether *segment* can be removed; with the lock."""
@@ -293,17 +290,20 @@ class Files:
 
     def tidy(self, *, idle: bool) -> None:
         """Do to the disk what is due; *idle*: note all that is settled, not only whole groups."""
-        if self._is_due(idle=idle) or self._finished or self._parted or self._sealed:
-            while self._do(idle=idle):
-                pass
+        while self._do(idle=idle):
+            pass
+
+    def is_untidy(self, *, idle: bool) -> bool:
+        """Whether `tidy` would do anything."""
+        return bool(self._finished or self._parted or self._sealed) or self._is_due(idle=idle)
 
     def _is_due(self, *, idle: bool) -> bool:
         """Whether a note is to be made of what is settled."""
         if self._parted:
             # What is handed over is to say of all that is settled, or that would go again.
             return self._unrecorded_events > 0
-        enough = 1 if idle else GROUP
-        return self._unrecorded_events >= enough and self._clock() >= self._note_again
+        few = self._unrecorded_events < (1 if idle else GROUP)
+        return not few and self._clock() >= self._note_again
 
     def _do(self, *, idle: bool) -> bool:
         """Do to the disk what is due; whether something came meanwhile that can't wait."""

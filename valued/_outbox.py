@@ -168,29 +168,24 @@ class MemoryOutbox:
         self._blocked += 1
         self._blocked_bytes += size
         try:
-            while (left := deadline - self._clock()) > 0 and not self._has_space(size):
+            while (left := deadline - self._clock()) > 0 and self._is_over(1, size):
                 self._settled.wait(min(left, threading.TIMEOUT_MAX))
         finally:
             self._blocked -= 1
             self._blocked_bytes -= size
-
-    def _has_space(self, size: int) -> bool:
-        return (
-            self._in_memory() - self._blocked < self._max_events
-            and self._bytes - self._blocked_bytes + size <= self._max_bytes
-        )
 
     # -- delivering --------------------------------------------------------------------------------
 
     def take(self) -> Item | None:
         """See `Outbox.take`: postponed events that are due go first, they are older."""
         with self._lock:
-            item = self._waiting.take(self._clock())
-            if item is not None:
-                if item.attempts:
-                    self._retried += 1
-                item.attempts += 1
-            return item
+            return self._take(self._clock())
+
+    def _take(self, now: float) -> Entry | None:
+        if (item := self._waiting.take(now)) is not None:
+            self._retried += item.attempts > 0
+            item.attempts += 1
+        return item
 
     def postpone(self, item: Item, due: float) -> None:
         """See `Outbox.postpone`."""
@@ -218,16 +213,20 @@ class MemoryOutbox:
 
     def delivered(self, item: Item) -> None:
         """Settle *item* as delivered."""
-        self._settle(item, "delivered")
+        self._land(item, "delivered")
 
     def failed(self, item: Item, _error: DeliveryError | None = None) -> None:
         """Settle *item* as given up."""
-        self._settle(item, "failed")
+        self._land(item, "failed")
 
     def dropped(self, item: Item, reason: str) -> bool:
         """Settle *item* as dropped, counted by *reason*."""
-        self._settle(item, reason)
+        self._land(item, reason)
         return True
+
+    def _land(self, item: Item, outcome: str) -> None:
+        with self._lock:
+            self._settle(item, outcome)
 
     def take_before(self, moment: float) -> Item | None:
         """See `Outbox.take_before`."""
@@ -246,15 +245,15 @@ class MemoryOutbox:
         return count
 
     def _settle(self, item: Item, outcome: str) -> None:
+        """*item* is settled; with the lock."""
         assert isinstance(item, Entry)
         size = len(item.body)
-        with self._lock:
-            self._count(outcome)
-            self._bytes -= size
-            epoch = item.epoch
-            epoch.unsettled -= 1
-            if self._blocked or (not epoch.unsettled and epoch is not self._epoch):
-                self._settled.notify_all()
+        self._count(outcome)
+        self._bytes -= size
+        epoch = item.epoch
+        epoch.unsettled -= 1
+        if self._blocked or (not epoch.unsettled and epoch is not self._epoch):
+            self._settled.notify_all()
 
     def _count(self, outcome: str, events: int = 1) -> None:
         if outcome == "delivered":

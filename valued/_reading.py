@@ -12,6 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from valued import _descriptors
 from valued._files import DAMAGED, LEFT, SIZE, Files
 from valued._fork import Birthplace
 from valued._outbox import Entry, Epoch, MemoryOutbox
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 #: Seconds between two looks for what dead processes left.
 LOOK: Final = 30.0
+
+#: Seconds between two questions of what time brings, by who takes events that are in memory. A look
+#: may come so much later; each event is spared the price of asking.
+TEND: Final = 1.0
 
 #: Events, and bytes, that are read from the disk ahead of their delivery.
 WINDOW: Final = 500
@@ -72,6 +77,7 @@ class ReadingOutbox(MemoryOutbox):
         self._files = Files(store, max_size, self._lock, self._count_unread, self._reporter, clock)
         self._looking = threading.Lock()  # held by who looks for the dead; never waited for
         self._next_look = clock()
+        self._next_tend = self._next_look
         self._born = Birthplace()
 
         # All below is guarded by `_lock`.
@@ -142,14 +148,28 @@ class ReadingOutbox(MemoryOutbox):
         self._settled.notify_all()
 
     def _tidy(self) -> None:
-        if self._born.is_here():  # else a greenlet, in a child: they live through a fork
-            self._files.tidy(idle=not self._pending())
+        idle = not self._held and not self._pending()
+        # Else a greenlet, in a child: they live through a fork.
+        if self._files.is_untidy(idle=idle) and self._born.is_here():
+            self._files.tidy(idle=idle)
 
     # -- reading -----------------------------------------------------------------------------------
+
+    def _is_to_tend(self, now: float) -> bool:
+        """Whether something may be due besides what is in memory. Whoever comes next sees more."""
+        files = self._files
+        return (
+            now >= self._next_tend
+            or self._spilling
+            or files.current[1] is not None
+            or bool(files.spilled.segments or files.inherited.segments)
+        )
 
     def _tend(self) -> None:
         """Read on, look for the dead, give a sign of life: what of that is due. Raises nothing."""
         now = self._clock()
+        self._next_tend = now + TEND
+        _descriptors.held()  # by who delivers, and not by an event call
         with self._lock:
             if self._resting:
                 return

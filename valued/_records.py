@@ -34,13 +34,13 @@ REJECTED: Final = 3
 
 MARKER: Final = b"\xabVR1"
 _SUM: Final = struct.Struct("<I")
-_BEGIN: Final = struct.Struct("<4sI")
-_REST: Final = struct.Struct("<BIQd")
-_BEFORE_REST: Final = _BEGIN.size
-HEAD: Final = _BEFORE_REST + _REST.size
+_HEAD: Final = struct.Struct("<4sIBIQd")
+_REST: Final = struct.Struct("<BIQd")  # what of it the checksum is of
+HEAD: Final = _HEAD.size
+_BEFORE_REST: Final = HEAD - _REST.size
 
 # Looked up once: an event call waits for it.
-_pack_begin: Final = _BEGIN.pack
+_pack_head: Final = _HEAD.pack
 _pack_rest: Final = _REST.pack
 _crc32: Final = zlib.crc32
 
@@ -68,8 +68,9 @@ class Damage(NamedTuple):
 
 def encode(kind: int, number: int, time: float, payload: bytes) -> bytes:
     """The bytes of one record."""
-    rest = _pack_rest(kind, len(payload), number, time) + payload
-    return _pack_begin(MARKER, _crc32(rest)) + rest
+    size = len(payload)
+    checksum = _crc32(payload, _crc32(_pack_rest(kind, size, number, time)))
+    return _pack_head(MARKER, checksum, kind, size, number, time) + payload
 
 
 def encode_numbers(numbers: Iterable[int], time: float) -> bytes:

@@ -1,13 +1,4 @@
-"""Segments: the files that hold events, appended to by one process, read by whoever delivers.
-
-An append is one ``write`` to a descriptor in append mode, so threads need no lock, and what it has
-written outlives the process. A descriptor belongs to the process that opened it. It may have been
-closed by somebody who closes them all, and its number be used again; so before each write it is
-compared with what was opened. On Linux that is done by the place that a descriptor stands at, which
-appends there neither use nor move: it is set to a random one, of a trillion, that no stranger's
-descriptor stands at. To compare inodes by ``fstat`` costs three times as much, since a file whose
-times somebody looked at gets them written with the next change.
-"""
+"""Segments: the files that hold events, appended to by one process, read by whoever delivers."""
 
 from __future__ import annotations
 
@@ -15,18 +6,17 @@ import collections
 import contextlib
 import errno
 import os
-import random
-import sys
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from valued import _records
-from valued._fork import Birthplace, PerProcess
+from valued._descriptors import APPEND, CLOSED, OWN, Descriptor
+from valued._fork import Birthplace
 from valued._owners import EVENTS, NEW, PRIVATE, SETTLED
 from valued._records import Damage, Record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from valued._owners import Owner
 
@@ -37,76 +27,9 @@ SEGMENT: Final = 4 * 1024 * 1024
 #: How each file begins.
 BEGINNING: Final = b"valued1\n"
 
-#: Whether ``pwrite`` to a descriptor in append mode appends, whatever place it is given: Linux
-#: documents it as a bug that will stay.
-APPENDS_ANYWHERE: Final = sys.platform == "linux"
-
-#: Places of a descriptor are from here to twice as far: a size that each file system allows.
-PLACES: Final = 2**40
-
-#: What a write, or a look at its place, says of a number that is closed, or a stranger's.
-_CLOSED: Final = frozenset({errno.EBADF, errno.ESPIPE})
-
-# Looked up once: an event call waits for them.
-_lseek: Final = os.lseek
-_pwrite: Final[Callable[..., int]] = getattr(os, "pwrite", os.write)
-
-# Windows has neither of these, and there nothing of this is used, but imported.
-_OWN: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
-_APPEND: Final = os.O_WRONLY | os.O_APPEND | _OWN
-
 
 class RobbedError(OSError):
     """The segment is this process's no more: its lease ran out, or somebody removed it."""
-
-
-class _Descriptor:
-    """A number of this process, and the file that it was opened for."""
-
-    __slots__ = ("file", "number", "place")
-
-    def __init__(self, path: str, flags: int) -> None:
-        self.number = os.open(path, flags | _APPEND, PRIVATE)
-        status = os.fstat(self.number)
-        self.file = status.st_ino, status.st_dev
-        self.place = -1
-        if APPENDS_ANYWHERE:
-            self.place = PLACES + random.SystemRandom().randrange(PLACES)
-            os.lseek(self.number, self.place, os.SEEK_SET)
-        _open.get().add(self)
-
-    def write(self, record: bytes) -> int:
-        """Append; how many bytes. Raises `OSError`, of `_CLOSED` where it is not ours any more."""
-        place = self.place
-        if place >= 0:
-            if _lseek(self.number, 0, 1) == place:
-                return _pwrite(self.number, record, 0)
-        elif self.is_ours():
-            return os.write(self.number, record)
-        raise OSError(errno.EBADF, "the descriptor stands for something else")
-
-    def is_ours(self) -> bool:
-        try:
-            if self.place >= 0:
-                return os.lseek(self.number, 0, os.SEEK_CUR) == self.place
-            status = os.fstat(self.number)
-        except OSError:  # closed by somebody, or a stranger's pipe or socket
-            return False
-        return (status.st_ino, status.st_dev) == self.file
-
-    def close(self) -> None:
-        if self.is_ours():
-            with contextlib.suppress(OSError):  # what it says of earlier writes; it is closed
-                os.close(self.number)
-
-
-def _close_inherited(descriptors: set[_Descriptor]) -> None:
-    for descriptor in list(descriptors):
-        descriptor.close()
-
-
-# A child closes what it inherited: that would keep files of its parent's alive that are removed.
-_open: Final[PerProcess[set[_Descriptor]]] = PerProcess(set, _close_inherited)
 
 
 class Holding:
@@ -173,7 +96,7 @@ class Segment:
         self.holding: Final = holding
         #: What it is read for; None: what is in it is in memory, too.
         self.backlog: Final = backlog
-        self._descriptor: _Descriptor | None = None
+        self._descriptor: Descriptor | None = None
         self.begun = 0  # events that are in it, as far as they are known to this process
         self.writing = 0  # of those, how many a thread is writing
         self.settled = 0
@@ -189,10 +112,10 @@ class Segment:
 
     def create(self) -> None:
         """Make the file. Raises `OSError`."""
-        self._descriptor = descriptor = _Descriptor(self._base + EVENTS, NEW)
+        self._descriptor = descriptor = Descriptor(self._base + EVENTS, NEW)
         try:
             # In two parts: where the second doesn't follow the first, appends do need their place.
-            written = descriptor.write(BEGINNING[:4]) + descriptor.write(BEGINNING[4:])
+            written = descriptor.append(BEGINNING[:4]) + descriptor.append(BEGINNING[4:])
             if written != len(BEGINNING):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._base)
             if os.fstat(descriptor.number).st_size != written:
@@ -208,17 +131,12 @@ class Segment:
         try:
             if descriptor is None:
                 raise OSError(errno.EBADF, "it is closed")
-            place = descriptor.place
-            # As `write` does, without a call: an event call waits for it.
-            if place >= 0 and _lseek(descriptor.number, 0, 1) == place:
-                written = _pwrite(descriptor.number, record, 0)
-            else:
-                written = descriptor.write(record)
+            written = descriptor.append(record)
         except OSError as error:
-            if error.errno not in _CLOSED:
+            if error.errno not in CLOSED:
                 raise
             descriptor = self._descriptor = self._reopened(descriptor)
-            written = descriptor.write(record)
+            written = descriptor.append(record)
         self.size += written
         if written != len(record):  # what is there of it is skipped by who reads
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._base + EVENTS)
@@ -229,18 +147,17 @@ class Segment:
         if descriptor is not None:
             _sync(descriptor.number)
 
-    def _reopened(self, before: _Descriptor | None) -> _Descriptor:
+    def _reopened(self, before: Descriptor | None) -> Descriptor:
         if not self.holding.born.is_here():
             # A signal handler has forked, and comes back in the child.
             raise RobbedError(errno.EBADF, "it is the parent's", self._base)
         try:
-            descriptor = _Descriptor(self._base + EVENTS, 0)
+            descriptor = Descriptor(self._base + EVENTS, 0)
         except FileNotFoundError as error:
             raise RobbedError(*error.args) from error
         if before is not None:
-            _open.get().discard(before)
+            before.forget()
             if descriptor.file != before.file:
-                _open.get().discard(descriptor)
                 descriptor.close()
                 raise RobbedError(errno.ESTALE, "another file is in its place", self._base)
         return descriptor
@@ -249,13 +166,12 @@ class Segment:
         """Close the descriptor; when no thread writes."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
-            _open.get().discard(descriptor)
             descriptor.close()
 
     def record_settled(self, numbers: Iterable[int]) -> None:
         """Write down that these events are settled. Raises `OSError`."""
         record = _records.encode_numbers(numbers, time.time())
-        descriptor = os.open(self._base + SETTLED, _APPEND | os.O_CREAT, PRIVATE)
+        descriptor = os.open(self._base + SETTLED, APPEND | os.O_CREAT, PRIVATE)
         try:
             written = os.write(descriptor, record)
         finally:
@@ -282,7 +198,7 @@ class Segment:
         loaded: list[Record] = []
         position, damaged = self.position, 0
         try:
-            descriptor = os.open(self._base + EVENTS, os.O_RDONLY | _OWN)
+            descriptor = os.open(self._base + EVENTS, os.O_RDONLY | OWN)
         except FileNotFoundError:
             return Loaded(loaded, at_end=True, position=position, damaged=damaged)
         with open(descriptor, "rb", buffering=0) as file:
@@ -308,7 +224,7 @@ class Segment:
 
     def _read_settled(self) -> Iterable[int]:
         try:
-            descriptor = os.open(self._base + SETTLED, os.O_RDONLY | _OWN)
+            descriptor = os.open(self._base + SETTLED, os.O_RDONLY | OWN)
         except FileNotFoundError:
             return
         with open(descriptor, "rb", buffering=0) as file:
