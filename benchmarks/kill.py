@@ -1,15 +1,15 @@
 """Workers that are killed at random instants: what they accepted is what arrives.
 
 Four workers record events as fast as they can, each is killed within a tenth of a second, another
-one takes its place, and takes over what it left. In the end the parent delivers the rest. Prints
-what was accepted, what was lost, and what came more than once. Exits with 1 if an event was lost,
-or came under two keys.
-
-    python benchmarks/kill.py [KILLS] [EVENTS_PER_WORKER] [SEED] [SECONDS]
+one takes its place, and takes over what it left. With --on-purpose each is killed just before, or
+after, one of the things that it does: append, request, answer, record, claim, removal, and others.
+In the end the parent delivers the rest. Prints what was accepted, what was lost, and what came more
+than once. Exits with 1 if an event was lost, or came under two keys.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import multiprocessing
@@ -61,8 +61,13 @@ def pairs(log: Path) -> list[tuple[int, str]]:
 
 
 def main() -> int:
-    given = [float(argument) for argument in sys.argv[1:]]
-    kills, events, seed, seconds = [*given, *(1000, 1000, 1, 0.1)[len(given) :]]
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("kills", type=int, nargs="?", default=1000)
+    parser.add_argument("events", type=int, nargs="?", default=1000, help="of a worker")
+    parser.add_argument("seed", type=int, nargs="?", default=1)
+    parser.add_argument("seconds", type=float, nargs="?", default=0.1, help="of a worker at most")
+    parser.add_argument("--on-purpose", action="store_true")
+    given = parser.parse_args()
     ours, theirs = multiprocessing.Pipe()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -71,9 +76,10 @@ def main() -> int:
         )
         service.start()
         os.environ["VALUED_ENV"] = "production"
-        killing = Killing(folder, f"http://127.0.0.1:{ours.recv()}/events", int(seed))
+        killing = Killing(folder, f"http://127.0.0.1:{ours.recv()}/events", given.seed)
         started = time.monotonic()
-        killing.run(int(kills), WORKERS, int(events), seconds)
+        run = killing.run_on_purpose if given.on_purpose else killing.run
+        done = run(given.kills, WORKERS, given.events, given.seconds)
         killed = time.monotonic()
         killing.drain(3600)
         took = time.monotonic() - started
@@ -82,11 +88,13 @@ def main() -> int:
         service.join()
     lost = accepted - arrived.times.keys()
     print(
-        f"Python {sys.version.split()[0]}, seed {int(seed)}: {int(kills)} kills in "
+        f"Python {sys.version.split()[0]}, seed {given.seed}: {given.kills} kills in "
         f"{killed - started:.0f} s, {len(accepted)} events accepted, {len(lost)} lost, "
         f"{arrived.repeats()} came again, {len(arrived.with_several_keys())} under another key, "
         f"all delivered after {took:.0f} s"
     )
+    if done:
+        print(", ".join(f"{name} {count}" for name, count in done.items()))
     return 1 if lost or arrived.with_several_keys() else 0
 
 

@@ -8,9 +8,11 @@ one ``write`` to a file of its own, after the call that recorded it has returned
 from __future__ import annotations
 
 import collections
+import itertools
 import os
 import random
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -39,8 +41,18 @@ def _places(client: valued.Client) -> dict[str, tuple[Any, str]]:
     }
 
 
-def kill_at(client: valued.Client, point: str, call: int, *, after: bool) -> None:
-    """Let this process be killed before, or after, the *call*-th time that it does *point*."""
+def kill_at(
+    client: valued.Client,
+    point: str,
+    call: int,
+    *,
+    after: bool,
+    tell: Callable[[], object] = lambda: None,
+) -> None:
+    """Let this process be killed before, or after, the *call*-th time that it does *point*.
+
+    *tell* is called just before.
+    """
     owner, name = _places(client)[point]
     original = getattr(owner, name)
     calls = 0
@@ -50,13 +62,21 @@ def kill_at(client: valued.Client, point: str, call: int, *, after: bool) -> Non
         calls += 1
         mine = calls
         if mine == call and not after:
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
         result = original(*args, **kwargs)
         if mine == call and after:
-            os.kill(os.getpid(), signal.SIGKILL)
+            die()
         return result
 
+    def die() -> None:
+        tell()
+        os.kill(os.getpid(), signal.SIGKILL)
+
     setattr(owner, name, counted)
+
+
+def _is_dead(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 class Killing:
@@ -96,17 +116,54 @@ class Killing:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
 
-    def run(self, kills: int, workers: int, events: int, seconds: float) -> None:
+    def run(self, kills: int, workers: int, events: int, seconds: float) -> dict[str, int]:
         """So many random kills, of so many workers at a time, each within so many seconds."""
+        self._run(kills, workers, seconds, lambda: self.start(events))
+        return {}
+
+    def run_on_purpose(
+        self, kills: int, workers: int, events: int, seconds: float
+    ) -> dict[str, int]:
+        """The same at `POINTS`, in turns, before and after; how many were, at each.
+
+        Those that don't get there are killed at a random instant.
+        """
+        ways = itertools.cycle([(point, after) for point in POINTS for after in (False, True)])
+        self._run(kills, workers, seconds, lambda: self._start_on_purpose(events, *next(ways)))
+        done = collections.Counter(path.suffix[1:] for path in self._folder.glob("killed-*"))
+        return dict(sorted(done.items()))
+
+    def _start_on_purpose(self, events: int, point: str, after: bool) -> int:
+        # Most things are done often, and a worker is to be killed at any one of them.
+        most = {"append": events, "request": events, "answer": events, "record": events // 64}
+        call = self._random.randint(1, max(1, most.get(point, 1)))
+        enough = self._random.randint(1, events)
+        name = f"killed-{self._number}.{point}-{'after' if after else 'before'}"
+
+        def prepare() -> None:
+            tell = (self._folder / name).touch
+            kill_at(self.client, point, call, after=after, tell=tell)
+            if point == "release":
+                threading.Thread(target=self._end_after, args=(enough,), daemon=True).start()
+
+        return self.start(events, prepare)
+
+    def _end_after(self, enough: int) -> None:
+        while self.client.stats()["accepted"] < enough:
+            time.sleep(0.0001)
+        self.client.close(0)
+
+    def _run(self, kills: int, workers: int, seconds: float, start: Callable[[], int]) -> None:
         left = kills
         while left or self.living:
             while left and len(self.living) < workers:
                 left -= 1
-                pid = self.start(events)
-                self.living[pid] = time.monotonic() + self._random.uniform(0, seconds)
-            pid = min(self.living, key=self.living.__getitem__)
-            time.sleep(max(0.0, self.living.pop(pid) - time.monotonic()))
-            self.kill(pid)
+                self.living[start()] = time.monotonic() + self._random.uniform(0, seconds)
+            for pid, due in list(self.living.items()):
+                if time.monotonic() >= due or _is_dead(pid):
+                    del self.living[pid]
+                    self.kill(pid)
+            time.sleep(0.0005)
 
     def accepted(self) -> set[int]:
         """The numbers of the events whose calls returned."""
