@@ -53,6 +53,13 @@ def secure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[TLSServe
     server.close()
 
 
+@pytest.fixture(params=["memory", "disk"])
+def kept(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the program keeps what it has accepted."""
+    if request.param == "disk":
+        monkeypatch.setenv("VALUED_OUTBOX", str(tmp_path / "outbox"))
+
+
 def run(server: Server, order: str, road: str, **variables: str) -> str:
     """What it printed, once it has ended without a complaint."""
     environment = {**os.environ, "PYTHONWARNINGS": "ignore:This process", **variables}
@@ -64,6 +71,7 @@ def run(server: Server, order: str, road: str, **variables: str) -> str:
     return done.stdout
 
 
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("order", ORDERS)
 def test_events_of_greenlets_arrive_each_once(order: str, server: Server) -> None:
     run(server, order, "events")
@@ -92,6 +100,7 @@ def test_scopes_of_greenlets_are_their_own(server: Server) -> None:
     } == expected
 
 
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("order", ["patched first", "client first"])
 def test_the_end_of_a_patched_program_delivers(order: str, server: Server) -> None:
     run(server, order, "end")
@@ -122,6 +131,7 @@ def test_where_gevent_can_look_up_no_name_at_the_end_the_loss_is_said(
     assert server.keys() == []
 
 
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize(
     ("order", "road"),
     [
@@ -148,6 +158,7 @@ def test_a_child_sends_its_own_events_only_while_the_parent_waits_for_the_server
     assert came_on["held"] not in {came_on[key] for key in CHILDREN}
 
 
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize(
     ("road", "keys"),
     [
@@ -164,6 +175,15 @@ def test_a_greenlet_that_lives_on_in_a_child_sends_nothing_there(
     parents, children = senders(server)
     assert len(parents) == len(children) == 1
     assert parents != children
+
+
+def test_what_a_child_left_on_the_disk_is_delivered_by_its_parent(
+    server: Server, tmp_path: Path
+) -> None:
+    outbox = tmp_path / "outbox"
+    run(server, "patched first", "fork_of_a_child_that_dies", VALUED_OUTBOX=str(outbox))
+    assert server.keys() == sorted([*CHILDREN[:-1], "parent"])
+    assert [path for path in outbox.rglob("*") if path.is_file()] == []
 
 
 def test_a_greenlet_that_listens_for_signals_ends_in_a_child_without_a_word(server: Server) -> None:

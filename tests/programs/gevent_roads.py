@@ -199,6 +199,22 @@ def fork_before_a_connection_is_there() -> None:
     fork(ours())
 
 
+def fork_of_a_child_that_dies() -> None:
+    """Before its greenlets had a turn."""
+    record("parent")
+    assert client.flush(10)
+    pid = os.fork()
+    if not pid:
+        for number in range(5):
+            record(f"child-{number}")
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert client.adopt() == 1
+    while client.stats()["delivered"] < 6:
+        gevent.sleep(TICK)
+    assert client.close(10)
+
+
 def fork_in_a_tls_handshake() -> None:
     record("held")
     while not [one for one in _pool._here.get().living() if one._descriptor]:
