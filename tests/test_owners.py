@@ -334,6 +334,35 @@ def test_marks_of_the_dead_that_own_nothing_are_swept(place: Place) -> None:
     assert sorted(name[0] for name in os.listdir(place.owners)) == ["2", "3", "4", "6", "8"]
 
 
+def test_an_owner_that_begins_and_dies_while_others_sweep_keeps_its_mark(
+    place: Place, fork: Callable[..., Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed, marked = os.pipe(), os.pipe()
+
+    def owner() -> None:
+        made = _owners.Owner(place, NAME)
+        os.write(marked[1], b".")
+        os.read(listed[0], 1)
+        left(place, owner=made.name)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    child = fork(owner)
+    os.read(marked[0], 1)
+    real = _owners.state
+
+    def state_of_the_dead(*arguments: Any) -> str:
+        os.write(listed[1], b".")  # it owned nothing when the directories were listed
+        assert child.wait() == -signal.SIGKILL
+        return real(*arguments)
+
+    monkeypatch.setattr(_owners, "state", state_of_the_dead)
+    assert _owners.sweep(place, time.time()) == 1
+    for end in (*listed, *marked):
+        os.close(end)
+    # So others see at once that it is dead, and not when its lease is over.
+    assert os.listdir(place.owners) == [NAME]
+
+
 def test_a_mark_that_can_not_be_removed_is_left(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

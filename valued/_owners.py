@@ -285,6 +285,7 @@ def sweep(place: Place, now: float) -> int:
     Raises `OSError`.
     """
     owning = {left.owner for left in all_left(place)}
+    gone = []
     others = 0
     for name in os.listdir(place.owners):
         mark = os.path.join(place.owners, name)
@@ -292,8 +293,16 @@ def sweep(place: Place, now: float) -> int:
         # One that was cut as it was made belongs to a process that has nothing yet.
         cut = found == ELSEWHERE and read_mark(mark) is None and now - _changed(mark) > BEAT
         if found in (DEAD, EXPIRED) or cut:
-            with contextlib.suppress(OSError):
-                os.unlink(mark)
+            gone.append(name)
         else:
             others += not is_here(name)
+    # Once more, as it may have made a directory, and died, since it was found to own none. Without
+    # a mark that would have to wait for the end of a lease.
+    owning = {left.owner for left in all_left(place)} if gone else owning
+    for name in gone:
+        if name in owning:
+            others += 1
+        else:
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(place.owners, name))
     return others

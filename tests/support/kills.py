@@ -185,8 +185,9 @@ class Killing:
             time.sleep(0.01)
         assert self.client.close(10)
         # A process that is killed within the making of its mark leaves an empty one, for a while.
-        assert [path for path in self.files() if path.stat().st_size] == []
-        assert list((self.outbox / "v1" / "events").iterdir()) == []
+        left = [str(path) for path in self.files() if path.stat().st_size]
+        left += map(str, (self.outbox / "v1" / "events").iterdir())
+        assert left == [], left
 
     def files(self) -> list[Path]:
         """The files of the outbox; unlike `glob`, `walk` lets directories vanish meanwhile."""
