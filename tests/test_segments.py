@@ -28,6 +28,7 @@ def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
         pytest.skip("only Linux appends anywhere")
     if request.param == "held":
         monkeypatch.setattr(_descriptors, "LONG", -1)  # so that any two are long
+        monkeypatch.setattr(_descriptors, "TWICE", 10)
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def holding(tmp_path: Path) -> Holding:
 @pytest.fixture
 def segment(holding: Holding, how: None) -> Iterator[Segment]:
     segment = Segment(holding, "0000000001")
-    segment.create()
+    segment.create(_descriptors.holding_calls())
     yield segment
     segment.close()
 
@@ -252,7 +253,7 @@ def test_a_record_that_fits_in_part_is_an_error_and_costs_no_other(
 
     def child() -> None:
         mine = Segment(holding, "0000000002")
-        mine.create()
+        mine.create(_descriptors.holding_calls())
         mine.append(event(1))
         resource.setrlimit(resource.RLIMIT_FSIZE, (mine.length() + 20, resource.RLIM_INFINITY))
         with pytest.raises(OSError, match="No space") as caught:

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import math
 import os
 import random
@@ -39,6 +38,9 @@ if TYPE_CHECKING:
 #: documents it as a bug that will stay.
 APPENDS_ANYWHERE: Final = sys.platform == "linux"
 
+#: Bytes of a place, in a C library that takes one of 64 bits by the names that are called here.
+LONG_PLACE: Final = 8
+
 #: Places of a descriptor are from here to twice as far: a size that each file system allows.
 PLACES: Final = 2**40
 
@@ -49,9 +51,12 @@ LONG: Final = 100e-6
 #: process to run.
 TWICE: Final = 0.1
 
-#: Seconds of a write that let nobody run: as long as Python lets a thread go on where others want
-#: to (``sys.getswitchinterval``). Two in a row are the disk's.
-SLOW: Final = 0.005
+#: Seconds of a write that let nobody run: 200 times what it takes. A single one is the machine's,
+#: here too.
+SLOW: Final = 500e-6
+
+#: Writes within which two of those are the disk's.
+NEAR: Final = 8
 
 #: Seconds until either is found out anew.
 AGAIN: Final = 60.0
@@ -69,51 +74,55 @@ _pwrite: Final[Callable[..., int]] = getattr(os, "pwrite", os.write)  # Windows 
 _monotonic: Final = time.monotonic
 
 
-class _Calls(NamedTuple):
+class Calls(NamedTuple):
     """``lseek`` and ``pwrite`` of the C library: they return -1 where they fail."""
 
     seek: Callable[[int, int, int], int]
     write: Callable[[int, bytes, int, int], int]
 
 
-@functools.cache
-def held() -> _Calls | None:
-    """Calls that let no other thread run; None: this Python has none.
+def holding_calls() -> Calls | None:
+    """Calls that let no other thread run; None: there are none that are sure to be right.
 
-    The first one takes some milliseconds, and is best made by no event call.
+    It imports, for some milliseconds. So it is for who makes a client: a child that is forked while
+    a thread imports can't import that ever.
     """
     if not APPENDS_ANYWHERE:
         return None
     try:
         import ctypes
 
+        if ctypes.sizeof(ctypes.c_long) != LONG_PLACE:
+            return None
         library = ctypes.PyDLL(None)
         seek, write = library.lseek, library.pwrite
-        # No `argtypes`: to convert them costs as much as the call. An int is passed as one of C,
-        # which libffi extends to what is wider; bytes as their address.
-        seek.restype, write.restype = ctypes.c_long, ctypes.c_ssize_t
-        return _Calls(seek, write)
-    except (ImportError, OSError, AttributeError):
+    except Exception:  # noqa: BLE001 - there may be no ctypes, or a hook that forbids it
         return None
+    # No `argtypes`: to convert them costs as much as the call. An int is passed as one of C, which
+    # libffi extends to what is wider; bytes as their address.
+    seek.restype, write.restype = ctypes.c_long, ctypes.c_ssize_t
+    return Calls(seek, write)
 
 
 class Descriptor:
     """A number of this process, and the file that it was opened for.
 
-    *flags*: beside those for appending. Raises `OSError`. Any thread may call, without a lock.
+    *flags*: beside those for appending; *calls*: those by which it may be written to so that nobody
+    runs. Raises `OSError`. Any thread may call, without a lock.
     """
 
     __slots__ = (
-        "_held_until", "_long_at", "_released_until", "_was_slow", "file", "number", "place",
+        "_calls", "_held_until", "_long_at", "_released_until", "_wary", "file", "number", "place",
     )  # fmt: skip
 
-    def __init__(self, path: str, flags: int) -> None:
+    def __init__(self, path: str, flags: int, calls: Calls | None) -> None:
         self.number = os.open(path, flags | APPEND, PRIVATE)
         status = os.fstat(self.number)
         self.file = status.st_ino, status.st_dev
         self.place = -1
+        self._calls = calls
         self._long_at = -math.inf  # when the latest one began
-        self._was_slow = False
+        self._wary = 0  # for how many writes one that is slow is the second
         self._held_until = 0.0
         self._released_until = 0.0
         if APPENDS_ANYWHERE:
@@ -124,14 +133,12 @@ class Descriptor:
     def append(self, record: bytes) -> int:
         """Append; how many bytes. Raises `OSError`, of `CLOSED` where it is not ours any more."""
         began = _monotonic()
-        if began < self._held_until and (calls := held()) is not None:
-            seek, write = calls
+        if began < self._held_until and self._calls is not None:
+            seek, write = self._calls
             if seek(self.number, 0, 1) == self.place:
                 written = write(self.number, record, len(record), 0)
-                slow = _monotonic() - began > SLOW
-                if slow and self._was_slow:
-                    self._held_until, self._released_until, slow = 0.0, began + AGAIN, False
-                self._was_slow = slow
+                if self._wary or _monotonic() - began > SLOW:
+                    self._beware(began)
                 if written >= 0:
                     return written
                 # Once more, for the exception.
@@ -149,6 +156,15 @@ class Descriptor:
         before, self._long_at = self._long_at, began
         if began - before < TWICE and began >= self._released_until:
             self._held_until = began + AGAIN
+
+    def _beware(self, began: float) -> None:
+        if _monotonic() - began <= SLOW:
+            self._wary -= 1
+        elif not self._wary:
+            self._wary = NEAR
+        else:
+            self._wary = 0
+            self._held_until, self._released_until = 0.0, began + AGAIN
 
     def is_ours(self) -> bool:
         """Whether the number still stands for the file. Raises nothing."""

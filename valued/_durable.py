@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from valued import _records
+from valued._descriptors import holding_calls
 from valued._errors import ValidationError
 from valued._files import LEFT, SIZE
 from valued._outbox import Entry
@@ -318,10 +319,11 @@ def durable(options: Options) -> Callable[[], Outbox]:
     path = str(options.outbox)
     if problems := Place(path).problems():
         raise ValidationError(*problems)
+    calls = holding_calls()
 
     def build() -> Outbox:
         return DurableOutbox(
-            Store(path, sync=options.durability == "power"),
+            Store(path, sync=options.durability == "power", calls=calls),
             options.outbox_max_age,
             options.outbox_max_size,
             options.max_queue,

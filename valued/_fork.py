@@ -221,7 +221,7 @@ def lives(mark: Mark) -> bool | None:
 def _pid_space() -> tuple[str, str]:
     """The boot, and the namespace that pids are counted in; empty where there are none to tell."""
     try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
             return file.read().strip(), os.readlink("/proc/self/ns/pid")
     except (FileNotFoundError, NotADirectoryError, PermissionError):
         return "", ""  # any other error says nothing of where this is: too many open files, say

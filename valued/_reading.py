@@ -12,7 +12,6 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from valued import _descriptors
 from valued._files import DAMAGED, LEFT, SIZE, Files
 from valued._fork import Birthplace
 from valued._outbox import Entry, Epoch, MemoryOutbox
@@ -169,7 +168,6 @@ class ReadingOutbox(MemoryOutbox):
         """Read on, look for the dead, give a sign of life: what of that is due. Raises nothing."""
         now = self._clock()
         self._next_tend = now + TEND
-        _descriptors.held()  # by who delivers, and not by an event call
         with self._lock:
             if self._resting:
                 return

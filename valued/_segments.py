@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from valued import _records
-from valued._descriptors import APPEND, CLOSED, OWN, Descriptor
+from valued._descriptors import APPEND, CLOSED, OWN, Calls, Descriptor
 from valued._fork import Birthplace
 from valued._owners import EVENTS, NEW, PRIVATE, SETTLED
 from valued._records import Damage, Record
@@ -87,8 +87,8 @@ class Segment:
     """
 
     __slots__ = (
-        "_base", "_descriptor", "_skip", "backlog", "begun", "closed", "gone", "holding", "loaded",
-        "position", "settled", "size", "unrecorded", "writing",
+        "_base", "_calls", "_descriptor", "_skip", "backlog", "begun", "closed", "gone", "holding",
+        "loaded", "position", "settled", "size", "unrecorded", "writing",
     )  # fmt: skip
 
     def __init__(self, holding: Holding, name: str, backlog: Backlog | None = None) -> None:
@@ -96,6 +96,7 @@ class Segment:
         self.holding: Final = holding
         #: What it is read for; None: what is in it is in memory, too.
         self.backlog: Final = backlog
+        self._calls: Calls | None = None
         self._descriptor: Descriptor | None = None
         self.begun = 0  # events that are in it, as far as they are known to this process
         self.writing = 0  # of those, how many a thread is writing
@@ -110,9 +111,10 @@ class Segment:
 
     # -- writing -----------------------------------------------------------------------------------
 
-    def create(self) -> None:
-        """Make the file. Raises `OSError`."""
-        self._descriptor = descriptor = Descriptor(self._base + EVENTS, NEW)
+    def create(self, calls: Calls | None = None) -> None:
+        """Make the file, to be written by *calls* where others would run. Raises `OSError`."""
+        self._calls = calls
+        self._descriptor = descriptor = Descriptor(self._base + EVENTS, NEW, calls)
         try:
             # In two parts: where the second doesn't follow the first, appends do need their place.
             written = descriptor.append(BEGINNING[:4]) + descriptor.append(BEGINNING[4:])
@@ -152,7 +154,7 @@ class Segment:
             # A signal handler has forked, and comes back in the child.
             raise RobbedError(errno.EBADF, "it is the parent's", self._base)
         try:
-            descriptor = Descriptor(self._base + EVENTS, 0)
+            descriptor = Descriptor(self._base + EVENTS, 0, self._calls)
         except FileNotFoundError as error:
             raise RobbedError(*error.args) from error
         if before is not None:

@@ -31,6 +31,7 @@ from valued._segments import sync_directory as _sync_directory
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from valued._descriptors import Calls
     from valued._errors import DeliveryError
 
 #: Bytes of a file of rejected events, and of all of them. The oldest file goes: who has not looked
@@ -42,12 +43,13 @@ REJECTED_BYTES: Final = 16 * REJECTED_FILE
 class Store:
     """Any thread may call; methods raise `OSError` unless they say otherwise.
 
-    *sync*: whether what is written is to outlive a failure of power.
+    *sync*: whether what is written is to outlive a failure of power; *calls*: see `Descriptor`.
     """
 
-    def __init__(self, path: str, *, sync: bool) -> None:
+    def __init__(self, path: str, *, sync: bool, calls: Calls | None = None) -> None:
         self.place: Final = Place(path)
         self.sync: Final = sync
+        self._calls: Final = calls
         #: Owners that are other processes, as of the last `claim`.
         self.others = 0
         self._names = itertools.count(1)
@@ -83,7 +85,7 @@ class Store:
     def segment(self, holding: Holding, backlog: Backlog | None) -> Segment:
         """A new segment, open for writing."""
         segment = Segment(holding, f"{next(self._names):010d}", backlog)
-        segment.create()
+        segment.create(self._calls)
         if self.sync:
             _sync_directory(holding.path)
         return segment

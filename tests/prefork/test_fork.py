@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -474,3 +475,24 @@ def test_a_parked_master_forks_without_a_warning(server: Server) -> None:
     done = run_program("park.py", server.url, env=dict(os.environ))
     assert (done.returncode, done.stderr) == (0, "")
     assert server.keys() == sorted(["boot"] * 50 + ["child"] * 20 + ["between"] * 20)
+
+
+@pytest.mark.parametrize("kept", ["memory", "disk"])
+def test_no_thread_imports_what_a_child_that_is_forked_meanwhile_never_could(
+    server: Server, tmp_path: Path, kept: str
+) -> None:
+    tried: list[str] = []
+
+    def script(request: Request) -> Reply:
+        tried.append(request.event["key"])
+        if request.event["key"] == "refused":
+            return Reply(422)
+        again = request.event["key"] == "tried again" and tried.count("tried again") == 1
+        return Reply(503) if again else Reply()
+
+    server.script = script
+    outbox = [str(tmp_path / "outbox")] if kept == "disk" else []
+    done = run_program("late_imports.py", server.url, *outbox)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == []
+    assert sorted(tried) == ["delivered", "refused", "tried again", "tried again"]

@@ -200,7 +200,6 @@ def fork_before_a_connection_is_there() -> None:
 
 
 def fork_of_a_child_that_dies() -> None:
-    """Before its greenlets had a turn."""
     record("parent")
     assert client.flush(10)
     pid = os.fork()
