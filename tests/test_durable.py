@@ -1721,7 +1721,7 @@ def test_what_is_settled_while_others_are_noted_is_noted_before_it_is_handed_ove
     def record(segment: Segment, numbers: Any) -> None:
         monkeypatch.setattr(Segment, "record_settled", real)
         with monkeypatch.context() as patch:  # by another thread, which is not so far yet
-            patch.setattr(outbox, "_tidy", lambda: None)
+            patch.setattr(DurableOutbox, "_tidy", lambda _outbox: None)
             outbox.delivered(second)
         real(segment, numbers)
 

@@ -42,6 +42,8 @@ class DurableOutbox(ReadingOutbox):
     for what is in memory; *overflow* and *block* for events that can't be written.
     """
 
+    __slots__ = ()
+
     patient = True
 
     # -- accepting ---------------------------------------------------------------------------------

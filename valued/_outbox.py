@@ -71,6 +71,14 @@ class Entry:
 class MemoryOutbox:
     """An outbox in memory. *block*: seconds, for ``overflow="block"``; *clock* is monotonic."""
 
+    # The attributes of an outbox on the disk are too many for a dict that Python looks up fast.
+    __slots__ = (
+        "__weakref__", "_accepted", "_block", "_blocked", "_blocked_bytes", "_bytes", "_clock",
+        "_delivered", "_dropped", "_earlier", "_epoch", "_epochs", "_failed", "_last", "_lock",
+        "_max_bytes", "_max_events", "_overflow", "_overflown", "_reasons", "_retried", "_settled",
+        "_waiting", "name",
+    )  # fmt: skip
+
     patient = False
 
     def __init__(
@@ -115,11 +123,10 @@ class MemoryOutbox:
 
     def put(self, body: bytes) -> Item | None:
         """See `Outbox.put`. Waits only with ``overflow="block"``, *block* seconds at most."""
-        now = self._clock()
         size = len(body)
         with self._lock:
             self._last = number = self._last + 1
-            item = Entry(self.name, number, body, now)
+            item = Entry(self.name, number, body, self._clock())
             over = self._is_over(1, size)
             # From here on without a call: an exception out of a signal handler, a soft time limit
             # for one, must not come between the count and the event.
@@ -136,8 +143,7 @@ class MemoryOutbox:
         """See `Outbox.refuse`."""
         with self._lock:
             self._accepted += 1
-            self._dropped += 1
-            self._reasons[reason] += 1
+            self._count(reason)
 
     def _is_over(self, events: int = 0, size: int = 0) -> bool:
         """Whether it is too full, or would be with so many events, of that size, more."""
@@ -336,12 +342,10 @@ class MemoryOutbox:
         """See `Outbox.wait`. *deadline* is of the clock; None: no bound."""
         with self._lock:
             while not self._is_settled(mark):
-                left = None if deadline is None else deadline - self._clock()
-                if left is not None:
-                    if left <= 0:
-                        return False
-                    left = min(left, threading.TIMEOUT_MAX)
-                self._settled.wait(left)
+                left = threading.TIMEOUT_MAX if deadline is None else deadline - self._clock()
+                if left <= 0:
+                    return False
+                self._settled.wait(min(left, threading.TIMEOUT_MAX))
             return True
 
     def wait_for_work(self, mark: int, deadline: float | None) -> bool:
@@ -391,7 +395,5 @@ class MemoryOutbox:
                 "pending": self._pending(),
                 "retried": self._retried,
                 "dropped_by_reason": dict(self._reasons),
-                "adopted": 0,
-                "left": 0,
-                "unsaved": 0,
+                **dict.fromkeys(("adopted", "left", "unsaved"), 0),
             }

@@ -57,6 +57,12 @@ class ReadingOutbox(MemoryOutbox):
     for what is in memory; *overflow* and *block* for events that can't be written.
     """
 
+    __slots__ = (
+        "_adopted", "_at_stake", "_born", "_files", "_foreign", "_held", "_left", "_looking",
+        "_max_age", "_next_look", "_next_tend", "_on_disk", "_reporter", "_resting", "_spilling",
+        "_unsaved", "_window",
+    )  # fmt: skip
+
     patient = True
 
     def __init__(
