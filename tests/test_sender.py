@@ -657,7 +657,7 @@ def test_retries_wait_on_one_thread_and_end_with_it(make: Make, service: Service
 
 
 def test_an_event_that_is_postponed_while_the_watch_ends_is_not_forgotten(
-    make: Make, service: Service
+    make: Make, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = make()
     record(client, "a")
@@ -667,7 +667,7 @@ def test_an_event_that_is_postponed_while_the_watch_ends_is_not_forgotten(
     wait = outbox.wait_until_due
     postponed = threading.Event()
 
-    def wait_until_due() -> bool:
+    def wait_until_due(_outbox: object) -> bool:
         due: bool = wait()
         if not due and not postponed.is_set():
             # The watch found nothing, and has not said yet that it ends.
@@ -681,7 +681,7 @@ def test_an_event_that_is_postponed_while_the_watch_ends_is_not_forgotten(
         outbox.postpone(outbox.take(), time.monotonic() + 0.1)
 
     until(lambda: not mine._jobs)
-    outbox.wait_until_due = wait_until_due
+    monkeypatch.setattr(type(outbox), "wait_until_due", wait_until_due)
     postpone(b'{"key": "b"}')
     mine._watch()
     assert postponed.wait(BOUND)
