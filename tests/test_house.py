@@ -58,8 +58,8 @@ MAY_IMPORT = {
         "_fork", "_options", "_records", "_segments", "_store", "_outbox", "_reporting", "_files",
     ],
     "_durable": [
-        "_errors", "_typing", "_options", "_records", "_owners", "_descriptors", "_segments",
-        "_store", "_outbox", "_files", "_reading",
+        "_errors", "_typing", "_fork", "_options", "_records", "_owners", "_descriptors",
+        "_segments", "_store", "_outbox", "_files", "_reading",
     ],
     "_delivery": ["_errors", "_typing", "_fork", "_options", "_retry", "_reporting"],
     "_process_sender": [

@@ -6,6 +6,7 @@ import collections
 import contextlib
 import errno
 import os
+import sys
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -14,6 +15,9 @@ from valued._descriptors import APPEND, CLOSED, OWN, Calls, Descriptor
 from valued._fork import Birthplace
 from valued._owners import EVENTS, NEW, PRIVATE, SETTLED
 from valued._records import Damage, Record
+
+if sys.platform != "win32":
+    import fcntl  # here, as no event call is to import: see `holding_calls`
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -256,8 +260,6 @@ class Segment:
 
 
 def _sync(descriptor: int) -> None:
-    import fcntl
-
     if hasattr(fcntl, "F_FULLFSYNC"):  # pragma: no cover - macOS, where fsync stops at the drive
         fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
     else:

@@ -1,4 +1,4 @@
-"""What threads import once there is a client: URL [OUTBOX]. Prints it, as JSON.
+"""What is imported between the making of a client and its end: URL [OUTBOX]. Prints it, as JSON.
 
 A child that is forked while a thread imports a module can't import that one ever.
 """
@@ -18,17 +18,15 @@ class Finder(importlib.abc.MetaPathFinder):
     """Finds nothing, and notes what is looked for."""
 
     def find_spec(self, fullname: str, *_more: object) -> None:
-        here = threading.current_thread()
-        if here is not threading.main_thread():
-            found.append(f"{fullname} on {here.name}")
+        found.append(f"{fullname} on {threading.current_thread().name}")
 
 
-client = valued.Client("token", URL, outbox=OUTBOX[0] if OUTBOX else None)
+client = valued.Client("token", URL, outbox=OUTBOX[0] if OUTBOX else None, durability="power")
 sys.meta_path.insert(0, Finder())
 client.action("delivered", {"user.id": 1})
 assert client.flush(10)
 client.action("refused", {"user.id": 1})
 client.action("tried again", {"user.id": 1})
 assert client.flush(10)
-assert client.close(10)
 print(json.dumps(found))
+assert client.close(10)
