@@ -186,7 +186,7 @@ class _Watch:
             if self._pipe is None or self._pipe[0] is not reader:
                 break
             # Of each signal two bytes come, Python's and the handler's.
-            if isinstance(handler, _Handler) and True:
+            if isinstance(handler, _Handler) and handler not in self.done:
                 handler.deliver()
                 self.heard.add(handler)
                 while self._sent(number, handler):
