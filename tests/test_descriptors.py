@@ -94,20 +94,13 @@ def test_single_long_write_changes_nothing(
     assert held == []
 
 
-def test_long_writes_that_are_far_apart_change_nothing(
-    descriptor: Descriptor, held: list[bytes], monkeypatch: pytest.MonkeyPatch
+# Far apart from each other; or long ago, when it is found out anew whether others want to run.
+@pytest.mark.parametrize("within", ["TWICE", "AGAIN"])
+def test_long_writes_that_are_far_from_each_other_or_from_now_change_nothing(
+    descriptor: Descriptor, held: list[bytes], monkeypatch: pytest.MonkeyPatch, within: str
 ) -> None:
     monkeypatch.setattr(_descriptors, "LONG", -1)
-    monkeypatch.setattr(_descriptors, "TWICE", 0)
-    _append(descriptor, 5)
-    assert held == []
-
-
-def test_whether_others_want_to_run_is_found_out_anew(
-    descriptor: Descriptor, held: list[bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_descriptors, "LONG", -1)
-    monkeypatch.setattr(_descriptors, "AGAIN", 0)
+    monkeypatch.setattr(_descriptors, within, 0)
     _append(descriptor, 5)
     assert held == []
 
