@@ -2076,3 +2076,19 @@ class Directory(RuleBasedStateMachine):
 
 TestDirectory = Directory.TestCase
 TestDirectory.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+
+
+def test_what_the_dead_left_is_read_on_before_memory_runs_empty(make: Make) -> None:
+    dead = make()
+    for number in range(20):
+        dead.put(body(number))
+    die(dead)
+    heir = make(max_events=8)  # a window of 4
+    assert heir.adopt() == 1
+    for taken in range(1, 21):
+        item = heir.take()
+        assert item is not None
+        # Else whoever else delivers would find nothing meanwhile, and go.
+        assert heir._waiting.is_ready() or taken == 20
+        heir.delivered(item)
+    assert heir.figures()["delivered"] == 20
