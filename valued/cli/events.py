@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from typing import TYPE_CHECKING
 
 from valued.cli import delivery, render
@@ -29,8 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.token, arguments.endpoint, retries=RETRIES, timeout=TIMEOUT, on_error=on_error
     ) as client:
         _record(client, arguments)
-        for _ in delivery.settle(client):
-            pass
+        collections.deque(delivery.settle(client), maxlen=0)
     for reason in reasons:
         render.complain(f"not delivered: {reason}")
     return 1 if reasons else 0
