@@ -7,7 +7,6 @@ What a process has not delivered when it ends, another one takes over.
 
 from __future__ import annotations
 
-import contextlib
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -15,7 +14,6 @@ from valued import _records
 from valued._descriptors import holding_calls
 from valued._errors import ValidationError
 from valued._files import LEFT, SIZE
-from valued._fork import Mark
 from valued._outbox import Entry
 from valued._owners import BEAT, Place
 from valued._reading import ReadingOutbox
@@ -323,8 +321,6 @@ def durable(options: Options) -> Callable[[], Outbox]:
     path = str(options.outbox)
     if problems := Place(path).problems():
         raise ValidationError(*problems)
-    with contextlib.suppress(OSError):  # the first event will say so, if it still can't
-        Mark.of_this_process()  # which imports, on macOS, and no event call is to
     calls = holding_calls()
 
     def build() -> Outbox:

@@ -176,9 +176,17 @@ def trial_pickle(part: object) -> None:
     (reduction.ForkingPickler if reduction is not None else pickle).dumps(part)
 
 
+def import_psutil() -> None:
+    """Import what is used below. For who makes a client.
+
+    A child that is forked while another thread imports a module waits for ever where it needs that
+    one. Not above, as it would cost every import of the library.
+    """
+    import psutil  # noqa: F401
+
+
 def identity() -> tuple[int, float]:
     """The pid and the start time (seconds since the epoch) of this process."""
-    # Here and not above: it would cost every import of the library for a figure that few ask for.
     import psutil
 
     process = psutil.Process()

@@ -42,6 +42,7 @@ class Sender:
         self._outbox = outbox or self._memory
         self._given = None if options.executor is None else Given(options.executor)
         self._here = _fork.PerProcess(self._build)
+        _fork.import_psutil()
         _leaving.listen()
 
     def accept(self, body: bytes) -> None:

@@ -478,7 +478,7 @@ def test_a_parked_master_forks_without_a_warning(server: Server) -> None:
 
 
 @pytest.mark.parametrize("kept", ["memory", "disk"])
-def test_no_thread_imports_what_a_child_that_is_forked_meanwhile_never_could(
+def test_a_client_imports_nothing_later_as_a_child_forked_meanwhile_never_could(
     server: Server, tmp_path: Path, kept: str
 ) -> None:
     tried: list[str] = []

@@ -1,4 +1,4 @@
-"""What is imported between the making of a client and its end: URL [OUTBOX]. Prints it, as JSON.
+"""What is imported from the making of a client to its end: URL [OUTBOX]. Prints it, as JSON.
 
 A child that is forked while a thread imports a module can't import that one ever.
 """
@@ -28,5 +28,6 @@ assert client.flush(10)
 client.action("refused", {"user.id": 1})
 client.action("tried again", {"user.id": 1})
 assert client.flush(10)
-print(json.dumps(found))
+assert client.stats()["delivered"] == 2
 assert client.close(10)
+print(json.dumps(found))
