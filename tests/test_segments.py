@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 
 from tests.support.processes import Child
 from valued import _descriptors, _records, _segments
+from valued._descriptors import Descriptor
 from valued._records import EVENT
 from valued._segments import Backlog, Holding, RobbedError, Segment
 
@@ -227,6 +230,28 @@ def test_a_segment_that_was_closed_is_opened_anew(segment: Segment, holding: Hol
     segment.close()
     segment.append(event(1))
     assert loaded(again(holding)) == [1]
+
+
+def test_threads_that_open_it_anew_together_leave_no_descriptor(
+    segment: Segment, holding: Holding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = threading.Barrier(2, timeout=10)
+
+    class Meeting(Descriptor):
+        def __init__(self, *args: Any) -> None:
+            both.wait()
+            super().__init__(*args)
+
+    before = len(os.listdir("/dev/fd"))
+    os.close(descriptor(segment))
+    monkeypatch.setattr(_segments, "Descriptor", Meeting)
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(segment.append, [event(1), event(2)]))
+    segment.append(event(3))
+    assert len(os.listdir("/dev/fd")) == before + 1
+    segment.close()
+    assert len(os.listdir("/dev/fd")) == before - 1
+    assert sorted(loaded(again(holding))) == [1, 2, 3]
 
 
 def test_a_file_that_was_taken_is_not_made_again(segment: Segment, holding: Holding) -> None:

@@ -91,8 +91,8 @@ class Segment:
     """
 
     __slots__ = (
-        "_base", "_calls", "_descriptor", "_skip", "backlog", "begun", "closed", "gone", "holding",
-        "loaded", "position", "settled", "size", "unrecorded", "writing",
+        "_base", "_calls", "_descriptor", "_opened", "_skip", "backlog", "begun", "closed", "gone",
+        "holding", "loaded", "position", "settled", "size", "unrecorded", "writing",
     )  # fmt: skip
 
     def __init__(self, holding: Holding, name: str, backlog: Backlog | None = None) -> None:
@@ -102,6 +102,7 @@ class Segment:
         self.backlog: Final = backlog
         self._calls: Calls | None = None
         self._descriptor: Descriptor | None = None
+        self._opened: list[Descriptor] = []  # that one, and what else was: threads may meet there
         self.begun = 0  # events that are in it, as far as they are known to this process
         self.writing = 0  # of those, how many a thread is writing
         self.settled = 0
@@ -119,6 +120,7 @@ class Segment:
         """Make the file, to be written by *calls* where others would run. Raises `OSError`."""
         self._calls = calls
         self._descriptor = descriptor = Descriptor(self._base + EVENTS, NEW, calls)
+        self._opened.append(descriptor)
         try:
             # In two parts: where the second doesn't follow the first, appends do need their place.
             written = descriptor.append(BEGINNING[:4]) + descriptor.append(BEGINNING[4:])
@@ -166,12 +168,14 @@ class Segment:
             if descriptor.file != before.file:
                 descriptor.close()
                 raise RobbedError(errno.ESTALE, "another file is in its place", self._base)
+        self._opened.append(descriptor)
         return descriptor
 
     def close(self) -> None:
-        """Close the descriptor; when no thread writes."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
+        """Close what is open; when no thread writes."""
+        self._descriptor = None
+        opened, self._opened = self._opened, []
+        for descriptor in opened:
             descriptor.close()
 
     def record_settled(self, numbers: Iterable[int]) -> None:
