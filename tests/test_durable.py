@@ -1531,6 +1531,26 @@ def test_who_lost_a_race_for_what_was_left_has_nothing_of_it(
     assert taken(fast) == bodies(1)
 
 
+def test_a_claim_that_a_signal_breaks_off_is_given_back(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox, broken, heir = make(), make(), make()
+    put(outbox, 1)
+    die(outbox)
+    real = _owners.claim
+
+    def claim(*args: Any) -> Any:
+        monkeypatch.setattr("valued._store.claim", real)
+        real(*args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("valued._store.claim", claim)
+    with pytest.raises(KeyboardInterrupt):
+        broken.adopt()
+    assert heir.adopt() == 1
+    assert taken(heir) == bodies(1)
+
+
 def test_what_was_lost_already_is_not_lost_again(make: Make) -> None:
     outbox = make()
     put(outbox, 1)

@@ -273,10 +273,9 @@ def test_who_can_not_look_sweeps_no_mark(place: Place, monkeypatch: pytest.Monke
 
 def test_a_claim_is_for_one(place: Place) -> None:
     mine = left(place)
-    assert _owners.claim(place, mine, "c" * 32) == mine._replace(
-        owner="c" * 32, path=os.path.join(place.events, f"{mine.origin}.{'c' * 32}")
-    )
-    assert _owners.claim(place, mine, "d" * 32) is None
+    assert _owners.claim(place, mine, "c" * 32)
+    assert [one.owner for one in _owners.all_left(place)] == ["c" * 32]
+    assert not _owners.claim(place, mine, "d" * 32)
 
 
 def test_of_a_hundred_siblings_that_try_one_wins(place: Place, fork: Callable[..., Child]) -> None:

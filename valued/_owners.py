@@ -65,6 +65,10 @@ class Place:
         inside = self.owners, self.events, self.rejected
         return self.path, os.path.dirname(self.owners), *inside
 
+    def holding(self, origin: str, owner: str) -> str:
+        """Where the segments are that *origin* accepted, while they are *owner*'s."""
+        return os.path.join(self.events, f"{origin}.{owner}")
+
     def above(self) -> list[str]:
         """Where it is, and where that is to be made, up to the first directory that is there."""
         above = [os.path.dirname(self.path)]
@@ -262,14 +266,13 @@ def all_left(place: Place) -> Iterator[Left]:
             yield Left(origin, owner, os.path.join(place.events, name))
 
 
-def claim(place: Place, left: Left, owner: str) -> Left | None:
-    """Take *left* over for *owner*; None: somebody else did, or it is gone. Raises `OSError`."""
-    path = os.path.join(place.events, f"{left.origin}.{owner}")
+def claim(place: Place, left: Left, owner: str) -> bool:
+    """Take *left* over for *owner*; False: somebody else did, or it is gone. Raises `OSError`."""
     try:
-        os.rename(left.path, path)
+        os.rename(left.path, place.holding(left.origin, owner))
     except FileNotFoundError:
-        return None
-    return Left(left.origin, owner, path)
+        return False
+    return True
 
 
 def release(left: Left) -> None:

@@ -62,7 +62,7 @@ class Store:
         above = self.place.above()
         self.place.make()
         owner = Owner(self.place, name)
-        path = os.path.join(self.place.events, f"{name}.{name}")
+        path = self.place.holding(name, name)
         try:
             os.mkdir(path, 0o700)
         except OSError:
@@ -118,16 +118,17 @@ class Store:
             raise trouble
 
     def _claim(self, left: Left, owner: Owner, backlog: Backlog) -> Holding | None:
-        mine = claim(self.place, left, owner.name)
-        if mine is None:
-            return None
-        holding = Holding(mine.path, mine.origin, owner)
+        path = self.place.holding(left.origin, owner.name)
         try:
+            if not claim(self.place, left, owner.name):
+                return None
+            holding = Holding(path, left.origin, owner)
             holding.segments = dict.fromkeys(segments_in(holding, backlog))
-        except OSError:
-            release(mine)  # or nobody would look at it again while this process lives
+            return holding
+        except BaseException:  # out of a signal handler, too
+            # Or nobody would look at it again while this process lives.
+            release(Left(left.origin, owner.name, path))
             raise
-        return holding
 
     def was_taken(self, holding: Holding) -> bool:
         """Whether another process owns *holding*, which is not where it was. Raises nothing."""
