@@ -29,9 +29,10 @@ def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None
         monkeypatch.setattr(_descriptors, "APPENDS_ANYWHERE", False)
     elif not _descriptors.APPENDS_ANYWHERE:
         pytest.skip("only Linux appends anywhere")
-    if request.param == "held":
-        monkeypatch.setattr(_descriptors, "LONG", -1)  # so that any two are long
-        monkeypatch.setattr(_descriptors, "TWICE", 10)
+    # How fast the machine is decides nothing: any two writes are long, or none is.
+    monkeypatch.setattr(_descriptors, "LONG", -1 if request.param == "held" else 10)
+    monkeypatch.setattr(_descriptors, "TWICE", 10)
+    monkeypatch.setattr(_descriptors, "SLOW", 10)
 
 
 @pytest.fixture

@@ -7,12 +7,14 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
 from tests.support.processes import Child
+from valued.cli import peers as peers_of_connections
 from valued.cli.peers import Peers, Process
 
 
@@ -38,11 +40,25 @@ def test_process_is_found_by_its_connection(pair: tuple[socket.socket, socket.so
     assert find(Peers(), pair) == ME
 
 
+@pytest.mark.parametrize("told", [0, -1], ids=["a child", "the maker"])
 def test_maker_is_found_where_forked_processes_hold_the_socket_too(
-    pair: tuple[socket.socket, socket.socket], fork: Callable[..., Child]
+    told: int,
+    pair: tuple[socket.socket, socket.socket],
+    fork: Callable[..., Child],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     reading, writing = os.pipe()
     children = [fork(os.read, reading, 1) for _ in range(3)]
+    pids = [*(child.pid for child in children), os.getpid()]
+    real = psutil.net_connections
+
+    def look(kind: str) -> Any:
+        # Of those who hold a socket psutil tells of one: the order of their pids says of which.
+        return [
+            found._replace(pid=pids[told]) if found.pid in pids else found for found in real(kind)
+        ]
+
+    monkeypatch.setattr(psutil, "net_connections", look)
     assert find(Peers(), pair) == ME
     os.write(writing, b"xxx")
     assert [child.wait() for child in children] == [0, 0, 0]
@@ -93,6 +109,25 @@ def test_who_asks_at_the_same_time_shares_one_look(
     assert {future.result(10) for future in (first, *others)} == {ME}
     # Nine have asked; those who came during one look, and none has to, share the next.
     assert 2 <= len(looks) < 9
+
+
+def test_who_asked_before_a_look_began_shares_it(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[str] = []
+    real = psutil.net_connections
+
+    def look(kind: str) -> Any:
+        looks.append(kind)
+        return real(kind)
+
+    # One asks, and looks; the next one had asked before that look, and waited.
+    moments = iter([1.0, 3.0, 2.0])
+    monkeypatch.setattr(peers_of_connections, "time", SimpleNamespace(monotonic=moments.__next__))
+    monkeypatch.setattr(psutil, "net_connections", look)
+    peers = Peers()
+    assert [find(peers, pair), find(peers, pair)] == [ME, ME]
+    assert len(looks) == 1
 
 
 def test_process_that_ended_after_the_look_is_looked_for_anew(

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 import valued
+from tests.support.processes import until
 from valued.cli.service import MAX_BODY, MAX_DISCARD, Listener, Received
 
 EVENT = {"category": "action", "key": "a.b", "user": {"id": 1}}
@@ -298,8 +299,8 @@ def test_close_answers_what_is_under_way_and_ends_what_idles(
     running = run_listener(delay=600)
     idle = socket.create_connection(("127.0.0.1", running.port), 10)
     running.connection.request("POST", "/events", BODY, AUTHORIZATION)
-    while not running.listener._stopping._cond._waiters:  # type: ignore[attr-defined]
-        time.sleep(0.001)  # how often to look; what is waited for is the answer's delay
+    until(lambda: len(running.listener._open) == 2)  # that one, and the idle one
+    until(lambda: running.listener._stopping._cond._waiters)  # type: ignore[attr-defined]
     running.listener.stop()
     running.listener.close()
     assert running.answer()[0] == 204
