@@ -600,14 +600,16 @@ def test_the_pool_does_not_grow_while_deliveries_are_fast(monkeypatch: pytest.Mo
     monkeypatch.setattr(_process_sender, "Moment", Running)
     monkeypatch.setattr(_process_sender, "PATIENCE", 10.0)
     limits: set[int] = set()
-    arrived = threading.Event()
+    recorded = threading.Event()
 
-    with valued.Client(lambda _event: arrived.set()) as client:
+    def deliver(_event: dict[str, Any]) -> None:
+        assert recorded.wait(10)
+        limits.add(client._sender._here.get()._limit)
+
+    with valued.Client(deliver) as client:
         for _ in range(200):
-            arrived.clear()
             record(client)
-            assert arrived.wait(10)
-            limits.add(client._sender._here.get()._limit)
+        recorded.set()
         assert client.flush(10)
     assert limits == {1}
 
