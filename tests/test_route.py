@@ -206,6 +206,28 @@ def test_a_kept_connection_that_is_reset_as_we_write_goes_unnoticed(
         assert f"Content-Length: {length}" in head
 
 
+def test_all_that_were_kept_as_long_as_a_stale_connection_are_closed(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(answering())
+    connection = Connection(TOKEN, server.url)
+    connection.post(b"1")
+    route = connection._route.get()
+    kept = _pool.take_kept(route._ready.pool)
+    _pool.give_back(route._ready.pool, kept)
+    send = route._send_once
+
+    def stale(*_arguments: Any) -> Any:
+        monkeypatch.setattr(route, "_send_once", send)
+        raise _pool._Stale("ended")  # of another one, that was kept beside it
+
+    monkeypatch.setattr(route, "_send_once", stale)
+    connection.post(b"2")
+    assert kept.sock is None
+    assert server.connections == 2
+    connection.close()
+
+
 def test_a_service_that_does_not_read_what_comes_on_a_kept_connection_times_out(
     serve: Serve,
 ) -> None:

@@ -145,6 +145,49 @@ def test_one_worker_is_enough_for_a_fast_service(
     assert service.most == 1
 
 
+def test_a_worker_is_added_where_the_load_wants_one_and_events_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_process_sender, "PATIENCE", 3600.0)
+    monkeypatch.setattr(_load.Load, "wants_more", lambda *_: True)
+    recorded, together = threading.Event(), threading.Barrier(2)
+
+    def transport(event: dict[str, Any]) -> None:
+        if event["key"] == "a":
+            assert recorded.wait(BOUND)
+        else:
+            together.wait(BOUND)  # which two workers pass, and no single one
+
+    client = valued.Client(transport, max_workers=2)
+    record(client, "a", "b", "c")
+    recorded.set()
+    assert client.flush(BOUND)
+    assert client.close(BOUND)
+    assert (client.stats()["delivered"], client.stats()["retried"]) == (3, 0)
+
+
+def test_a_worker_that_the_load_finds_one_too_many_leaves_its_events_to_the_others(
+    make: Make, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_load.Load, "wants_fewer", lambda *_: True)
+    client = make(max_workers=1)
+    service.hold.clear()
+    record(client, "a", "b", "c")
+    mine = inner(client)
+    jobs: list[object] = []
+    work = mine._work
+
+    def counted(staffing: Any, job: object) -> None:
+        jobs.append(job)
+        work(staffing, job)
+
+    mine._work = counted
+    service.hold.set()
+    assert client.flush(BOUND)
+    assert service.got == ["a", "b", "c"]
+    assert len(set(jobs)) >= 2
+
+
 def test_a_limit_falls_back_when_the_load_is_gone(
     make: Make, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +200,48 @@ def test_a_limit_falls_back_when_the_load_is_gone(
     assert client.flush(BOUND)
     until(lambda: not inner(client)._jobs)
     assert inner(client)._limit == 1
+
+
+class Bell:
+    """In place of the lock that ends the wait of who minds: what each wait says, in turn."""
+
+    def __init__(self, *rings: Any) -> None:
+        self._rings = iter(rings)
+
+    def acquire(self, timeout: float) -> bool:
+        said = next(self._rings)
+        return said() if callable(said) else said
+
+    def release(self) -> None:
+        pass
+
+
+def test_who_minds_adds_nobody_while_events_are_delivered_and_ends_when_told(
+    make: Make, service: Service
+) -> None:
+    client = make(max_workers=2)
+    service.hold.clear()
+    record(client, "a")
+    service.wait_until_inside()
+    mine = inner(client)
+
+    def delivered() -> bool:
+        mine._progress += 1.0
+        return False
+
+    enough, mine._enough = mine._enough, Bell(delivered, True)
+    mine._minding = True  # this thread does
+    record(client, "b")
+    jobs = set(mine._jobs)
+    mine._mind = lambda: None  # no other one after it
+    mine._grow_while_stuck()
+    assert mine._jobs == jobs
+    assert not mine._minding
+    mine._enough = enough
+    del mine._mind
+    service.hold.set()
+    assert client.flush(BOUND)
+    assert service.got == ["a", "b"]
 
 
 def test_flush_waits_for_what_was_accepted_before_it_only(make: Make, service: Service) -> None:
@@ -557,8 +642,9 @@ def test_an_interrupt_of_a_delivery_in_the_caller_is_the_callers(
 
 
 def test_an_executor_in_the_caller_retries_at_the_next_event_or_flush(
-    make: Make, service: Service
+    make: Make, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(_retry, "backoff", lambda *_: 0.1)  # so that nothing is due at once
     client = make(executor=valued.ImmediateExecutor())
     service.failure = transient(0)
     record(client, "a")
@@ -576,14 +662,10 @@ def test_an_executor_in_the_caller_retries_at_the_next_event_or_flush(
 
 
 def test_a_flush_that_leaves_later_events_postponed_keeps_them(
-    make: Make, service: Service
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    client = make(executor=valued.ImmediateExecutor(), retries=1)
-    later = iter([transient(0), transient(60)])
-
-    def fails(event: dict[str, Any]) -> None:
-        raise next(later)
-
+    # So that nothing is due at once.
+    monkeypatch.setattr(_retry, "backoff", lambda _times, asked, _random: max(0.1, asked))
     # The first event's retry is refused for good in the middle of a flush, whose `on_error`
     # records another one: that one is postponed when the flush is done.
     recorded: list[str] = []
@@ -671,8 +753,8 @@ def test_an_event_that_is_postponed_while_the_watch_ends_is_not_forgotten(
         due: bool = wait()
         if not due and not postponed.is_set():
             # The watch found nothing, and has not said yet that it ends.
-            postponed.set()
             postpone(b'{"key": "late"}')
+            postponed.set()
         return due
 
     def postpone(body: bytes) -> None:
@@ -686,7 +768,7 @@ def test_an_event_that_is_postponed_while_the_watch_ends_is_not_forgotten(
     mine._watch()
     assert postponed.wait(BOUND)
     assert outbox.wait(outbox.mark(), time.monotonic() + BOUND)  # no flush, which would watch, too
-    assert service.got == ["a", "b", "late"]
+    assert sorted(service.got) == ["a", "b", "late"]
 
 
 # -- an endpoint that is down ------------------------------------------------------------------
@@ -832,6 +914,22 @@ def test_a_process_that_hears_twice_of_its_end_has_the_time_of_the_first(
     assert client.stats()["pending"] == 0
 
 
+def test_of_two_threads_that_end_the_process_one_delivers_and_the_other_waits(
+    make: Make, service: Service
+) -> None:
+    client = make(max_workers=1)
+    service.hold.clear()
+    record(client, "a")
+    service.wait_until_inside()
+    mine = inner(client)
+    mark = mine.outbox.mark()
+    with mine._driver:  # the other one
+        assert not mine._drive_alone(mark, _process_sender.NOW)
+        service.hold.set()
+        assert mine._drive_alone(mark, time.monotonic() + BOUND)
+    assert threading.get_ident() not in service.threads
+
+
 # -- in a child that a transport, a factory or `on_error` forked --------------------------------
 #
 # Real forks of that kind are in tests/prefork/test_fork.py. No tracer sees the lines of a child
@@ -882,7 +980,7 @@ def test_a_child_that_its_transport_forked_takes_one_event_no_further(
     mine = client._sender._here.get()
     record(client, "a")
     assert client.flush(BOUND)
-    until(lambda: not mine._jobs)
+    until(lambda: len(mine._threads._idle) == len(mine._threads._workers))
     for body in (b'{"key": "forks"}', b'{"key": "waits"}'):
         mine.outbox.put(body)
     births = mine._born, mine._delivery._born

@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -133,6 +134,22 @@ def test_a_handler_is_called_once_though_another_wake_up_is_under_way(
     assert fork(child).wait() == 0
 
 
+def test_a_handler_that_ran_waits_until_no_signal_is_under_way_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    watch = _signals._Watch()
+    watch._sender = -1  # no thread's number
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        watch._sender = None
+
+    monkeypatch.setattr(_signals, "time", SimpleNamespace(sleep=sleep))
+    watch.wait_for_sender()
+    assert slept == [_signals.AGAIN / 10]
+
+
 def test_what_is_left_of_a_signal_does_not_count_for_a_handler_that_is_installed_anew(
     fork: Callable[..., Child], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,8 +197,13 @@ def test_what_is_left_of_a_signal_does_not_count_for_a_handler_that_is_installed
 def test_a_signal_that_is_passed_on_within_the_handler_leaves_nothing_for_the_next_one(
     fork: Callable[..., Child], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start = _signals._Watch.start
+    start, receive = _signals._Watch.start, _signals._received
     calls: list[int] = []
+
+    def received(reader: socket.socket) -> bytes:
+        said = receive(reader)
+        until(lambda: _signals._here.get().heard)  # the signal itself has come to the handler
+        return said
 
     def on_term(number: int, _frame: object) -> None:
         calls.append(number)
@@ -195,6 +217,7 @@ def test_a_signal_that_is_passed_on_within_the_handler_leaves_nothing_for_the_ne
     def child() -> None:
         warm_up()
         signal.signal(signal.SIGTERM, on_term)
+        monkeypatch.setattr(_signals, "_received", received)
         valued.flush_on_signals()
         monkeypatch.setattr(_signals._Watch, "start", start_slowly)
         signal.raise_signal(signal.SIGTERM)
