@@ -255,6 +255,20 @@ def test_threads_that_open_it_anew_together_leave_no_descriptor(
     assert sorted(loaded(again(holding))) == [1, 2, 3]
 
 
+def test_a_number_that_somebody_reads_the_same_file_by_now_is_not_closed(
+    segment: Segment, holding: Holding
+) -> None:
+    number = descriptor(segment)
+    os.close(number)
+    reader = os.open(file(holding), os.O_RDONLY)
+    assert reader == number
+    segment.append(event(1))
+    segment.close()
+    assert os.read(reader, 8) == _segments.BEGINNING
+    os.close(reader)
+    assert loaded(again(holding)) == [1]
+
+
 def test_a_file_that_was_taken_is_not_made_again(segment: Segment, holding: Holding) -> None:
     os.close(descriptor(segment))
     file(holding).unlink()

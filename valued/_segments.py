@@ -165,6 +165,8 @@ class Segment:
             raise RobbedError(*error.args) from error
         if before is not None:
             before.forget()
+            with contextlib.suppress(ValueError):  # another thread was faster
+                self._opened.remove(before)
             if descriptor.file != before.file:
                 descriptor.close()
                 raise RobbedError(errno.ESTALE, "another file is in its place", self._base)
