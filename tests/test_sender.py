@@ -919,12 +919,12 @@ def test_of_two_threads_that_end_the_process_one_delivers_and_the_other_waits(
 ) -> None:
     client = make(max_workers=1)
     service.hold.clear()
-    record(client, "a")
+    record(client, "a", "b")  # the second one is ready, for whoever takes it
     service.wait_until_inside()
     mine = inner(client)
     mark = mine.outbox.mark()
     with mine._driver:  # the other one
-        assert not mine._drive_alone(mark, _process_sender.NOW)
+        assert not mine._drive_alone(mark, time.monotonic() + 0.01)
         service.hold.set()
         assert mine._drive_alone(mark, time.monotonic() + BOUND)
     assert threading.get_ident() not in service.threads
