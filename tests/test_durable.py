@@ -154,6 +154,8 @@ def balance(outbox: DurableOutbox) -> dict[str, Any]:
     assert sum(figures["dropped_by_reason"].values()) == figures["dropped"]
     assert min(value for value in figures.values() if isinstance(value, int)) >= 0
     assert min(figures["dropped_by_reason"].values()) >= 0
+    if not figures["pending"]:
+        assert (outbox._held, outbox._bytes, outbox.at_stake()) == (0, 0, 0)
     return figures
 
 
@@ -990,7 +992,7 @@ def test_the_end_does_not_wait_for_ever(make: Make, clock: Clock) -> None:
     put(outbox, 1)
     segment = outbox._files.current[0]
     assert segment is not None
-    segment.writing += 1  # for ever
+    segment.writing[outbox] = None  # for ever
 
     def wait(_timeout: float | None = None) -> bool:
         clock.now += 10
@@ -1512,6 +1514,50 @@ def test_a_call_that_is_broken_off_while_the_disk_is_full_accepts_nothing(
     assert outbox.wait(outbox.mark(), 0.0)
 
 
+def test_a_call_that_an_exception_breaks_off_at_its_end_is_delivered_once(
+    make: Make, place: Path
+) -> None:
+    outbox = make()
+    put(outbox, 1)
+    real = outbox._waiting.add
+
+    def limit(entry: Any) -> None:
+        real(entry)
+        raise SoftTimeLimitError
+
+    outbox._waiting.add = limit  # type: ignore[misc]
+    with pytest.raises(SoftTimeLimitError):
+        outbox.put(body(2))
+    outbox._waiting.add = real  # type: ignore[misc]
+    assert taken(outbox) == bodies(1, 2)
+    assert balance(outbox)["delivered"] == 2
+    outbox.rest()
+    assert files(place) == []
+
+
+def test_a_call_that_an_exception_breaks_off_while_it_waits_for_room_is_counted(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = make(max_events=1, overflow="block", block=3600.0)
+
+    def refuse(*_args: Any) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    def limit(_timeout: float | None = None) -> bool:
+        raise SoftTimeLimitError
+
+    monkeypatch.setattr(Store, "open", refuse)
+    put(outbox, 1)
+    monkeypatch.setattr(outbox._settled, "wait", limit)
+    with pytest.raises(SoftTimeLimitError):
+        outbox.put(body(2))
+    monkeypatch.undo()
+    assert balance(outbox)["dropped_by_reason"]["overflow"] == 1
+    assert taken(outbox) == bodies(1)
+    assert balance(outbox)["pending"] == 0
+    assert outbox.wait(outbox.mark(), 0.0)
+
+
 def test_who_lost_a_race_for_what_was_left_has_nothing_of_it(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1702,6 +1748,104 @@ def test_an_event_that_comes_while_it_ends_is_delivered_here(
     other.adopt()
     assert set(taken(other) + taken(outbox)) == set(bodies(1, 2, 3))
     assert balance(outbox)["pending"] == 0
+
+
+class Landing:
+    """A thread that records an event and stops behind the write, before others may take it or not.
+
+    It goes on when `free` is set.
+    """
+
+    def __init__(
+        self, outbox: DurableOutbox, number: int, in_thread: InThread, *, takeable: bool
+    ) -> None:
+        self.free = threading.Event()
+        inside = threading.Event()
+        real = outbox._waiting.add
+
+        def add(entry: Any) -> None:
+            outbox._waiting.add = real  # type: ignore[misc]
+            if takeable:
+                real(entry)
+            inside.set()
+            assert self.free.wait(10)
+            if not takeable:
+                real(entry)
+
+        outbox._waiting.add = add  # type: ignore[misc]
+        self._coming = in_thread(outbox.put, body(number))
+        assert inside.wait(10)
+
+    def result(self) -> object:
+        self.free.set()
+        return self._coming.result(10)
+
+
+@pytest.mark.parametrize("takeable", [False, True])
+def test_the_end_waits_for_a_thread_that_has_just_written(
+    make: Make, in_thread: InThread, monkeypatch: pytest.MonkeyPatch, takeable: bool
+) -> None:
+    outbox, other = make(), make()
+    put(outbox, 1)
+    landing = Landing(outbox, 2, in_thread, takeable=takeable)
+    real = outbox._settled.wait
+    waits: list[float | None] = []
+
+    def wait(timeout: float | None = None) -> bool:
+        waits.append(timeout)
+        landing.free.set()
+        return real(timeout)
+
+    monkeypatch.setattr(outbox._settled, "wait", wait)
+    outbox.rest()
+    assert landing.result() is None
+    assert waits
+    assert other.adopt() == 1
+    assert taken(other) == bodies(1, 2)
+    assert taken(outbox) == []
+    assert balance(outbox)["left"] == 2
+
+
+def test_a_file_whose_last_event_is_settled_before_its_call_ends_is_removed_then(
+    make: Make, place: Path, in_thread: InThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = make()
+    put(outbox, 1)
+    landing = Landing(outbox, 2, in_thread, takeable=True)
+    [path] = place.glob("v1/events/*/*.events")
+    monkeypatch.setattr(_durable, "SEGMENT", 1)
+    monkeypatch.setattr(_files, "SEGMENT", 1)
+    put(outbox, 3)  # to another file
+    assert taken(outbox) == bodies(1, 2, 3)
+    assert path.exists()
+    assert landing.result() is None
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("reason", ["left", "damaged"])
+def test_an_event_whose_file_is_lost_while_it_is_written_to_the_disk_alone_is_settled_by_that(
+    make: Make, in_thread: InThread, monkeypatch: pytest.MonkeyPatch, reason: str
+) -> None:
+    barred = Barred(monkeypatch, 4)
+    outbox = make(max_events=1)
+    put(outbox, 1, 2, 3)
+    mark = outbox.mark()
+    writing = in_thread(outbox.put, body(4))
+    assert barred.inside.wait(10)
+    own = outbox._files.own
+    assert own is not None
+    monkeypatch.setattr(Store, "was_taken", lambda *_args: reason == "left")
+    outbox._files.lose(own, OSError("lost"))
+    barred.free.set()
+    assert writing.result(10) is None
+    # What was in memory, too, is delivered only where no other process has it.
+    assert taken(outbox) == ([] if reason == "left" else bodies(1, 2))
+    assert outbox.wait(mark, 0.0)
+    assert outbox.wait(outbox.mark(), 0.0)
+    figures = balance(outbox)
+    assert figures["pending"] == 0
+    assert figures["left"] == (4 if reason == "left" else 0)
+    assert figures["dropped_by_reason"]["damaged"] == (0 if reason == "left" else 2)
 
 
 def test_what_is_settled_is_noted_before_it_is_handed_over(

@@ -303,6 +303,23 @@ def test_block_drops_the_newest_when_its_time_is_over(by: str) -> None:
     assert take_all(outbox) == [b"1", b"2"]
 
 
+@by_count_or_bytes
+def test_what_an_exception_keeps_from_waiting_for_space_is_counted_as_dropped(by: str) -> None:
+    outbox = full("block", by=by, block=3600.0)
+
+    def wait(_timeout: float | None) -> bool:
+        raise TimeoutError  # a soft time limit, out of a signal handler
+
+    outbox._settled.wait = wait  # type: ignore[method-assign]
+    with pytest.raises(TimeoutError):
+        outbox.put(b"3")
+    assert balance(outbox)["dropped_by_reason"]["overflow"] == 1
+    for _ in range(2):
+        outbox.delivered(take(outbox))
+    assert balance(outbox)["pending"] == outbox._bytes == 0
+    assert outbox.wait(outbox.mark(), PAST)
+
+
 def test_what_is_refused_counts_and_neither_waits_nor_takes_space() -> None:
     outbox = full("block", by="count", block=3600.0)
     outbox.refuse("exit")

@@ -57,7 +57,7 @@ class DurableOutbox(ReadingOutbox):
             files.prepare(self._spilling)
         size = len(body)
         entry: Entry | None = None
-        accepted = False
+        landed = False
         try:
             with self._lock:
                 self._resting = False
@@ -65,17 +65,20 @@ class DurableOutbox(ReadingOutbox):
                 made = Entry(self.name, number, body, self._clock())
                 # From here on without a call, as in memory. A signal handler may have recorded
                 # events until now, and begun another file.
-                spilled = self._spilling
-                segment = files.current[spilled]
+                segment = files.current[self._spilling]
                 made.epoch = epoch = self._epoch
                 epoch.unsettled += 1
+                self._accepted += 1
                 if segment is not None:
-                    if self._held >= self._max_events or self._bytes >= self._max_bytes:
-                        self._spilling = True  # the next ones, until there is room again
                     made.origin = segment.holding.origin
                     made.segment = segment
                     segment.begun += 1
-                    segment.writing += 1
+                    segment.writing[made] = None
+                    if segment.backlog is None:
+                        if self._held >= self._max_events or self._bytes >= self._max_bytes:
+                            self._spilling = True  # the next ones, until there is room again
+                        self._held += 1
+                        self._bytes += size
                 entry = made
             if segment is None:
                 segment = self._reserve(entry)
@@ -84,44 +87,60 @@ class DurableOutbox(ReadingOutbox):
                     segment.append(_records.encode(_records.EVENT, number, wall, body))
                 except OSError as error:
                     segment = self._write_elsewhere(entry, segment, wall, error)
-            if files.store.sync and segment is not None:
-                files.sync(segment)
-            with self._lock:
-                self._accepted += 1
-                accepted = True
-                if segment is None:
+                if self._syncs and segment is not None:
+                    files.sync(segment)
+            if segment is None:
+                with self._lock:
+                    landed = True
                     return self._keep_unsaved(entry)
-                segment.writing -= 1
-                if segment.backlog is not None:
-                    epoch.on_disk += 1
-                    self._on_disk += 1
-                else:
-                    self._held += 1
-                    self._bytes += size
-                    self._waiting.add(entry)
+            if segment.backlog is not None:
+                with self._lock:
+                    self._leave_on_disk(entry, segment)
+                return None
+            # Without the lock, which is a tenth of what the disk costs the caller: for other
+            # threads each of these is one step. Who sees that nobody writes sees the event.
+            landed = True
+            self._waiting.add(entry)
+            del segment.writing[entry]
+            if segment.closed:  # meanwhile, and the event may be settled as well
+                self._check(segment)
             return None
         except BaseException:
-            if entry is not None and not accepted:
-                self._break_off(entry)
+            if entry is not None:
+                self._break_off(entry, landed=landed)
             raise
 
-    def _break_off(self, entry: Entry) -> None:
+    def _leave_on_disk(self, entry: Entry, segment: Segment) -> None:
+        self._on_disk += 1
+        entry.epoch.on_disk += 1
+        del segment.writing[entry]
+        if segment.gone and segment.backlog is not None:  # with all that was in it, meanwhile
+            self._count_unread(segment.backlog, 1, segment.gone)
+
+    def _break_off(self, entry: Entry, *, landed: bool) -> None:
         """An exception came out of a signal handler. What may be on the disk counts as accepted."""
         with self._lock:
             segment = entry.segment
             if segment is None:
-                entry.epoch.unsettled -= 1
-                self._settled.notify_all()
+                if not landed:
+                    self._accepted -= 1
+                    entry.epoch.unsettled -= 1
+                    self._settled.notify_all()
                 return
-            self._accepted += 1
-            segment.writing -= 1
-            if segment.backlog is not None:
-                entry.epoch.on_disk += 1
-                self._on_disk += 1
-            else:
-                self._held += 1
-                self._bytes += len(entry.body)
-                self._waiting.add(entry)
+            if entry in segment.writing:
+                if segment.backlog is not None:
+                    self._leave_on_disk(entry, segment)
+                    return
+                if not landed:
+                    self._waiting.add(entry)
+                del segment.writing[entry]
+        self._check(segment)
+
+    def _check(self, segment: Segment) -> None:
+        """See to *segment*, to which a thread wrote when others were done with it."""
+        with self._lock:
+            self._files.check(segment)
+        self._tidy()
 
     def _reserve(self, entry: Entry) -> Segment | None:
         """A segment for *entry* where another thread changed, meanwhile, where to write."""
@@ -132,7 +151,10 @@ class DurableOutbox(ReadingOutbox):
                 entry.origin = segment.holding.origin
                 entry.segment = segment
                 segment.begun += 1
-                segment.writing += 1
+                segment.writing[entry] = None
+                if segment.backlog is None:
+                    self._held += 1
+                    self._bytes += len(entry.body)
             return segment
 
     def _keep_unsaved(self, entry: Entry) -> Item | None:
@@ -173,7 +195,10 @@ class DurableOutbox(ReadingOutbox):
             segment, entry.segment = entry.segment, None
             assert segment is not None
             segment.begun -= 1
-            segment.writing -= 1
+            del segment.writing[entry]
+            if segment.backlog is None:
+                self._held -= 1
+                self._bytes -= len(entry.body)
             self._files.check(segment)
 
     # -- delivering --------------------------------------------------------------------------------

@@ -209,7 +209,7 @@ class Files:
             segment.closed = True
             if segment in backlog.segments:
                 backlog.segments.remove(segment)
-            self._unread(backlog, segment.begun - segment.writing - segment.loaded, reason)
+            self._unread(backlog, segment.unread(), reason)
 
     def _bound(self) -> None:
         """Drop the oldest events of this process while the directory is too large."""
@@ -394,6 +394,6 @@ class Files:
             for segment in [one for one in backlog.segments if one.holding in holdings]:
                 backlog.segments.remove(segment)
                 if backlog is self.spilled:
-                    self._unread(backlog, segment.begun - segment.writing - segment.loaded, LEFT)
+                    self._unread(backlog, segment.unread(), LEFT)
         for holding in holdings:
             self._part(holding)

@@ -1,8 +1,7 @@
 """Accepted events until each is settled: delivered, failed or dropped. In memory.
 
 ``accepted = delivered + failed + dropped + pending`` holds at every moment, because ``pending`` is
-what is left of the others. Bounded in events and in bytes. Belongs to one process: a forked child
-has an outbox of its own.
+what is left of the others. Bounded in events and in bytes. A forked child has one of its own.
 """
 
 from __future__ import annotations
@@ -98,9 +97,9 @@ class MemoryOutbox:
         self.name: Final = os.urandom(16).hex()
 
         # Guards all below. Held for list work only; no other lock is taken inside. Re-entrant: a
-        # signal handler or a __del__ may record an event while its own thread is in here. It comes
-        # after a call, or where a loop turns. So no statement that changes a figure holds a call,
-        # and what a loop's condition found is not relied on in its body.
+        # signal handler or a __del__ may record an event while its own thread is in here, after a
+        # call, or where a loop turns: no statement that changes a figure holds a call, and what a
+        # loop's condition found is not relied on in its body.
         self._lock = threading.RLock()
         self._settled = threading.Condition(self._lock)  # notified when an epoch, or space, is done
         self._earlier = threading.Condition(self._lock)  # notified when less is to be waited for
@@ -137,7 +136,7 @@ class MemoryOutbox:
             if over:
                 return self._make_room(item)
             self._waiting.add(item)
-            return None
+        return None
 
     def refuse(self, reason: str) -> None:
         """See `Outbox.refuse`."""
@@ -148,10 +147,9 @@ class MemoryOutbox:
     def _is_over(self, events: int = 0, size: int = 0) -> bool:
         """Whether it is too full, or would be with so many events, of that size, more."""
         # Those that wait for space take none yet, or two of them would wait for each other.
-        return (
-            self._in_memory() + events - self._blocked > self._max_events
-            or self._bytes + size - self._blocked_bytes > self._max_bytes
-        )
+        events += self._in_memory() - self._blocked
+        size += self._bytes - self._blocked_bytes
+        return events > self._max_events or size > self._max_bytes
 
     def _make_room(self, item: Entry) -> Item | None:
         """Decide about an event that is one too many; it counts as accepted already."""
@@ -159,7 +157,7 @@ class MemoryOutbox:
             return item
         if len(item.body) <= self._max_bytes:  # else all the room there is would not do
             if self._overflow == "block":
-                self._wait_for_space(len(item.body))
+                self._wait_for_space(item)
             elif self._overflow == "drop_oldest":
                 while self._is_over() and (oldest := self._waiting.pop_oldest()) is not None:
                     self._settle(oldest, "overflow")
@@ -169,13 +167,16 @@ class MemoryOutbox:
             self._waiting.add(item)
         return None
 
-    def _wait_for_space(self, size: int) -> None:
-        deadline = self._clock() + self._block
+    def _wait_for_space(self, item: Entry) -> None:
+        size, deadline = len(item.body), self._clock() + self._block
         self._blocked += 1
         self._blocked_bytes += size
         try:
             while (left := deadline - self._clock()) > 0 and self._is_over(1, size):
                 self._settled.wait(min(left, threading.TIMEOUT_MAX))
+        except BaseException:  # out of a signal handler; or nothing would ever settle it
+            self._settle(item, "overflow")
+            raise
         finally:
             self._blocked -= 1
             self._blocked_bytes -= size

@@ -60,7 +60,7 @@ class ReadingOutbox(MemoryOutbox):
     __slots__ = (
         "_adopted", "_at_stake", "_born", "_files", "_foreign", "_held", "_left", "_looking",
         "_max_age", "_next_look", "_next_tend", "_on_disk", "_reporter", "_resting", "_spilling",
-        "_unsaved", "_window",
+        "_syncs", "_unsaved", "_window",
     )  # fmt: skip
 
     patient = True
@@ -84,6 +84,7 @@ class ReadingOutbox(MemoryOutbox):
         self._next_look = clock()
         self._next_tend = self._next_look
         self._born = Birthplace()
+        self._syncs = store.sync
 
         # All below is guarded by `_lock`.
         self._reasons.update(dict.fromkeys(REASONS, 0))
@@ -217,7 +218,7 @@ class ReadingOutbox(MemoryOutbox):
             backlog.busy = True
             backlog.not_before = 0.0
             segment = backlog.segments[0]
-            writing = segment.writing  # those may come behind what is read now
+            writing = bool(segment.writing)  # that may come behind what is read now
             most = self._window - backlog.loaded
         try:
             try:

@@ -33,14 +33,12 @@ SETTLED: Final = 2
 REJECTED: Final = 3
 
 MARKER: Final = b"\xabVR1"
-_SUM: Final = struct.Struct("<I")
-_HEAD: Final = struct.Struct("<4sIBIQd")
-_REST: Final = struct.Struct("<BIQd")  # what of it the checksum is of
-HEAD: Final = _HEAD.size
-_BEFORE_REST: Final = HEAD - _REST.size
+_START: Final = struct.Struct("<4sI")  # marker, checksum
+_REST: Final = struct.Struct("<BIQd")  # what of the head the checksum is of
+HEAD: Final = _START.size + _REST.size
 
 # Looked up once: an event call waits for it.
-_pack_head: Final = _HEAD.pack
+_pack_start: Final = _START.pack
 _pack_rest: Final = _REST.pack
 _crc32: Final = zlib.crc32
 
@@ -68,9 +66,8 @@ class Damage(NamedTuple):
 
 def encode(kind: int, number: int, time: float, payload: bytes) -> bytes:
     """The bytes of one record."""
-    size = len(payload)
-    checksum = _crc32(payload, _crc32(_pack_rest(kind, size, number, time)))
-    return _pack_head(MARKER, checksum, kind, size, number, time) + payload
+    rest = _pack_rest(kind, len(payload), number, time) + payload
+    return _pack_start(MARKER, _crc32(rest)) + rest
 
 
 def encode_numbers(numbers: Iterable[int], time: float) -> bytes:
@@ -116,12 +113,12 @@ def _parse(window: _Window) -> Record | None:
     head = window.peek(HEAD)
     if not head.startswith(MARKER):
         return None
-    kind, length, number, time = _REST.unpack_from(head, _BEFORE_REST)
+    kind, length, number, time = _REST.unpack_from(head, _START.size)
     if not window.has(HEAD + length):
         return None
     whole = window.peek(HEAD + length)
-    [checksum] = _SUM.unpack_from(whole, len(MARKER))
-    if zlib.crc32(memoryview(whole)[_BEFORE_REST:]) != checksum:
+    _, checksum = _START.unpack_from(whole)
+    if zlib.crc32(memoryview(whole)[_START.size :]) != checksum:
         return None
     return Record(kind, number, time, whole[HEAD:], window.position + HEAD + length)
 

@@ -15,7 +15,10 @@ import collections
 import contextlib
 import heapq
 import math
-from typing import Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Numbered(Protocol):
@@ -34,10 +37,13 @@ class Schedule(Generic[N]):
     For who holds its owner's lock. Nothing here waits or raises.
     """
 
-    __slots__ = ("_later", "_open", "_probe", "_ready", "_until")
+    __slots__ = ("_later", "_open", "_probe", "_ready", "_until", "add")
 
     def __init__(self) -> None:
         self._ready: collections.deque[N] = collections.deque()
+        #: *item* may be taken, after all that wait already. One step, which needs no lock, and
+        #: nothing can come between: an event that was counted is there.
+        self.add: Final[Callable[[N], None]] = self._ready.append
         self._later: list[tuple[float, int, N]] = []  # a heap, by due time
         self._until: float | None = None  # when the next probe may go; None: no hold
         self._open = True  # whether one may be taken: there is no hold, or its moment has come
@@ -45,10 +51,6 @@ class Schedule(Generic[N]):
 
     def __len__(self) -> int:
         return len(self._ready) + len(self._later)
-
-    def add(self, item: N) -> None:
-        """*item* may be taken, after all that wait already."""
-        self._ready.append(item)
 
     def postpone(self, item: N, due: float) -> None:
         """*item* may be taken at *due*, or later."""

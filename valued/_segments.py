@@ -104,7 +104,8 @@ class Segment:
         self._descriptor: Descriptor | None = None
         self._opened: list[Descriptor] = []  # that one, and what else was: threads may meet there
         self.begun = 0  # events that are in it, as far as they are known to this process
-        self.writing = 0  # of those, how many a thread is writing
+        #: Those of them that a thread is writing; it is put in with the lock, and out without.
+        self.writing: dict[object, None] = {}
         self.settled = 0
         self.unrecorded: list[int] = []  # numbers of settled events that it doesn't say of yet
         self.closed = False  # whether none will be added, and all that are in it are known
@@ -259,6 +260,10 @@ class Segment:
             return os.stat(self._base + EVENTS).st_size
         except OSError:
             return 0
+
+    def unread(self) -> int:
+        """How many events are in it that are not in memory; of a segment to be read."""
+        return self.begun - len(self.writing) - self.loaded
 
     def is_finished(self) -> bool:
         """Whether all that is in it is settled, and nothing will be added."""

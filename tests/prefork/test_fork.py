@@ -101,6 +101,7 @@ def test_a_child_sends_its_own_event_while_a_thread_is_inside_action(
     outbox = sender_of(client).outbox
     waiting = outbox._waiting
     waiting._ready = Slow(waiting._ready)
+    waiting.add = waiting._ready.append
     parent = in_thread(client.action, "parent", {"user.id": 1})
     assert gate.is_reached()
     child = fork(record_and_flush, client)

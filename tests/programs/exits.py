@@ -208,6 +208,7 @@ def sigterm_inside_action() -> None:
             super().append(item)
 
     outbox._waiting._ready = Interrupted()
+    outbox._waiting.add = outbox._waiting._ready.append
     record(client, "two")
     time.sleep(30)
 
