@@ -1055,6 +1055,22 @@ def test_an_append_that_fails_leaves_the_event_in_memory(
     assert outbox.at_stake() == 0
 
 
+def test_an_append_to_the_disk_alone_that_fails_leaves_the_event_in_memory(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = make(max_events=2)
+    put(outbox, 1, 2, 3, 4)  # the last one is on the disk alone
+    delivered = [take(outbox), take(outbox)]
+    for item in delivered:
+        outbox.delivered(item)
+    with monkeypatch.context() as patch:
+        patch.setattr(Segment, "append", no_space)
+        put(outbox, 5)
+    assert outbox.at_stake() == 1
+    assert set(taken(outbox)) == set(bodies(3, 4, 5))
+    assert balance(outbox)["delivered"] == 5
+
+
 def test_a_file_that_two_threads_can_not_write_to_is_closed_once(
     make: Make, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1535,6 +1551,27 @@ def test_a_call_that_an_exception_breaks_off_at_its_end_is_delivered_once(
     assert files(place) == []
 
 
+def test_a_call_that_an_exception_breaks_off_behind_its_end_is_delivered_once(
+    make: Make, in_thread: InThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = make()
+    put(outbox, 1)
+    landing = Landing(outbox, 2, in_thread, takeable=True)
+    small_files(monkeypatch, 1)
+    put(outbox, 3)  # to another file, so that the thread has to see to the first one
+    real = outbox._tidy
+
+    def limit() -> None:
+        monkeypatch.setattr(DurableOutbox, "_tidy", lambda _outbox: real())
+        raise SoftTimeLimitError
+
+    monkeypatch.setattr(DurableOutbox, "_tidy", lambda _outbox: limit())
+    with pytest.raises(SoftTimeLimitError):
+        landing.result()
+    assert taken(outbox) == bodies(1, 2, 3)
+    assert balance(outbox)["delivered"] == 3
+
+
 def test_a_call_that_an_exception_breaks_off_while_it_waits_for_room_is_counted(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1813,8 +1850,7 @@ def test_a_file_whose_last_event_is_settled_before_its_call_ends_is_removed_then
     put(outbox, 1)
     landing = Landing(outbox, 2, in_thread, takeable=True)
     [path] = place.glob("v1/events/*/*.events")
-    monkeypatch.setattr(_durable, "SEGMENT", 1)
-    monkeypatch.setattr(_files, "SEGMENT", 1)
+    small_files(monkeypatch, 1)
     put(outbox, 3)  # to another file
     assert taken(outbox) == bodies(1, 2, 3)
     assert path.exists()

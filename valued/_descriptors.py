@@ -112,11 +112,13 @@ class Descriptor:
     """
 
     __slots__ = (
-        "_calls", "_held_until", "_long_at", "_released_until", "_wary", "file", "number", "place",
+        "_calls", "_held_until", "_long_at", "_path", "_released_until", "_wary", "file", "number",
+        "place",
     )  # fmt: skip
 
     def __init__(self, path: str, flags: int, calls: Calls | None) -> None:
-        self.number = os.open(path, flags | APPEND, PRIVATE)
+        self.number = os.open(path, flags | APPEND, PRIVATE)  # -1: it was closed
+        self._path = path
         status = os.fstat(self.number)
         self.file = status.st_ino, status.st_dev
         self.place = -1
@@ -131,30 +133,42 @@ class Descriptor:
         _open.get().add(self)
 
     def append(self, record: bytes) -> int:
-        """Append; how many bytes. Raises `OSError`, of `CLOSED` where it is not ours any more."""
-        began = _monotonic()
-        if began < self._held_until and self._calls is not None:
-            seek, write = self._calls
-            if seek(self.number, 0, 1) == self.place:
-                written = write(self.number, record, len(record), 0)
-                if self._wary or _monotonic() - began > SLOW:
-                    self._beware(began)
-                if written >= 0:
-                    return written
-                # Once more, for the exception.
-        if self.place < 0:
-            if self.is_ours():
-                return os.write(self.number, record)
-        elif _lseek(self.number, 0, 1) == self.place:
-            written = _pwrite(self.number, record, 0)
+        """Append; how many bytes. Raises `OSError`: it is not there, or not whole.
+
+        That one is of `CLOSED` where the number is not ours any more.
+        """
+        number, began = self.number, _monotonic()
+        if began < self._held_until or self.place < 0:
+            written = self._append_otherwise(record, began)
+        elif _lseek(number, 0, 1) == self.place:
+            written = _pwrite(number, record, 0)
             if _monotonic() - began > LONG:
                 self._took_long(began)
-            return written
-        raise OSError(errno.EBADF, "the descriptor stands for something else")
+        else:
+            raise _strange()
+        if written != len(record):  # what is there of it is skipped by who reads
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path)
+        return written
+
+    def _append_otherwise(self, record: bytes, began: float) -> int:
+        if self.place < 0 or self._calls is None:
+            if not self.is_ours():
+                raise _strange()
+            return os.write(self.number, record)
+        seek, write = self._calls
+        if seek(self.number, 0, 1) != self.place:
+            raise _strange()
+        written = write(self.number, record, len(record), 0)
+        if self._wary or _monotonic() - began > SLOW:
+            self._beware(began)
+        if written < 0:
+            return _pwrite(self.number, record, 0)  # for the exception
+        return written
 
     def _took_long(self, began: float) -> None:
         before, self._long_at = self._long_at, began
-        if began - before < TWICE and began >= self._released_until:
+        wanted = began - before < TWICE and began >= self._released_until
+        if wanted and self._calls is not None:
             self._held_until = began + AGAIN
 
     def _beware(self, began: float) -> None:
@@ -188,8 +202,13 @@ class Descriptor:
     def close_number(self) -> None:
         """The same, in a child that inherited it."""
         if self.is_ours():
+            number, self.number = self.number, -1
             with contextlib.suppress(OSError):  # what it says of earlier writes; it is closed
-                os.close(self.number)
+                os.close(number)
+
+
+def _strange() -> OSError:
+    return OSError(errno.EBADF, "the descriptor stands for something else")
 
 
 def _close_inherited(descriptors: set[Descriptor]) -> None:

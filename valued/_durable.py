@@ -54,13 +54,12 @@ class DurableOutbox(ReadingOutbox):
         files = self._files
         current = files.current[self._spilling]
         if current is None or current.size >= SEGMENT or not 0 <= wall - files.beaten < BEAT:
-            files.prepare(self._spilling)
+            self._prepare()
         size = len(body)
         entry: Entry | None = None
         landed = False
         try:
             with self._lock:
-                self._resting = False
                 self._last = number = self._last + 1
                 made = Entry(self.name, number, body, self._clock())
                 # From here on without a call, as in memory. A signal handler may have recorded
@@ -110,6 +109,11 @@ class DurableOutbox(ReadingOutbox):
                 self._break_off(entry, landed=landed)
             raise
 
+    def _prepare(self) -> None:
+        # Where it rests there is nothing to write to. In this order: it may begin to, meanwhile.
+        self._files.prepare(self._spilling)
+        self._resting = False
+
     def _leave_on_disk(self, entry: Entry, segment: Segment) -> None:
         self._on_disk += 1
         entry.epoch.on_disk += 1
@@ -144,7 +148,7 @@ class DurableOutbox(ReadingOutbox):
 
     def _reserve(self, entry: Entry) -> Segment | None:
         """A segment for *entry* where another thread changed, meanwhile, where to write."""
-        self._files.prepare(self._spilling)
+        self._prepare()
         with self._lock:
             segment = self._files.current[self._spilling]
             if segment is not None:

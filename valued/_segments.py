@@ -95,13 +95,14 @@ class Segment:
         "holding", "loaded", "position", "settled", "size", "unrecorded", "writing",
     )  # fmt: skip
 
+    _descriptor: Descriptor  # of one that is written to
+
     def __init__(self, holding: Holding, name: str, backlog: Backlog | None = None) -> None:
         self._base = os.path.join(holding.path, name)
         self.holding: Final = holding
         #: What it is read for; None: what is in it is in memory, too.
         self.backlog: Final = backlog
         self._calls: Calls | None = None
-        self._descriptor: Descriptor | None = None
         self._opened: list[Descriptor] = []  # that one, and what else was: threads may meet there
         self.begun = 0  # events that are in it, as far as they are known to this process
         #: Those of them that a thread is writing; it is put in with the lock, and out without.
@@ -125,8 +126,6 @@ class Segment:
         try:
             # In two parts: where the second doesn't follow the first, appends do need their place.
             written = descriptor.append(BEGINNING[:4]) + descriptor.append(BEGINNING[4:])
-            if written != len(BEGINNING):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._base)
             if os.fstat(descriptor.number).st_size != written:
                 problem = "this file system can't append as Linux does"
                 raise OSError(errno.ENOTSUP, problem, self._base)
@@ -136,27 +135,21 @@ class Segment:
 
     def append(self, record: bytes) -> None:
         """Write *record*. Raises `OSError`: it is not there, or not whole."""
-        descriptor = self._descriptor
         try:
-            if descriptor is None:
-                raise OSError(errno.EBADF, "it is closed")
-            written = descriptor.append(record)
+            self.size += self._descriptor.append(record)
         except OSError as error:
             if error.errno not in CLOSED:
                 raise
-            descriptor = self._descriptor = self._reopened(descriptor)
-            written = descriptor.append(record)
-        self.size += written
-        if written != len(record):  # what is there of it is skipped by who reads
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._base + EVENTS)
+            self._descriptor = descriptor = self._reopened(self._descriptor)
+            self.size += descriptor.append(record)
 
     def sync(self) -> None:
         """Wait until the disk has what was written. Raises `OSError`."""
-        descriptor = self._descriptor
-        if descriptor is not None:
-            _sync(descriptor.number)
+        number = self._descriptor.number
+        if number >= 0:
+            _sync(number)
 
-    def _reopened(self, before: Descriptor | None) -> Descriptor:
+    def _reopened(self, before: Descriptor) -> Descriptor:
         if not self.holding.born.is_here():
             # A signal handler has forked, and comes back in the child.
             raise RobbedError(errno.EBADF, "it is the parent's", self._base)
@@ -164,19 +157,17 @@ class Segment:
             descriptor = Descriptor(self._base + EVENTS, 0, self._calls)
         except FileNotFoundError as error:
             raise RobbedError(*error.args) from error
-        if before is not None:
-            before.forget()
-            with contextlib.suppress(ValueError):  # another thread was faster
-                self._opened.remove(before)
-            if descriptor.file != before.file:
-                descriptor.close()
-                raise RobbedError(errno.ESTALE, "another file is in its place", self._base)
+        before.forget()
+        with contextlib.suppress(ValueError):  # another thread was faster
+            self._opened.remove(before)
+        if descriptor.file != before.file:
+            descriptor.close()
+            raise RobbedError(errno.ESTALE, "another file is in its place", self._base)
         self._opened.append(descriptor)
         return descriptor
 
     def close(self) -> None:
         """Close what is open; when no thread writes."""
-        self._descriptor = None
         opened, self._opened = self._opened, []
         for descriptor in opened:
             descriptor.close()
