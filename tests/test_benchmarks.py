@@ -117,6 +117,7 @@ def test_outbox_has_a_row_for_each_cost(running: Running) -> None:
     printed, found, folder = _finished(running, "outbox")
     assert [row["what"] for row in found["outbox"]] == [
         "caller's time, median",
+        "of that, beyond the time in memory",
         'caller\'s time, median, durability="power"',
         "caller's time, 99th percentile, sender at work",
         "CPU of the whole process for a delivered event",
@@ -126,7 +127,8 @@ def test_outbox_has_a_row_for_each_cost(running: Running) -> None:
     ]
     for row in found["outbox"]:
         assert row["what"] in printed
-        assert row["ours"] > 0 or row["unit"] == "MB"
+        # What is a difference may be below nothing, as few calls are timed.
+        assert row["ours"] > 0 or row["unit"] == "MB" or "beyond" in row["what"]
     assert _is_sound(folder, "outbox")
 
 
