@@ -1572,6 +1572,80 @@ def test_a_call_that_an_exception_breaks_off_behind_its_end_is_delivered_once(
     assert balance(outbox)["delivered"] == 3
 
 
+def test_a_call_that_an_exception_breaks_off_on_a_full_disk_is_not_pending(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = make()
+
+    def limit(*_args: Any) -> bool:
+        raise SoftTimeLimitError
+
+    monkeypatch.setattr(Store, "open", no_space)
+    put(outbox, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(DurableOutbox, "_is_over", limit)
+        with pytest.raises(SoftTimeLimitError):
+            outbox.put(body(2))
+    assert taken(outbox) == bodies(1)
+    assert balance(outbox)["accepted"] == 1
+    assert outbox.wait(outbox.mark(), 0.0)
+
+
+def test_what_a_signal_handler_records_while_an_event_is_reserved_anew_is_counted(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A figure that is changed by a statement with a call in it would lose the handler's share."""
+    outbox = make()
+    put(outbox, 1)
+
+    class Handling(bytes):
+        def __len__(self) -> int:
+            handle()
+            return super().__len__()
+
+    def handle() -> None:
+        if outbox._lock._is_owned():  # type: ignore[attr-defined]
+            put(outbox, 2)
+
+    on_append = [_segments.RobbedError(errno.ESTALE, "taken")]
+    real = Segment.append
+
+    def robbed(segment: Segment, record: bytes) -> None:
+        if on_append:
+            raise on_append.pop()
+        real(segment, record)
+
+    monkeypatch.setattr(Segment, "append", robbed)
+    outbox.put(Handling(body(3)))
+    delivered = taken(outbox)
+    assert set(delivered) == set(bodies(1, 3)) | (set(delivered) & {body(2)})
+    balance(outbox)
+
+
+def test_a_file_whose_making_an_exception_breaks_off_is_removed_by_others(
+    make: Make, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox, heir = make(), make()
+    put(outbox, 1)
+    small_files(monkeypatch, 1)
+    real = Segment.create
+
+    def limit(*args: Any) -> None:
+        real(*args)
+        raise SoftTimeLimitError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Segment, "create", limit)
+        with pytest.raises(SoftTimeLimitError):
+            outbox.put(body(2))
+    assert taken(outbox) == bodies(1)
+    outbox.rest()
+    assert heir.adopt() == 1
+    assert taken(heir) == []
+    heir.rest()
+    assert files(place) == []
+
+
 def test_a_call_that_an_exception_breaks_off_while_it_waits_for_room_is_counted(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -90,8 +90,16 @@ class DurableOutbox(ReadingOutbox):
                     files.sync(segment)
             if segment is None:
                 with self._lock:
+                    over = self._is_over(1, size)
                     landed = True
-                    return self._keep_unsaved(entry)
+                    self._unsaved += 1
+                    self._at_stake += 1
+                    self._held += 1
+                    self._bytes += size
+                    if over:
+                        return self._make_room(entry)
+                    self._waiting.add(entry)
+                return None
             if segment.backlog is not None:
                 with self._lock:
                     self._leave_on_disk(entry, segment)
@@ -149,6 +157,7 @@ class DurableOutbox(ReadingOutbox):
     def _reserve(self, entry: Entry) -> Segment | None:
         """A segment for *entry* where another thread changed, meanwhile, where to write."""
         self._prepare()
+        size = len(entry.body)
         with self._lock:
             segment = self._files.current[self._spilling]
             if segment is not None:
@@ -158,18 +167,8 @@ class DurableOutbox(ReadingOutbox):
                 segment.writing[entry] = None
                 if segment.backlog is None:
                     self._held += 1
-                    self._bytes += len(entry.body)
+                    self._bytes += size
             return segment
-
-    def _keep_unsaved(self, entry: Entry) -> Item | None:
-        self._unsaved += 1
-        self._at_stake += 1
-        self._held += 1
-        self._bytes += len(entry.body)
-        if self._is_over():
-            return self._make_room(entry)
-        self._waiting.add(entry)
-        return None
 
     def _write_elsewhere(
         self, entry: Entry, segment: Segment, wall: float, error: OSError
@@ -195,6 +194,7 @@ class DurableOutbox(ReadingOutbox):
             return None
 
     def _unreserve(self, entry: Entry) -> None:
+        size = len(entry.body)
         with self._lock:
             segment, entry.segment = entry.segment, None
             assert segment is not None
@@ -202,7 +202,7 @@ class DurableOutbox(ReadingOutbox):
             del segment.writing[entry]
             if segment.backlog is None:
                 self._held -= 1
-                self._bytes -= len(entry.body)
+                self._bytes -= size
             self._files.check(segment)
 
     # -- delivering --------------------------------------------------------------------------------

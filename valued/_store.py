@@ -142,10 +142,10 @@ class Store:
 
     def part(self, holding: Holding) -> None:
         """Let others have what is left in *holding*, or remove it if that is nothing."""
-        if holding.segments:
-            release(Left(holding.origin, holding.owner.name, holding.path))
-        else:
+        if not holding.segments:
             remove_directory(holding.path)
+        # Where files are left that are not known here, as a signal broke off who made them, too.
+        release(Left(holding.origin, holding.owner.name, holding.path))
 
     def size(self) -> int:
         """Bytes of all segments in the directory, whoever owns them. Raises nothing."""
