@@ -1861,6 +1861,51 @@ def test_an_event_that_comes_while_it_ends_is_delivered_here(
     assert balance(outbox)["pending"] == 0
 
 
+@pytest.mark.parametrize("times", [1, 3])
+def test_an_event_whose_file_is_to_be_made_as_another_thread_ends_is_on_the_disk(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, times: int
+) -> None:
+    outbox = make()
+    put(outbox, 1)
+    assert taken(outbox) == bodies(1)
+    small_files(monkeypatch, 1)
+    real = Segment.create
+    left = [outbox.rest] * times
+
+    def create(*args: Any) -> None:
+        if left:
+            left.pop()()  # which removes the directory
+        real(*args)
+
+    monkeypatch.setattr(Segment, "create", create)
+    put(outbox, 2)
+    assert left == []
+    assert caplog.messages == []
+    assert balance(outbox)["unsaved"] == 0
+    assert taken(outbox) == bodies(2)
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_an_event_that_is_about_to_be_written_as_another_thread_ends_is_on_the_disk(
+    make: Make, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    outbox = make()
+    real = _files.Files.prepare
+    left = [outbox.rest] * times
+
+    def prepare(*args: Any) -> bool:
+        ready = real(*args)
+        if left:
+            left.pop()()
+        return ready
+
+    monkeypatch.setattr(_files.Files, "prepare", prepare)
+    put(outbox, 1)
+    assert left == []
+    assert balance(outbox)["unsaved"] == 0
+    assert taken(outbox) == bodies(1)
+
+
 class Landing:
     """A thread that records an event and stops behind the write, before others may take it or not.
 
@@ -2107,7 +2152,7 @@ def test_a_sign_of_life_as_it_ends_leaves_no_mark(
 
     monkeypatch.setattr(Owner, "beat", beat)
     outbox._files.beaten -= BEAT
-    outbox._files.try_beat()
+    outbox._tend()
     assert list(place.glob("v1/owners/*")) == []
     monkeypatch.undo()
     assert outbox.adopt() == 1
@@ -2134,7 +2179,7 @@ def test_a_sign_of_life_as_it_ends_leaves_the_mark_of_what_is_under_way(
 
     monkeypatch.setattr(Owner, "beat", beat)
     outbox._files.beaten -= BEAT
-    outbox._files.try_beat()
+    outbox._tend()
     assert len(list(place.glob("v1/owners/*"))) == 1
     outbox.delivered(inherited)
     assert list(place.glob("v1/owners/*")) == []

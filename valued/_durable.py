@@ -117,10 +117,12 @@ class DurableOutbox(ReadingOutbox):
                 self._break_off(entry, landed=landed)
             raise
 
-    def _prepare(self) -> None:
+    def _prepare(self) -> bool:
+        """See `Files.prepare`."""
         # Where it rests there is nothing to write to. In this order: it may begin to, meanwhile.
-        self._files.prepare(self._spilling)
+        ready = self._files.prepare(self._spilling)
         self._resting = False
+        return ready
 
     def _leave_on_disk(self, entry: Entry, segment: Segment) -> None:
         self._on_disk += 1
@@ -156,19 +158,20 @@ class DurableOutbox(ReadingOutbox):
 
     def _reserve(self, entry: Entry) -> Segment | None:
         """A segment for *entry* where another thread changed, meanwhile, where to write."""
-        self._prepare()
         size = len(entry.body)
-        with self._lock:
-            segment = self._files.current[self._spilling]
-            if segment is not None:
-                entry.origin = segment.holding.origin
-                entry.segment = segment
-                segment.begun += 1
-                segment.writing[entry] = None
-                if segment.backlog is None:
-                    self._held += 1
-                    self._bytes += size
-            return segment
+        while self._prepare():
+            with self._lock:
+                segment = self._files.current[self._spilling]
+                if segment is not None:
+                    entry.origin = segment.holding.origin
+                    entry.segment = segment
+                    segment.begun += 1
+                    segment.writing[entry] = None
+                    if segment.backlog is None:
+                        self._held += 1
+                        self._bytes += size
+                    return segment
+        return None
 
     def _write_elsewhere(
         self, entry: Entry, segment: Segment, wall: float, error: OSError

@@ -75,10 +75,11 @@ class Files:
 
     # -- to write to -------------------------------------------------------------------------------
 
-    def prepare(self, index: int) -> None:
-        """See to it that there is a segment to write to, where the disk lets us. Raises nothing."""
+    def prepare(self, index: int) -> bool:
+        """See to it that there is a segment to write to; False: the disk does not let us now."""
         if self._clock() < self._refused_until:
-            return
+            return False
+        own = None
         try:
             self.beat()  # which may find that this process has nothing any more
             own = self.begin()
@@ -86,7 +87,11 @@ class Files:
             if current is None or current.size >= SEGMENT:
                 self._rotate(own, index, current)
         except OSError as error:
-            self.refuse(error)
+            if own is None or own is self.own:
+                self.refuse(error)
+                return False
+            # Else another thread closed the client meanwhile: then it is to begin anew.
+        return True
 
     def begin(self) -> Holding:
         """This process's mark and directory, made where there are none. Raises `OSError`."""
@@ -114,13 +119,6 @@ class Files:
             os.stat(own.path)
         except FileNotFoundError as error:
             self.lose(own, error)
-
-    def try_beat(self) -> None:
-        """The same. Raises nothing."""
-        try:
-            self.beat()
-        except OSError as error:
-            self.refuse(error)
 
     def _rotate(self, own: Holding, index: int, before: Segment | None) -> None:
         """Begin a new segment in the place of *before*."""

@@ -187,7 +187,10 @@ class ReadingOutbox(MemoryOutbox):
             self._look()
             backlog = backlog or self._wanting(now)
         else:
-            self._files.try_beat()
+            try:
+                self._files.beat()
+            except OSError as error:
+                self._files.refuse(error)
         while backlog is not None and self._read(backlog):
             backlog = self._wanting(now)
 
