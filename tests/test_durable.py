@@ -1435,29 +1435,66 @@ def test_events_that_a_signal_handler_records_within_a_call_cost_no_file(
     assert balance(outbox)["unsaved"] == 0
 
 
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (_durable, "Entry"),
+        (DurableOutbox, "_prepare"),
+        (_files.Files, "prepare"),
+        (Segment, "create"),
+        (Segment, "append"),
+    ],
+    ids=lambda part: part if isinstance(part, str) else "",
+)
 def test_a_child_that_comes_back_from_a_signal_handler_writes_nothing_of_its_parents(
-    make: Make, place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    make: Make, place: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
     outbox = make()
     put(outbox, 1)
+    small_files(monkeypatch, 1)  # a new one for each event
     children: list[int] = []
-    real = _durable.Entry
+    real = getattr(owner, name)
 
     def fork(*args: Any) -> Any:
-        monkeypatch.setattr(_durable, "Entry", real)
+        monkeypatch.setattr(owner, name, real)
         children.append(os.fork())
         return real(*args)
 
-    monkeypatch.setattr(_durable, "Entry", fork)
+    monkeypatch.setattr(owner, name, fork)
     try:
         put(outbox, 2)
     finally:
         if children == [0]:
-            os._exit(0)
+            os._exit(len(caplog.messages))
     assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
     assert list(Outbox(place).events()) == [json.loads(b) for b in bodies(1, 2)]
     assert len(list(place.glob("v1/owners/*"))) == 1
+    assert len(list(place.glob("v1/events/*/*.events"))) == 2
     assert taken(outbox) == bodies(1, 2)
+
+
+def test_a_child_that_comes_back_before_the_first_event_was_written_writes_nothing(
+    make: Make, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = make()
+    children: list[int] = []
+    real = DurableOutbox._prepare
+
+    def fork(*args: Any) -> Any:
+        monkeypatch.setattr(DurableOutbox, "_prepare", real)
+        children.append(os.fork())
+        return real(*args)
+
+    monkeypatch.setattr(DurableOutbox, "_prepare", fork)
+    try:
+        put(outbox, 1)
+    finally:
+        if children == [0]:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
+    assert len(list(place.glob("v1/owners/*"))) == 1
+    assert taken(outbox) == bodies(1)
 
 
 @pytest.mark.parametrize("max_events", [1, 10])
@@ -2001,6 +2038,162 @@ def test_an_event_whose_file_is_lost_while_it_is_written_to_the_disk_alone_is_se
     assert figures["pending"] == 0
     assert figures["left"] == (4 if reason == "left" else 0)
     assert figures["dropped_by_reason"]["damaged"] == (0 if reason == "left" else 2)
+
+
+def test_a_file_that_is_settled_when_the_end_comes_is_removed_though_its_writer_is_late(
+    make: Make, place: Path, in_thread: InThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = make()
+    put(outbox, 1)
+    landing = Landing(outbox, 2, in_thread, takeable=True)
+    assert taken(outbox) == bodies(1, 2)
+    inside, free = threading.Event(), threading.Event()
+    real = DurableOutbox._check
+
+    def check(late: DurableOutbox, segment: Segment) -> None:
+        inside.set()
+        assert free.wait(10)
+        real(late, segment)
+
+    def wait(timeout: float | None = None) -> bool:
+        landing.free.set()
+        assert inside.wait(10)  # it writes no more, and has not looked what is left to do
+        return real_wait(timeout)
+
+    real_wait = outbox._settled.wait
+    monkeypatch.setattr(DurableOutbox, "_check", check)
+    monkeypatch.setattr(outbox._settled, "wait", wait)
+    outbox.rest()
+    free.set()
+    assert landing.result() is None
+    assert files(place) == []
+
+
+@pytest.mark.parametrize("last", [1, 2, 3, 4])
+def test_a_file_is_closed_though_its_writer_ends_while_that_is_looked_at(
+    make: Make, monkeypatch: pytest.MonkeyPatch, last: int
+) -> None:
+    outbox = make()
+    put(outbox, 1)
+    segment = outbox._files.current[0]
+    assert segment is not None
+
+    class Ending(dict[object, None]):
+        looks = 0
+
+        def __len__(self) -> int:
+            self.looks += 1
+            return self.looks <= last  # a thread writes until then
+
+    segment.writing = Ending()
+    small_files(monkeypatch, 1)
+    put(outbox, 2)
+    for _ in range(last):
+        outbox._files.tidy(idle=False)
+    assert segment._descriptor.number == -1
+
+
+def test_a_file_whose_name_can_not_be_synced_is_not_left(
+    make: Make, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = make(sync=True)
+    put(outbox, 1)
+    small_files(monkeypatch, 1)
+    before = len(os.listdir("/dev/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(_store, "_sync_directory", too_many_files)
+        put(outbox, 2)
+    assert len(list(place.glob("v1/events/*/*.events"))) == 1
+    assert len(os.listdir("/dev/fd")) == before
+    assert taken(outbox) == bodies(1, 2)
+
+
+def test_where_making_a_file_is_broken_off_it_is_looked_for_the_dead_all_the_same(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = make()
+    put(outbox, 1)
+    assert taken(outbox) == bodies(1)
+    outbox.rest()
+    real = _files.Files.prepare
+
+    def limit(*args: Any) -> bool:
+        real(*args)
+        raise SoftTimeLimitError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_files.Files, "prepare", limit)
+        with pytest.raises(SoftTimeLimitError):
+            outbox.put(body(2))
+    put(outbox, 3)
+    assert not outbox._resting
+
+
+def test_a_handler_that_flushes_within_a_call_keeps_no_flush_waiting(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = make(max_events=2)
+    put(outbox, 1, 2, 3)  # the next one is on the disk alone
+    real = _durable.Entry
+
+    def mark(*args: Any) -> Any:
+        monkeypatch.setattr(_durable, "Entry", real)
+        outbox.mark()
+        return real(*args)
+
+    monkeypatch.setattr(_durable, "Entry", mark)
+    put(outbox, 4)
+    assert taken(outbox) == bodies(1, 2, 3, 4)
+    assert outbox.wait(outbox.mark(), 0.0)
+
+
+def test_what_is_written_to_the_disk_alone_after_its_file_was_handed_over_is_delivered_here(
+    make: Make, clock: Clock, in_thread: InThread, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    barred = Barred(monkeypatch, 4)
+    outbox, other = make(max_events=1), make()
+    put(outbox, 1, 2, 3)
+    writing = in_thread(outbox.put, body(4))
+    assert barred.inside.wait(10)
+
+    def wait(_timeout: float | None = None) -> bool:
+        clock.now += 10  # it takes too long
+        return False
+
+    monkeypatch.setattr(outbox._settled, "wait", wait)
+    outbox.rest()
+    other.adopt()
+    assert taken(other) == bodies(1, 2, 3)
+    monkeypatch.undo()
+    barred.free.set()
+    assert writing.result(10) is None
+    assert outbox.at_stake() == 1
+    assert taken(outbox) == bodies(4)
+    assert balance(outbox)["pending"] == 0
+
+
+def test_a_handler_that_records_while_a_file_is_lost_breaks_nothing(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_files(monkeypatch, 1)
+    outbox = make()
+    put(outbox, 1, 2)
+    own = outbox._files.own
+    assert own is not None
+
+    class Handling(int):
+        def __lt__(self, other: int) -> bool:
+            segment.settled = 0
+            put(outbox, 3)
+            return False
+
+    segment = next(iter(own.segments))
+    segment.settled = Handling(0)
+    outbox._files.lose(own, OSError("lost"))
+    assert balance(outbox)["accepted"] == 3
+    while (item := outbox.take()) is not None:
+        outbox.delivered(item)
+    assert balance(outbox)["pending"] == 0
 
 
 def test_what_is_settled_is_noted_before_it_is_handed_over(

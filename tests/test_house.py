@@ -49,17 +49,19 @@ MAY_IMPORT = {
     "_descriptors": ["_fork", "_owners"],
     "_segments": ["_fork", "_records", "_owners", "_descriptors"],
     "_store": ["_errors", "_records", "_owners", "_descriptors", "_segments"],
-    "_outbox": ["_errors", "_typing", "_options", "_schedule", "_segments"],
+    "_entries": ["_segments"],
+    "_outbox": ["_errors", "_typing", "_options", "_schedule", "_entries"],
     "_directory": ["_errors", "_typing", "_options", "_records", "_owners", "_segments", "_store"],
     "_executors": ["_errors", "_typing", "_fork", "_options"],
     "_reporting": ["_errors", "_typing"],
     "_files": ["_owners", "_segments", "_store", "_reporting"],
     "_reading": [
-        "_fork", "_options", "_records", "_segments", "_store", "_outbox", "_reporting", "_files",
+        "_fork", "_options", "_records", "_segments", "_store", "_entries", "_outbox", "_reporting",
+        "_files",
     ],
     "_durable": [
         "_errors", "_typing", "_fork", "_options", "_records", "_owners", "_descriptors",
-        "_segments", "_store", "_outbox", "_files", "_reading",
+        "_segments", "_store", "_entries", "_outbox", "_files", "_reading",
     ],
     "_delivery": ["_errors", "_typing", "_fork", "_options", "_retry", "_reporting"],
     "_process_sender": [

@@ -255,6 +255,44 @@ def test_threads_that_open_it_anew_together_leave_no_descriptor(
     assert sorted(loaded(again(holding))) == [1, 2, 3]
 
 
+def test_the_descriptor_of_a_thread_that_opened_it_anew_first_is_closed_as_well(
+    segment: Segment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = len(os.listdir("/dev/fd"))
+    number = descriptor(segment)
+    os.close(number)
+    real = Descriptor.append
+    first = [event(2)]
+
+    def append(descriptor: Descriptor, record: bytes) -> int:
+        if first:  # as another thread does, between the failure here and what follows from it
+            segment.append(first.pop())
+            raise OSError(errno.EBADF, "it is closed")
+        return real(descriptor, record)
+
+    monkeypatch.setattr(Descriptor, "append", append)
+    segment.append(event(1))
+    segment.close()
+    assert len(os.listdir("/dev/fd")) == before - 1
+
+
+def test_what_others_write_meanwhile_counts_for_the_size(
+    segment: Segment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Descriptor.append
+    others = [event(2)]
+
+    def append(descriptor: Descriptor, record: bytes) -> int:
+        written = real(descriptor, record)
+        while others:
+            segment.append(others.pop())
+        return written
+
+    monkeypatch.setattr(Descriptor, "append", append)
+    segment.append(event(1))
+    assert segment.length() == segment.size + len(_segments.BEGINNING)
+
+
 def test_a_number_that_somebody_reads_the_same_file_by_now_is_not_closed(
     segment: Segment, holding: Holding
 ) -> None:
@@ -292,7 +330,7 @@ def test_a_record_that_fits_in_part_is_an_error_and_costs_no_other(
     import resource
 
     def child() -> None:
-        mine = Segment(holding, "0000000002")
+        mine = Segment(Holding(holding.path, "origin", None), "0000000002")  # of this process
         mine.create(_descriptors.holding_calls())
         mine.append(event(1))
         resource.setrlimit(resource.RLIMIT_FSIZE, (mine.length() + 20, resource.RLIM_INFINITY))
@@ -319,11 +357,25 @@ def test_a_segment_that_can_not_be_begun_leaves_neither_file_nor_descriptor(
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
             before = os.listdir("/dev/fd")
             with pytest.raises(OSError, match=r"File too large|No space left"):
-                Segment(holding, "0000000003").create()
+                Segment(Holding(holding.path, "origin", None), "0000000003").create()
             assert os.listdir("/dev/fd") == before
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
 
     assert fork(child).wait() == 0
+    assert os.listdir(holding.path) == []
+
+
+def test_a_segment_whose_making_an_exception_breaks_off_leaves_neither_file_nor_descriptor(
+    holding: Holding, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def limit(_descriptor: Descriptor, _record: bytes) -> int:
+        raise KeyboardInterrupt
+
+    before = os.listdir("/dev/fd")
+    monkeypatch.setattr(Descriptor, "append", limit)
+    with pytest.raises(KeyboardInterrupt):
+        Segment(holding, "0000000001").create()
+    assert os.listdir("/dev/fd") == before
     assert os.listdir(holding.path) == []
 
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Final
 
 from valued import _records
 from valued._descriptors import holding_calls
+from valued._entries import Entry
 from valued._errors import ValidationError
 from valued._files import LEFT, SIZE
-from valued._outbox import Entry
 from valued._owners import BEAT, Place
 from valued._reading import ReadingOutbox
 from valued._segments import SEGMENT, RobbedError, Segment
@@ -60,12 +60,14 @@ class DurableOutbox(ReadingOutbox):
         landed = False
         try:
             with self._lock:
-                self._last = number = self._last + 1
-                made = Entry(self.name, number, body, self._clock())
+                made = Entry(self.name, 0, body, self._clock())
                 # From here on without a call, as in memory. A signal handler may have recorded
-                # events until now, and begun another file.
+                # events until now, flushed, and begun another file. On Python 3.10 one may come
+                # at a jump, too: what is counted by then is what `_break_off` takes back.
                 segment = files.current[self._spilling]
                 made.epoch = epoch = self._epoch
+                self._last = made.number = made.written = number = self._last + 1
+                entry = made
                 epoch.unsettled += 1
                 self._accepted += 1
                 if segment is not None:
@@ -74,11 +76,10 @@ class DurableOutbox(ReadingOutbox):
                     segment.begun += 1
                     segment.writing[made] = None
                     if segment.backlog is None:
-                        if self._held >= self._max_events or self._bytes >= self._max_bytes:
-                            self._spilling = True  # the next ones, until there is room again
                         self._held += 1
                         self._bytes += size
-                entry = made
+                        if self._held > self._max_events or self._bytes - size >= self._max_bytes:
+                            self._spilling = True  # the next ones, until there is room again
             if segment is None:
                 segment = self._reserve(entry)
             if segment is not None:
@@ -119,12 +120,27 @@ class DurableOutbox(ReadingOutbox):
 
     def _prepare(self) -> bool:
         """See `Files.prepare`."""
+        if not self._born.is_here():
+            return False  # in a child that a signal handler forked: the parent writes its event
         # Where it rests there is nothing to write to. In this order: it may begin to, meanwhile.
-        ready = self._files.prepare(self._spilling)
-        self._resting = False
-        return ready
+        try:
+            return self._files.prepare(self._spilling)
+        finally:
+            self._resting = False
 
     def _leave_on_disk(self, entry: Entry, segment: Segment) -> None:
+        if segment.holding.parting and not segment.gone:
+            # Handed over before it was there, as the end does not wait for ever: whoever has the
+            # file may have read it already.
+            size = len(entry.body)
+            del segment.writing[entry]
+            entry.segment = None
+            self._unsaved += 1
+            self._at_stake += 1
+            self._held += 1
+            self._bytes += size
+            self._waiting.add(entry)
+            return
         self._on_disk += 1
         entry.epoch.on_disk += 1
         del segment.writing[entry]
@@ -327,10 +343,12 @@ class DurableOutbox(ReadingOutbox):
             self._spilling = False
             holdings = self._files.retire()
             deadline = self._clock() + LAST_WRITES
-            while any(segment.writing for holding in holdings for segment in holding.segments):
+            while any(one.writing for holding in holdings for one in list(holding.segments)):
                 if self._clock() >= deadline:
                     break
                 self._settled.wait(LAST_WRITES / 100)  # a thread is about to have written
+            for segment in [one for holding in holdings for one in list(holding.segments)]:
+                self._files.check(segment)  # as who wrote last may not have got to it
             while (entry := self._waiting.pop_oldest()) is not None:
                 # What came meanwhile, to a new file, is not handed over.
                 if entry.segment is None or entry.segment.holding not in holdings:

@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from valued._owners import BEAT
-from valued._segments import SEGMENT, Backlog, Holding, Segment
+from valued._segments import SEGMENT, Backlog, Holding, RobbedError, Segment
 
 if TYPE_CHECKING:
     import threading
@@ -86,6 +86,8 @@ class Files:
             current = self.current[index]
             if current is None or current.size >= SEGMENT:
                 self._rotate(own, index, current)
+        except RobbedError:  # in a child, which has nothing to do with it
+            return False
         except OSError as error:
             if own is None or own is self.own:
                 self.refuse(error)
@@ -175,10 +177,10 @@ class Files:
         taken = self.store.was_taken(own)
         with self._lock:
             known = self.own is not own
-            had = any(segment.settled < segment.begun for segment in own.segments)
+            had = any(one.settled < one.begun for one in list(own.segments))
             if not known:
                 self._lose(own, LEFT if taken else DAMAGED)
-            owns = any(other.owner is own.owner for other in self._holdings)
+            owns = any(other.owner is own.owner for other in list(self._holdings))
         if not owns:  # its mark may have been made anew by a sign of life
             own.owner.leave()
         if had and not known:
@@ -190,7 +192,7 @@ class Files:
         self.own = None
         self._sealed += filter(None, self.current)
         self.current = [None, None]
-        for holding in [one for one in self._holdings if one.owner is own.owner]:
+        for holding in [one for one in list(self._holdings) if one.owner is own.owner]:
             del self._holdings[holding]
             for segment in list(holding.segments):
                 self._let_go(segment, reason)
@@ -214,7 +216,7 @@ class Files:
         excess = self.store.size() - self._max_size
         with self._lock:
             holdings = sorted(self._holdings, key=lambda holding: holding is self.own)
-            oldest = [segment for holding in holdings for segment in holding.segments]
+            oldest = [one for holding in holdings for one in list(holding.segments)]
         for segment in oldest:
             size = segment.length() if excess > 0 else 0
             if size and self._drop(segment):
@@ -308,7 +310,7 @@ class Files:
         groups: list[tuple[Segment, list[int]]] = []
         with self._lock:
             sealed = [segment for segment in self._sealed if not segment.writing]
-            self._sealed = [segment for segment in self._sealed if segment.writing]
+            self._sealed = [segment for segment in self._sealed if segment not in sealed]
             finished, self._finished = self._finished, []
             # Till a thread is done with it, none hands it over, or removes its directory.
             for segment in finished:
@@ -338,7 +340,7 @@ class Files:
             self.store.part(holding)
             with self._lock:
                 self._holdings.pop(holding, None)
-                owns = any(other.owner is holding.owner for other in self._holdings)
+                owns = any(other.owner is holding.owner for other in list(self._holdings))
             if not owns:  # else the mark says whose that is
                 holding.owner.leave()
         return False

@@ -12,6 +12,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from valued._entries import Entry, Epoch
 from valued._schedule import Schedule
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from valued._errors import DeliveryError
     from valued._options import Overflow
-    from valued._segments import Segment
     from valued._typing import Item
 
 #: Bytes of encoded events that may wait; 10,000 events, the default bound, of 6 KB each.
@@ -27,44 +27,6 @@ MAX_BYTES: Final = 64 * 1024 * 1024
 
 #: Why an event is dropped: the outbox was full; the process ended, or the client was closed, first.
 DROP_REASONS: Final = ("overflow", "exit", "closed")
-
-
-class Epoch:
-    """Events accepted between two marks: how many of them are not settled."""
-
-    __slots__ = ("first", "number", "on_disk", "unsettled")
-
-    def __init__(self, number: int, first: int) -> None:
-        self.number = number
-        self.first = first  # number of the first event in it
-        self.unsettled = 0
-        self.on_disk = 0  # of those, how many are not in memory
-
-
-class Entry:
-    """An accepted event."""
-
-    __slots__ = (
-        "accepted_at", "attempts", "body", "epoch", "number", "origin", "segment", "written",
-    )  # fmt: skip
-
-    epoch: Epoch
-
-    def __init__(self, origin: str, number: int, body: bytes, accepted_at: float) -> None:
-        self.origin = origin
-        self.number = number  # its place among all that this process has
-        #: Its number among those of its origin; another one where this process took it over.
-        self.written = number
-        self.body = body
-        self.accepted_at = accepted_at
-        self.attempts = 0
-        #: The file that it is in, too; None: it is in memory only.
-        self.segment: Segment | None = None
-
-    @property
-    def idempotency_key(self) -> str:
-        # Not made and kept with each event: the caller would pay for it, and memory.
-        return f"{self.origin}-{self.written}"
 
 
 class MemoryOutbox:
@@ -130,13 +92,16 @@ class MemoryOutbox:
             # From here on without a call: an exception out of a signal handler, a soft time limit
             # for one, must not come between the count and the event.
             item.epoch = epoch = self._epoch
+            if not over:  # before, as Python 3.10 lets one come at a jump, too
+                epoch.unsettled += 1
+                self._accepted += 1
+                self._bytes += size
+                self._waiting.add(item)
+                return None
             epoch.unsettled += 1
             self._accepted += 1
             self._bytes += size
-            if over:
-                return self._make_room(item)
-            self._waiting.add(item)
-        return None
+            return self._make_room(item)
 
     def refuse(self, reason: str) -> None:
         """See `Outbox.refuse`."""
@@ -155,28 +120,30 @@ class MemoryOutbox:
         """Decide about an event that is one too many; it counts as accepted already."""
         if self._overflow == "caller_runs":
             return item
-        if len(item.body) <= self._max_bytes:  # else all the room there is would not do
-            if self._overflow == "block":
-                self._wait_for_space(item)
-            elif self._overflow == "drop_oldest":
-                while self._is_over() and (oldest := self._waiting.pop_oldest()) is not None:
-                    self._settle(oldest, "overflow")
-        if self._is_over():
+        try:
+            if len(item.body) <= self._max_bytes:  # else all the room there is would not do
+                if self._overflow == "block":
+                    self._wait_for_space(len(item.body))
+                elif self._overflow == "drop_oldest":
+                    while self._is_over() and (oldest := self._waiting.pop_oldest()) is not None:
+                        self._settle(oldest, "overflow")
+            over = self._is_over()
+        except BaseException:  # out of a signal handler; or nothing would ever settle it
+            self._settle(item, "overflow")
+            raise
+        if over:
             self._settle(item, "overflow")
         else:
             self._waiting.add(item)
         return None
 
-    def _wait_for_space(self, item: Entry) -> None:
-        size, deadline = len(item.body), self._clock() + self._block
+    def _wait_for_space(self, size: int) -> None:
+        deadline = self._clock() + self._block
         self._blocked += 1
         self._blocked_bytes += size
         try:
             while (left := deadline - self._clock()) > 0 and self._is_over(1, size):
                 self._settled.wait(min(left, threading.TIMEOUT_MAX))
-        except BaseException:  # out of a signal handler; or nothing would ever settle it
-            self._settle(item, "overflow")
-            raise
         finally:
             self._blocked -= 1
             self._blocked_bytes -= size

@@ -12,9 +12,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from valued._entries import Entry, Epoch
 from valued._files import DAMAGED, LEFT, SIZE, Files
 from valued._fork import Birthplace
-from valued._outbox import Entry, Epoch, MemoryOutbox
+from valued._outbox import MemoryOutbox
 from valued._reporting import Reporter
 
 if TYPE_CHECKING:

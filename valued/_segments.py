@@ -121,6 +121,7 @@ class Segment:
     def create(self, calls: Calls | None = None) -> None:
         """Make the file, to be written by *calls* where others would run. Raises `OSError`."""
         self._calls = calls
+        self._check_here()
         self._descriptor = descriptor = Descriptor(self._base + EVENTS, NEW, calls)
         self._opened.append(descriptor)
         try:
@@ -129,19 +130,21 @@ class Segment:
             if os.fstat(descriptor.number).st_size != written:
                 problem = "this file system can't append as Linux does"
                 raise OSError(errno.ENOTSUP, problem, self._base)
-        except OSError:
+        except BaseException:  # out of a signal handler, too
             self.remove()
             raise
 
     def append(self, record: bytes) -> None:
         """Write *record*. Raises `OSError`: it is not there, or not whole."""
+        descriptor = self._descriptor
         try:
-            self.size += self._descriptor.append(record)
+            written = descriptor.append(record)
         except OSError as error:
             if error.errno not in CLOSED:
                 raise
-            self._descriptor = descriptor = self._reopened(self._descriptor)
-            self.size += descriptor.append(record)
+            self._descriptor = another = self._reopened(descriptor)
+            written = another.append(record)
+        self.size += written
 
     def sync(self) -> None:
         """Wait until the disk has what was written. Raises `OSError`."""
@@ -150,9 +153,7 @@ class Segment:
             _sync(number)
 
     def _reopened(self, before: Descriptor) -> Descriptor:
-        if not self.holding.born.is_here():
-            # A signal handler has forked, and comes back in the child.
-            raise RobbedError(errno.EBADF, "it is the parent's", self._base)
+        self._check_here()
         try:
             descriptor = Descriptor(self._base + EVENTS, 0, self._calls)
         except FileNotFoundError as error:
@@ -165,6 +166,11 @@ class Segment:
             raise RobbedError(errno.ESTALE, "another file is in its place", self._base)
         self._opened.append(descriptor)
         return descriptor
+
+    def _check_here(self) -> None:
+        if not self.holding.born.is_here():
+            # A signal handler has forked, and comes back in the child.
+            raise RobbedError(errno.EBADF, "it is the parent's", self._base)
 
     def close(self) -> None:
         """Close what is open; when no thread writes."""

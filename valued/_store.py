@@ -87,7 +87,11 @@ class Store:
         segment = Segment(holding, f"{next(self._names):010d}", backlog)
         segment.create(self._calls)
         if self.sync:
-            _sync_directory(holding.path)
+            try:
+                _sync_directory(holding.path)
+            except BaseException:
+                segment.remove()
+                raise
         return segment
 
     def claim(self, owner: Owner, backlog: Backlog) -> Iterator[Holding]:

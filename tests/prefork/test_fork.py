@@ -328,6 +328,40 @@ def test_a_child_that_comes_back_from_a_transport_in_the_caller_goes_on_with_its
     finish(client, server, "child", "forks")
 
 
+class Never:
+    """An executor that runs nothing."""
+
+    def submit(self, fn: Any, /, *args: Any) -> None:
+        pass
+
+
+def test_a_child_that_comes_back_from_a_signal_handler_leaves_what_the_caller_runs_to_the_parent(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = valued.Client(
+        "token", server.url, executor=Never(), max_queue=1, overflow="caller_runs"
+    )
+    client.action("queued", {"user.id": 1})
+    outbox = type(sender_of(client).outbox)
+    real = outbox.put
+    forked: list[int] = []
+
+    def put(*args: Any) -> Any:
+        item = real(*args)
+        forked.append(os.fork())
+        return item
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outbox, "put", put)
+        try:
+            client.action("parent", {"user.id": 1})
+        finally:
+            if forked[0] == 0:
+                os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(forked[0], 0)[1]) == 0
+    assert server.keys() == ["parent"]
+
+
 def test_a_factory_that_forks_leaves_the_event_to_the_parent(server: Server) -> None:
     forked: list[int] = []
 
