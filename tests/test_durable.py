@@ -1922,6 +1922,26 @@ def test_an_event_whose_file_is_to_be_made_as_another_thread_ends_is_on_the_disk
     assert taken(outbox) == bodies(2)
 
 
+def test_a_look_for_the_dead_that_meets_the_end_in_another_thread_refuses_no_disk(
+    make: Make, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = make()
+    put(outbox, 1)
+    assert taken(outbox) == bodies(1)
+    real = Store.claim
+
+    def claim(*args: Any) -> Any:
+        outbox.rest()  # which removes the mark
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "claim", claim)
+        assert outbox.adopt() == 0
+    assert caplog.messages == []
+    put(outbox, 2)
+    assert outbox.at_stake() == 0
+
+
 @pytest.mark.parametrize("times", [1, 3])
 def test_an_event_that_is_about_to_be_written_as_another_thread_ends_is_on_the_disk(
     make: Make, monkeypatch: pytest.MonkeyPatch, times: int

@@ -91,16 +91,13 @@ class DurableOutbox(ReadingOutbox):
                     files.sync(segment)
             if segment is None:
                 with self._lock:
-                    over = self._is_over(1, size)
+                    place = self._make_room if self._is_over(1, size) else self._waiting.add
                     landed = True
                     self._unsaved += 1
                     self._at_stake += 1
                     self._held += 1
                     self._bytes += size
-                    if over:
-                        return self._make_room(entry)
-                    self._waiting.add(entry)
-                return None
+                    return place(entry)
             if segment.backlog is not None:
                 with self._lock:
                     self._leave_on_disk(entry, segment)

@@ -88,20 +88,15 @@ class MemoryOutbox:
         with self._lock:
             self._last = number = self._last + 1
             item = Entry(self.name, number, body, self._clock())
-            over = self._is_over(1, size)
-            # From here on without a call: an exception out of a signal handler, a soft time limit
-            # for one, must not come between the count and the event.
+            place = self._make_room if self._is_over(1, size) else self._waiting.add
+            # From here on without a call, or a jump, at which one may come on Python 3.10: an
+            # exception out of a signal handler, a soft time limit for one, must not come between
+            # the count and the event.
             item.epoch = epoch = self._epoch
-            if not over:  # before, as Python 3.10 lets one come at a jump, too
-                epoch.unsettled += 1
-                self._accepted += 1
-                self._bytes += size
-                self._waiting.add(item)
-                return None
             epoch.unsettled += 1
             self._accepted += 1
             self._bytes += size
-            return self._make_room(item)
+            return place(item)
 
     def refuse(self, reason: str) -> None:
         """See `Outbox.refuse`."""

@@ -302,11 +302,13 @@ class ReadingOutbox(MemoryOutbox):
     def _look(self) -> int:
         if not self._born.is_here() or not self._looking.acquire(blocking=False):
             return 0
+        own = self._files.own
         try:
             self._next_look = self._clock() + LOOK
             return self._files.claim()
         except OSError as error:
-            self._files.refuse(error)
+            if own is None or own is self._files.own:  # else another thread closed the client
+                self._files.refuse(error)
             return 0
         finally:
             self._looking.release()
