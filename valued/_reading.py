@@ -302,13 +302,15 @@ class ReadingOutbox(MemoryOutbox):
     def _look(self) -> int:
         if not self._born.is_here() or not self._looking.acquire(blocking=False):
             return 0
-        own = self._files.own
         try:
             self._next_look = self._clock() + LOOK
             return self._files.claim()
+        except FileNotFoundError:
+            # The mark of this process is gone: another thread has closed the client meanwhile, or
+            # somebody has removed it, which the next event notices.
+            return 0
         except OSError as error:
-            if own is None or own is self._files.own:  # else another thread closed the client
-                self._files.refuse(error)
+            self._files.refuse(error)
             return 0
         finally:
             self._looking.release()
