@@ -29,6 +29,19 @@ def alone(subject: str, calls: int, options: Mapping[str, Any]) -> Callable[[], 
     return lambda: client.action(KEY, DATA)
 
 
+def times(record: Callable[[], object], calls: int, pause: float = 0) -> list[int]:
+    """Nanoseconds of each of *calls* calls, with *pause* seconds between two."""
+    clock = time.perf_counter_ns
+    taken = []
+    for _ in range(calls):
+        started = clock()
+        record()
+        taken.append(clock() - started)
+        if pause:
+            time.sleep(pause)
+    return taken
+
+
 def main(
     subject: str,
     calls: int,
@@ -46,14 +59,7 @@ def main(
         record()
     if sending is not None:
         sending.finish()
-    clock = time.perf_counter_ns
-    taken = []
-    for _ in range(calls):
-        started = clock()
-        record()
-        taken.append(clock() - started)
-        if pause:
-            time.sleep(pause)
+    taken = times(record, calls, pause)
     if sending is not None:
         sending.finish()
     taken.sort()

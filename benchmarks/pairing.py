@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import os
 import statistics
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
-from benchmarks.calling import WARM_UP, alone
+from benchmarks.calling import WARM_UP, alone, times
 from benchmarks.subprocesses import serve
 
 BLOCK: Final = 50  # calls
 WRITE: Final = "in memory, then one bare write"
 
 
-def main(calls: int, options: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Any]:
-    """Microseconds, medians: of a call in memory, of one with the outbox of *options*, of both.
+def main(calls: int, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Microseconds, medians: of a call in memory, of one with the outbox of *options*, of a third.
 
-    The third is a call in memory and one bare ``write`` to a file, of as many bytes as the outbox
+    That is a call in memory and one bare ``write`` to a file, of as many bytes as the outbox
     writes for an event. *beyond* is what goes beyond the call in memory next to it.
     """
     folder = Path(options["outbox"])
@@ -42,7 +40,7 @@ def main(calls: int, options: Mapping[str, Any] = MappingProxyType({})) -> dict[
         os.write(number, written)
 
     found = [
-        [_median_of_a_block(record) for record in (in_memory, on_disk, and_write)]
+        [statistics.median(times(record, BLOCK)) for record in (in_memory, on_disk, and_write)]
         for _ in range(-(-calls // BLOCK))
     ]
     os.close(number)
@@ -57,16 +55,6 @@ def main(calls: int, options: Mapping[str, Any] = MappingProxyType({})) -> dict[
 
 def _median(times: Iterable[float]) -> float:
     return statistics.median(times) / 1e3
-
-
-def _median_of_a_block(record: Callable[[], object]) -> float:
-    clock = time.perf_counter_ns
-    taken = []
-    for _ in range(BLOCK):
-        started = clock()
-        record()
-        taken.append(clock() - started)
-    return statistics.median(taken)
 
 
 if __name__ == "__main__":

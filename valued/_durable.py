@@ -100,6 +100,7 @@ class DurableOutbox(ReadingOutbox):
                     return place(entry)
             if segment.backlog is not None:
                 with self._lock:
+                    landed = True  # or about to: as long as it is not, it counts as being written
                     self._leave_on_disk(entry, segment)
                 return None
             # Without the lock, which is a tenth of what the disk costs the caller: for other
