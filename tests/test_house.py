@@ -41,6 +41,7 @@ MAY_IMPORT = {
     "_converters": ["_errors"],
     "_serializer": ["_errors", "_typing", "_converters"],
     "_events": ["_errors", "_typing", "_serializer"],
+    "_changes": ["_typing", "_serializer"],
     "_retry": ["_errors"],
     "_load": [],
     "_schedule": [],
@@ -68,6 +69,8 @@ MAY_IMPORT = {
         "_typing", "_fork", "_leaving", "_options", "_executors", "_reporting", "_delivery",
         "_load",
     ],
+    "_context": ["_errors", "_typing", "_fork", "_serializer", "_changes", "_events"],
+    "_celery": ["_leaving", "_context"],
     "_sender": [
         "_typing", "_fork", "_leaving", "_options", "_outbox", "_executors", "_process_sender",
     ],
@@ -79,10 +82,12 @@ MAY_IMPORT = {
     ],
     "_client": [
         "_errors", "_typing", "_fork", "_options", "_durable", "_serializer", "_events",
-        "_executors", "_sender", "_connection",
+        "_executors", "_sender", "_connection", "_celery",
     ],
-    "_scope": ["_errors", "_typing", "_serializer", "_events", "_client"],
-    "_shared": ["_errors", "_typing", "_serializer", "_client", "_scope"],
+    "_scope": ["_errors", "_typing", "_serializer", "_events", "_changes", "_context", "_client"],
+    "_shared": [
+        "_errors", "_typing", "_leaving", "_sender", "_serializer", "_context", "_client", "_scope",
+    ],
 }  # fmt: skip
 
 #: What an import of the library must not bring in: it costs time, or starts to patch and hook.

@@ -19,7 +19,7 @@ from valued._errors import (
 )
 from valued._events import Config, validate
 from valued._executors import ImmediateExecutor, set_executor
-from valued._scope import Scope
+from valued._scope import Isolated, Scope
 from valued._serializer import normalize
 from valued._shared import (
     action,
@@ -29,6 +29,8 @@ from valued._shared import (
     connected,
     disconnect,
     flush,
+    flush_all,
+    isolated,
     nested,
     page_view,
     pageview,
@@ -48,6 +50,7 @@ __all__ = [
     "DeliveryError",
     "Executor",
     "ImmediateExecutor",
+    "Isolated",
     "NotConnectedError",
     "Outbox",
     "Owned",
@@ -67,7 +70,9 @@ __all__ = [
     "connected",
     "disconnect",
     "flush",
+    "flush_all",
     "flush_on_signals",
+    "isolated",
     "nested",
     "normalize",
     "page_view",

@@ -6,14 +6,14 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from valued import _events
+from valued import _celery, _events
 from valued._connection import Connection
 from valued._errors import PicklingError, ValidationError
 from valued._executors import DEFAULT_WORKERS
 from valued._fork import trial_pickle
 from valued._options import Durability, Options, Overflow
 from valued._sender import Sender
-from valued._serializer import encode
+from valued._serializer import Snapshot, encode
 from valued._typing import ScopeLike
 
 if TYPE_CHECKING:
@@ -56,6 +56,9 @@ class Client:
     * *outbox_max_age* (default 604,800.0): seconds after which an event in the outbox is dropped.
     * *outbox_max_size* (default 1,073,741,824): bytes of the outbox, of all its processes; past
       them the oldest events are dropped.
+    * *defaults* (default none): a mapping that every scope of the client starts from.
+    * *isolate_tasks* (default None): whether each task of Celery's starts with those defaults, and
+      what it sets ends with it; None: ``VALUED_ISOLATE_TASKS``, else True.
 
     Raises `ValidationError`, which names the argument and the fix. Making a client starts nothing:
     threads and connections come with the first event, in each process its own, so a client made
@@ -80,6 +83,8 @@ class Client:
         durability: Durability = "process",
         outbox_max_age: float = 604_800.0,
         outbox_max_size: int = 1_073_741_824,
+        defaults: Data = None,
+        isolate_tasks: bool | None = None,
         **unknown: NoReturn,
     ) -> None:
         options = Options.of(
@@ -97,6 +102,10 @@ class Client:
                 "durability": durability,
                 "outbox_max_age": outbox_max_age,
                 "outbox_max_size": outbox_max_size,
+                "defaults": Snapshot(
+                    {} if defaults is None else _events.mapping(defaults, "defaults")
+                ),
+                "isolate_tasks": isolate_tasks,
             },
             unknown,
         )
@@ -112,6 +121,8 @@ class Client:
     def _build(self, transport: Connection | Transport, options: Options) -> None:
         self._transport = transport
         self._options = options
+        # Here, too: who connects while a signal is being sent is not called.
+        _celery.listen()
         outbox = None
         if options.outbox is not None:
             # Only here: it costs an import that few need, and needs what Windows doesn't have.

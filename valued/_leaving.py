@@ -25,7 +25,7 @@ import sys
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from valued._fork import PerProcess
 from valued._weak import WeakList
@@ -40,8 +40,14 @@ class Leaver(Protocol):
     def leave(self, started: float) -> None:
         """Finish. *started*: `time.monotonic` of the beginning of the end."""
 
-    def hurry(self, started: float) -> None:
+    def hurry(self, started: float) -> object:
         """Deliver in the time that `leave` would have, and go on."""
+
+    def flush(self, deadline: float | None) -> bool:
+        """Wait until what was accepted is settled; False: *deadline* came."""
+
+    def flush_at_end(self, started: float) -> bool:
+        """`hurry`, and say what was not delivered; whether all was."""
 
 
 class _Leavers:
@@ -73,7 +79,6 @@ def enroll(leaver: Leaver) -> None:
         # Among the first priorities that run (0 and above, before children are joined), behind
         # those of pools and managers, which may record events as they end.
         Finalize(None, leave, exitpriority=0)
-    listen()
     for greet in _greeters:
         greet()
 
@@ -86,23 +91,6 @@ def on_first_event(greet: Callable[[], object]) -> None:
     """Call *greet*, which must not raise, in this process and each that it forks, once each."""
     if greet not in _greeters:
         _greeters.append(greet)
-
-
-def listen() -> None:
-    """Connect to Celery's signal, where Celery is. Any thread may call; once is enough.
-
-    Called when a client is made, too: who connects while the signal is being sent is not called.
-    """
-    global _listening
-    celery = sys.modules.get("celery.signals")
-    # A child has its parent's connection, and must not wait for a lock of the signal's, which a
-    # thread of the parent may have held at the fork.
-    if celery is not None and not _listening:
-        celery.worker_process_shutdown.connect(_leave_celery, weak=False, dispatch_uid="valued")
-        _listening = True
-
-
-_listening = False
 
 
 def keep(leaver: Leaver) -> None:
@@ -163,14 +151,24 @@ def hurry() -> None:
         leaver.hurry(started)
 
 
+def enrolled() -> list[Leaver]:
+    """Those of this process."""
+    leavers = _here.peek()
+    return [] if leavers is None else leavers.known.living()
+
+
+def flush_at_end() -> bool:
+    """The process is about to end: deliver all that can be in time; whether that was all."""
+    return sum(not leaver.flush_at_end(started) for leaver, started in _all_at_once()) == 0
+
+
 def _all_at_once() -> list[tuple[Leaver, float]]:
     """Those of this process, with one beginning for all: the bound is on the end as a whole."""
-    leavers = _here.peek()
     started = time.monotonic()
-    return [] if leavers is None else [(leaver, started) for leaver in leavers.known.living()]
+    return [(leaver, started) for leaver in enrolled()]
 
 
-def _leave_celery(**_signal: Any) -> None:
-    # Receivers behind this one may record events, even the first ones of this process.
+def end_here() -> None:
+    """The process ends, and no handler will hear of it: have everybody finish."""
     _here.get().ending = True
     leave()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import enum
 import os
 import sys
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 from typing import Literal as _Literal
 
 from valued._errors import ValidationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
     from os import PathLike
 
     from valued._typing import Executor, OnError
@@ -84,6 +85,21 @@ def outbox_from_environment() -> str | None:
     return os.environ.get("VALUED_OUTBOX") or None
 
 
+_TRUE: Final = frozenset({"1", "true", "yes", "on"})
+_FALSE: Final = frozenset({"0", "false", "no", "off", ""})
+
+
+def switch_from_environment(variable: str, default: bool) -> bool:  # noqa: FBT001
+    """Whether *variable* is on. Raises `ValidationError` where it says neither on nor off."""
+    given = os.environ.get(variable)
+    if given is None:
+        return default
+    said = given.strip().lower()
+    if said not in _TRUE | _FALSE:
+        raise ValidationError(f"{variable}: expected 1 or 0, got {given[:20]!a}")
+    return said in _TRUE
+
+
 def ca_bundle_from_environment() -> str | None:
     """The file or directory of certificate authorities to trust, by the names `requests` reads."""
     return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or None
@@ -140,6 +156,11 @@ class Options(NamedTuple):
     #: Bytes of the outbox, of all processes; past them the oldest events are dropped. Default
     #: 1,073,741,824 (1 GiB): two million events of 500 bytes.
     outbox_max_size: int = 1_073_741_824
+    #: What every scope of the client starts from, as plain data.
+    defaults: Mapping[str, Any] = MappingProxyType({})
+    #: Whether each task of Celery's starts with the defaults of the client's scopes. Default
+    #: ``VALUED_ISOLATE_TASKS``, else True.
+    isolate_tasks: bool | None = None
 
     def seconds_at_end(self) -> float:
         """How long the end of a process may wait."""
@@ -174,6 +195,10 @@ class Options(NamedTuple):
             problems.append(
                 f"on_error: expected a function of (error, event), got {_kind(self.on_error)}"
             )
+        if not isinstance(self.isolate_tasks, bool):
+            problems.append(
+                f"isolate_tasks: expected True or False, got {_kind(self.isolate_tasks)}"
+            )
         return problems + executor_problems(self.executor)
 
     @classmethod
@@ -195,7 +220,11 @@ class Options(NamedTuple):
             problems.append(f"{name}: no such option; {hint}")
         if problems:
             raise ValidationError(*problems)
-        options = cls(**{**given, "outbox": outbox_path(given.get("outbox"))})
+        isolate = given.get("isolate_tasks")
+        if isolate is None:
+            isolate = switch_from_environment("VALUED_ISOLATE_TASKS", default=True)
+        outbox = outbox_path(given.get("outbox"))
+        options = cls(**{**given, "outbox": outbox, "isolate_tasks": isolate})
         problems = options.problems()
         if problems:
             raise ValidationError(*problems)

@@ -351,10 +351,23 @@ class ProcessSender:
             self.outbox.rest()
             self._delivery.say_the_rest()
 
-    def hurry(self, started: float) -> None:
-        """A signal came that may end the process: deliver as `leave` does, and go on."""
+    def hurry(self, started: float) -> bool:
+        """The process may end: deliver as `leave` does, and go on; whether all was settled."""
         self._delivery.hasten()
-        self.flush(started + self._options.seconds_at_end())
+        return self.flush(started + self._options.seconds_at_end())
+
+    def flush_at_end(self, started: float) -> bool:
+        """`hurry`, and say what is left."""
+        done = self.hurry(started)
+        pending = 0 if done else self.outbox.pending()
+        if pending:
+            log.warning(
+                "%d events are not delivered after %g s: if the process ends now, they are lost, "
+                "unless they are in an outbox",
+                pending,
+                self._options.seconds_at_end(),
+            )
+        return done
 
     def _begin_end(self, started: float) -> None:
         if self._end is None:  # a process may hear twice of its end, which doesn't make it later

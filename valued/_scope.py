@@ -1,33 +1,29 @@
-"""`Scope`: data that goes along with each event, per context, and then a client.
-
-What a scope holds sits in one context variable, in a mapping that is never changed but replaced, so
-threads, asyncio tasks and greenlets never see each other's. One variable for all scopes: Python
-never lets go of a context variable, and applications make scopes by the request.
-"""
+"""`Scope`: data that goes along with each event, per context or per unit of work, and a client."""
 
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import copy
-import weakref
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Final
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from valued import _events
+from valued._changes import REMOVE, Change, Replace, applied, at, merging
 from valued._client import Client
+from valued._context import Entry, Key, Layer, Lazy, Owner, Unit, checked_lazy, held, hold
+from valued._errors import PicklingError
 from valued._serializer import Snapshot, merge, normalize, parts_of
 from valued._typing import JSONObject, ScopeLike
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+    from types import TracebackType
+
     from valued._typing import Data, Transport
 
-_Key = weakref.ref[Any]
-
-_current: Final[contextvars.ContextVar[Mapping[_Key, Snapshot]]] = contextvars.ContextVar(
-    "valued_scopes"
-)
-_NOTHING: Final[Mapping[_Key, Snapshot]] = {}
+T = TypeVar("T")
 
 
 class Scope(ScopeLike):
@@ -46,14 +42,15 @@ class Scope(ScopeLike):
     ) -> None:
         self._given = client if isinstance(client, Client) else Client(client)
         self._defaults = Snapshot(_events.gather(data, fields))
-        self._own_key: _Key = weakref.ref(self)
+        self._owner = Owner(self._given)
 
     # -- data --------------------------------------------------------------------------------------
 
     def __getitem__(self, key: str | tuple[str, ...]) -> Any:
         """The value at a dotted key, or a sequence of keys; `KeyError` where there is none."""
-        value: Any = self._data()
-        for part in parts_of(key):
+        parts = parts_of(key)
+        value: Any = self._data(only=parts[0])
+        for part in parts:
             if not isinstance(value, dict) or part not in value:
                 raise KeyError(key)
             value = value[part]
@@ -65,12 +62,12 @@ class Scope(ScopeLike):
         plain = normalize({".".join(parts): value})
         for part in parts:
             plain = plain[part]
-        self._put(_replaced(self._data(), parts, plain))
+        self._change(at(parts, Replace(plain)))
 
     def __delitem__(self, key: str | tuple[str, ...]) -> None:
         """Remove the value at *key*; `KeyError` where there is none."""
         self[key]
-        self._put(_removed(self._data(), parts_of(key)))
+        self._change(at(parts_of(key), REMOVE))
 
     #: Not by `__getitem__` with 0, 1, 2 …, as Python would try. `to_dict` can be iterated.
     __iter__ = None
@@ -127,26 +124,65 @@ class Scope(ScopeLike):
 
     def apply(self, data: Data = None, /, **fields: Any) -> None:
         """Merge *data* and *fields* into what the scope holds; mappings meet, all else replaces."""
-        self._put(merge(self._data(), _events.gather(data, fields)))
+        self._change(merging(_events.gather(data, fields)))
 
     def reset(self) -> None:
         """Fall back to the defaults that the scope was made with."""
-        self._put(self._defaults)
+        self._change(Replace(self._start()))
 
     @contextlib.contextmanager
     def nested(self, data: Data = None, /, **fields: Any) -> Iterator[Scope]:
         """A block with *data* and *fields* merged in; what changes inside ends with the block.
 
-        Exceptions included. Yields the scope.
+        Exceptions included. Yields the scope. Within a unit of work (`isolated`) the block lies
+        over the unit's data: what it doesn't set shows the unit's later changes.
+
+        Don't ``yield`` inside it, in a generator that others drive: the block stays open in their
+        context until the generator goes on. Use `isolated` there, and enter it for each step.
         """
-        key, before = self._key(), self._data()
-        self._put(merge(before, _events.gather(data, fields)))
+        key = self._key()
+        before = held(key)
+        more = _events.gather(data, fields)
+        if isinstance(before, Layer):
+            hold(key, before.nested(merging(more)))
+        else:
+            hold(key, merge(self._start() if before is None else before, more))
         try:
             yield self
         finally:
             # Not by a token of the variable: that would take back what the block did to other
-            # scopes.
-            self._put(before, key)
+            # scopes, and raises in another context.
+            hold(key, before)
+
+    def isolated(
+        self,
+        data: Data | Callable[[], object] = None,
+        /,
+        *,
+        lazy: Mapping[str, Callable[[], object]] | None = None,
+        **fields: Any,
+    ) -> Isolated:
+        """A unit of work of its own, such as a request, a task or a job: ``with … :`` enters it.
+
+        It starts with the scope's defaults, and *data* and *fields* merged in; never with what this
+        thread held before. What is set within it is seen in all threads and tasks that enter it,
+        and ends with it. See `Isolated`.
+
+        *lazy*: functions by the name of their field, such as ``{"user": current_user}``. One is
+        called when an event, or a read of the scope, lacks that field: at most once for each event.
+        What it returns is kept; None isn't, so it is asked again. What it raises, the event call
+        raises. Setting the field, also to None, ends it. *data* may be such a function, too, for a
+        whole mapping.
+
+        Raises `ValidationError` and `SerializationError`. Any thread may call.
+        """
+        key = self._key()
+        functions = {} if lazy is None else checked_lazy(lazy)
+        if inspect.isroutine(data) or isinstance(data, functools.partial):
+            more, whole = _events.gather(None, fields), data
+        else:
+            more, whole = _events.gather(data, fields), None
+        return Isolated(self, key, merge(self._start(), more), functions, whole)
 
     def to_dict(self) -> JSONObject:
         """What the scope holds in this context, a copy."""
@@ -207,34 +243,44 @@ class Scope(ScopeLike):
     def _client(self) -> Client:
         return self._given
 
-    def _key(self) -> _Key:
+    def _key(self) -> Key:
         """What the data hangs off in the context."""
-        return self._own_key
+        return self._owner.key
 
-    def _data(self) -> Snapshot:
-        return _current.get(_NOTHING).get(self._key(), self._defaults)
+    def _start(self) -> Snapshot:
+        """What each context, and each unit of work, starts with."""
+        return merge(self._owner.defaults, self._defaults)
 
-    def _put(self, data: Snapshot, key: _Key | None = None) -> None:
-        # The data of scopes that are gone goes with the next change.
-        others = {it: held for it, held in _current.get(_NOTHING).items() if it() is not None}
-        others[self._key() if key is None else key] = data
-        _current.set(others)
+    def _data(self, over: JSONObject | None = None, only: str | None = None) -> Snapshot:
+        entry = held(self._key())
+        if entry is None:
+            return self._start()
+        return entry.read(over or {}, only) if isinstance(entry, Layer) else entry
+
+    def _change(self, change: Change) -> None:
+        key = self._key()
+        entry = held(key)
+        if isinstance(entry, Layer):
+            entry.change(key, change)
+        else:
+            hold(key, applied(change, self._start() if entry is None else entry))
 
     def _with(self, data: Data, fields: dict[str, Any]) -> Snapshot:
-        return merge(self._data(), _events.gather(data, fields))
+        more = _events.gather(data, fields)
+        return merge(self._data(more), more)
 
     def _party(self, name: str, data: Data, fields: dict[str, Any]) -> Snapshot:
         if isinstance(data, ScopeLike):
             data = data.to_dict().get(name)
-        known = self._data().get(name)
         more = _events.gather(data, fields)
+        known = self._data({name: more}, name).get(name)
         return merge(known, more) if isinstance(known, dict) else Snapshot(more)
 
 
 def _restored(cls: type[Scope], client: Client, defaults: JSONObject, data: JSONObject) -> Scope:
     scope = cls(client, Snapshot(defaults))
     if data != defaults:
-        scope._put(Snapshot(data))
+        scope._change(Replace(Snapshot(data)))
     return scope
 
 
@@ -242,18 +288,99 @@ def _says_more_than_an_id(party: object) -> bool:
     return party is not None and not (isinstance(party, dict) and party.keys() <= {"id"})
 
 
-def _replaced(data: JSONObject, parts: list[str], value: object) -> Snapshot:
-    """*data* with *value* at the path, and all beside the path shared."""
-    first, *rest = parts
-    if rest:
-        below = data.get(first)
-        value = _replaced(below if isinstance(below, dict) else {}, rest, value)
-    return Snapshot({**data, first: value})
+class Isolated(Unit):
+    """One unit of work, such as a request, a task or a job, with data of its own.
+
+    Made by `Scope.isolated` and `valued.isolated`. Enter it as a block (``with valued.isolated():
+    …``), by `entered` or by `run`: as often as you like, in any thread or task, in several at the
+    same time. What is set within it is seen wherever it is entered, and nowhere else; a ``nested``
+    block in it stays local to its context. Leaving it restores what the context held before. A task
+    that goes on after the unit's end keeps the unit's data; a forked child has a copy.
+    """
+
+    __slots__ = ("_key", "_scope")
+
+    def __init__(
+        self,
+        scope: Scope,
+        key: Key | None,
+        data: Snapshot,
+        lazy: Lazy,
+        whole: Callable[[], object] | None,
+    ) -> None:
+        super().__init__(data, lazy, whole)
+        self._scope = scope
+        self._key = key  # None: there is no client yet, and nothing to isolate
+
+    def __enter__(self) -> Scope:
+        self._enter()
+        return self._scope
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._leave(lambda layer: layer.unit is self and layer.changes is None)
+
+    def entered(self) -> AbstractContextManager[Scope]:
+        """A block within the unit, which yields the scope: any number of them, anywhere.
+
+        It is left in the context in which it was entered; in another one, leaving changes nothing.
+        """
+        return _Block(self)
+
+    def run(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
+        """Call *fn* within the unit, and return what it returns: ``pool.submit(unit.run, fn)``."""
+        with _Block(self):
+            return fn(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        # Not the data: it is about people, and logs keep it.
+        return f"Isolated({self._scope!r})"
+
+    def __reduce__(self) -> str:
+        raise PicklingError(
+            "an isolated unit of work stays in its process: hand over scope.to_dict(), "
+            "and call valued.isolated(data) in the other one"
+        )
+
+    def _enter(self) -> Layer | None:
+        if self._key is None:
+            return None
+        layer = Layer(self, None, held(self._key))
+        hold(self._key, layer)
+        return layer
+
+    def _leave(self, is_this: Callable[[Layer], bool]) -> None:
+        if self._key is None:
+            return
+        # Blocks within it may still be open, as those of a generator that was dropped.
+        entry: Entry | None = held(self._key)
+        while isinstance(entry, Layer):
+            if is_this(entry):
+                hold(self._key, entry.before)
+                return
+            entry = entry.before
 
 
-def _removed(data: JSONObject, parts: list[str]) -> Snapshot:
-    """*data* without what is at the path."""
-    first, *rest = parts
-    if rest:
-        return Snapshot({**data, first: _removed(data[first], rest)})
-    return Snapshot({name: value for name, value in data.items() if name != first})
+class _Block:
+    """One block within a unit."""
+
+    __slots__ = ("_layer", "_unit")
+
+    def __init__(self, unit: Isolated) -> None:
+        self._unit = unit
+
+    def __enter__(self) -> Scope:
+        self._layer = self._unit._enter()  # noqa: SLF001 - they are one idea
+        return self._unit._scope  # noqa: SLF001
+
+    def __exit__(
+        self,
+        exception_type: type[BaseException] | None,
+        exception: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._unit._leave(lambda layer: layer is self._layer)  # noqa: SLF001

@@ -43,7 +43,6 @@ class Sender:
         self._given = None if options.executor is None else Given(options.executor)
         self._here = _fork.PerProcess(self._build)
         _fork.import_psutil()
-        _leaving.listen()
 
     def accept(self, body: bytes) -> None:
         """Take over an encoded event. Does no I/O, unless the executor runs it in the caller."""
@@ -87,6 +86,13 @@ class Sender:
 
     def _build(self) -> ProcessSender:
         return ProcessSender(self._wire, self._options, self._given, self._outbox())
+
+
+def flush_all(timeout: float | None) -> bool:
+    """Flush all clients of this process; *timeout*: seconds for all of them together."""
+    deadline = _deadline(timeout)
+    # Each of them, also when time has run out: it may be done.
+    return sum(not sender.flush(deadline) for sender in _leaving.enrolled()) == 0
 
 
 def _deadline(timeout: float | None) -> float | None:

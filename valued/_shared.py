@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import weakref
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, overload
 
+from valued import _leaving, _sender
 from valued._client import Client
+from valued._context import Key, Owner
 from valued._errors import NotConnectedError, ValidationError
-from valued._scope import Scope
+from valued._scope import Isolated, Scope
 from valued._serializer import Snapshot
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
 
     from valued._typing import Data, Transport
 
 
-class _Link:
+class _Link(Owner):
     """One `connect`: its client, and what the data of the shared scope hangs off meanwhile."""
 
+    __slots__ = ("owned",)
+
+    client: Client
+
     def __init__(self, client: Client, *, owned: bool) -> None:
-        self.client = client
+        super().__init__(client)
         self.owned = owned
-        self.key: weakref.ref[Any] = weakref.ref(self)
 
 
 _link: _Link | None = None  # read and replaced whole: threads need no lock for it
@@ -45,6 +50,19 @@ class _SharedScope(Scope):
         # Without a client of its own: whichever is connected.
         self._defaults = Snapshot()
 
+    def isolated(
+        self,
+        data: Data | Callable[[], object] = None,
+        /,
+        *,
+        lazy: Mapping[str, Callable[[], object]] | None = None,
+        **fields: Any,
+    ) -> Isolated:
+        """`Scope.isolated`; where nothing is connected, entering the unit changes nothing."""
+        if _link is None:
+            return Isolated(self, None, Snapshot(), {}, None)
+        return super().isolated(data, lazy=lazy, **fields)
+
     def __repr__(self) -> str:
         return f"<shared scope of {_link.client!r}>" if _link else "<shared scope, not connected>"
 
@@ -54,8 +72,11 @@ class _SharedScope(Scope):
     def _client(self) -> Client:
         return _connected().client
 
-    def _key(self) -> weakref.ref[Any]:
+    def _key(self) -> Key:
         return _connected().key
+
+    def _start(self) -> Snapshot:
+        return _connected().defaults
 
 
 #: The shared scope. Raises `NotConnectedError` before `connect`.
@@ -113,14 +134,54 @@ def client() -> Client:
 
 
 def flush(timeout: float | None = 5.0) -> bool:
-    """`Client.flush` of the shared client. Raises `NotConnectedError`."""
+    """`Client.flush` of the shared client; `flush_all` for every client.
+
+    Raises `NotConnectedError`.
+    """
     return _connected().client.flush(timeout)
+
+
+_OWN: Final = object()
+
+
+@overload
+def flush_all() -> bool: ...
+@overload
+def flush_all(timeout: float | None) -> bool: ...
+def flush_all(timeout: Any = _OWN) -> bool:
+    """Wait until the events accepted in this process are settled, of all of its clients.
+
+    For the end of a worker, called by glue that doesn't know which clients there are. *timeout*:
+    seconds for all of them (None: no bound). Without it, it does what the end of a process does:
+    each client has its ``shutdown_timeout`` from now on, what waits for another attempt is tried at
+    once, and what is not delivered by then is logged.
+
+    True if all were settled in time. Raises `ValidationError` for a bad *timeout*. Any thread may
+    call; in a forked child it sees the child's own events only. Nothing is closed: events that are
+    recorded later are delivered as always.
+    """
+    return _leaving.flush_at_end() if timeout is _OWN else _sender.flush_all(timeout)
 
 
 def nested(data: Data = None, /, **fields: Any) -> AbstractContextManager[Scope]:
     """`Scope.nested` of the shared scope. Raises `NotConnectedError`, at the call."""
     _connected()
     return scope.nested(data, **fields)
+
+
+def isolated(
+    data: Data | Callable[[], object] = None,
+    /,
+    *,
+    lazy: Mapping[str, Callable[[], object]] | None = None,
+    **fields: Any,
+) -> Isolated:
+    """`Scope.isolated` of the shared scope: a unit of work, such as a request, a task or a job.
+
+    Before `connect`, entering it changes nothing; a `connect` within an open unit counts from the
+    next one on.
+    """
+    return scope.isolated(data, lazy=lazy, **fields)
 
 
 def action(key: str, data: Data = None, /, **fields: Any) -> None:

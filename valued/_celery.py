@@ -1,0 +1,80 @@
+"""Celery's signals: a scope of its own for each task, and the end of a child of its pool.
+
+Nothing here imports Celery. Where an application has done so, a client connects to three signals:
+
+``worker_process_shutdown``
+    A child of the prefork pool ends by ``os._exit`` soon after.
+``task_prerun``, ``task_postrun``
+    Each task starts with the defaults of each scope, and what it sets ends with it. Tasks that run
+    eagerly belong to their caller, and keep the caller's data. A client with
+    ``isolate_tasks=False`` leaves its scopes as they are.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, Final
+
+from valued import _leaving
+from valued._context import begin_task
+
+#: By which Celery knows our receivers.
+_UID: Final = "valued"
+
+#: The attribute of a task's request that holds what ends the task's scope.
+_END: Final = "_valued_end_scope"
+
+_listening = False
+
+
+def listen() -> None:
+    """Connect to the signals, where Celery is. Any thread may call; once is enough.
+
+    Called when a client is made, and with the first event of each process.
+    """
+    global _listening
+    signals = sys.modules.get("celery.signals")
+    # A child has its parent's connections, and must not wait for a lock of a signal's, which a
+    # thread of the parent may have held at the fork.
+    if signals is None or _listening:
+        return
+    for signal, receiver in (
+        (signals.worker_process_shutdown, _end_process),
+        (signals.task_prerun, _begin_task),
+        (signals.task_postrun, _end_task),
+    ):
+        signal.connect(receiver, weak=False, dispatch_uid=_UID)
+    # First: a receiver of the application's may set the task's user.
+    _move(signals.task_prerun, _begin_task, 0)
+    _listening = True
+
+
+_leaving.on_first_event(listen)
+
+
+def _move(signal: Any, receiver: Any, place: int) -> None:
+    """Have *receiver* called first (0), or last (-1)."""
+    receivers = signal.receivers
+    if receivers and receivers[place][1] is not receiver:
+        ours = [entry for entry in receivers if entry[1] is receiver]
+        others = [entry for entry in receivers if entry[1] is not receiver]
+        # In place and at once: Celery keeps the list, and others may read it.
+        receivers[:] = [*others, *ours] if place else [*ours, *others]
+
+
+def _begin_task(task: Any = None, **_signal: Any) -> None:
+    if not getattr(task.request, "is_eager", False):
+        # Last: a receiver of the application's, which may be connected by now, may record events.
+        _move(sys.modules["celery.signals"].task_postrun, _end_task, -1)
+        setattr(task.request, _END, begin_task())
+
+
+def _end_task(task: Any = None, **_signal: Any) -> None:
+    end = task.request.__dict__.pop(_END, None)
+    if end is not None:
+        end()
+
+
+def _end_process(**_signal: Any) -> None:
+    # Receivers behind this one may record events, even the first ones of this process.
+    _leaving.end_here()

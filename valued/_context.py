@@ -1,0 +1,229 @@
+"""What scopes hold in a context: plain data, or a layer over the data of a unit of work.
+
+All of it sits in one context variable, in a mapping that is replaced and never changed, so threads,
+asyncio tasks and greenlets don't see each other's. One variable for all scopes: Python never frees
+a context variable, and applications make scopes by the request.
+
+A `Unit` is the one exception: its data is shared by all contexts in which it is entered. Such a
+context holds a `Layer`, which reads the unit's data at each use.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, Union
+
+from valued._changes import Change, Replace, applied, composed
+from valued._errors import ValidationError
+from valued._events import mapping
+from valued._fork import PerProcess
+from valued._serializer import Snapshot, merge, normalize
+
+if TYPE_CHECKING:
+    from valued._typing import JSONObject
+
+#: Weak, so that the data goes with its scope.
+Key: TypeAlias = "weakref.ref[Owner]"
+Entry: TypeAlias = Union[Snapshot, "Layer"]
+Lazy: TypeAlias = Mapping[str, Callable[[], object]]
+
+_current: Final[contextvars.ContextVar[Mapping[Key, Entry]]] = contextvars.ContextVar(
+    "valued_scopes"
+)
+_NOTHING: Final[Mapping[Any, Any]] = {}
+
+
+class Owner:
+    """What the data of a scope hangs off in a context: one for each scope, and each `connect`."""
+
+    __slots__ = ("__weakref__", "client", "defaults", "isolates_tasks", "key")
+
+    def __init__(self, client: Any) -> None:  # a `Client`, which is above this module
+        options = client._options  # noqa: SLF001 - of the same library
+        self.client = client
+        self.defaults: Snapshot = options.defaults
+        self.isolates_tasks = options.isolate_tasks
+        self.key: Key = weakref.ref(self)
+
+
+def held(key: Key) -> Entry | None:
+    """What this context holds; None: nothing, so the scope's defaults count."""
+    return _current.get(_NOTHING).get(key)
+
+
+def hold(key: Key, entry: Entry | None) -> None:
+    """Have this context hold *entry*."""
+    # What belongs to scopes that are gone goes with the next change.
+    entries = {it: entry for it, entry in _current.get(_NOTHING).items() if it() is not None}
+    if entry is None:
+        entries.pop(key, None)
+    else:
+        entries[key] = entry
+    _current.set(entries)
+
+
+def begin_task() -> Callable[[], None]:
+    """Have each scope start with its defaults; returns what has them hold again what they held."""
+    before = _current.get(_NOTHING)
+    kept = {key: entry for key, entry in before.items() if _stays(key())}
+    _current.set(kept)
+    return lambda: _current.set(before) and None
+
+
+def _stays(owner: Owner | None) -> bool:
+    return owner is not None and not owner.isolates_tasks
+
+
+class Unit:
+    """The data of one unit of work, shared by all contexts in which it is entered.
+
+    *lazy*: functions that give a field at its first use. *whole*: one that gives a mapping of
+    several. Any thread may call anything.
+    """
+
+    __slots__ = ("_filling", "_lazy", "_whole", "_whole_is_known", "data")
+
+    def __init__(
+        self, data: Snapshot, lazy: Lazy, whole: Callable[[], object] | None = None
+    ) -> None:
+        self.data = data  # never changed but replaced, under `_lock`
+        self._lazy = lazy
+        self._whole = whole
+        self._whole_is_known = whole is None
+        # Who is calling which function: one of these may record events, or read the scope, itself.
+        self._filling: set[tuple[object, int]] = set()
+
+    def change(self, change: Change) -> None:
+        """Change the data, for all contexts."""
+        with _lock.get():
+            self.data = applied(change, self.data)
+            if isinstance(change, Replace):  # a reset: the unit begins once more
+                self._whole_is_known = self._whole is None
+
+    def fill(self, data: JSONObject, over: JSONObject, only: str | None = None) -> bool:
+        """Call the functions whose fields are absent, and keep what they give.
+
+        *data*: what the context sees of the unit. *over*: the data of the call. *only*: the one
+        field that is read. Returns whether a function was called.
+        """
+        called = False
+        if not self._whole_is_known:
+            called = self._call(self._whole, self._keep_whole)
+        for name, function in self._lazy.items():
+            if (only is None or name == only) and self._lacks(name, data, over):
+                called |= self._call(
+                    function,
+                    lambda found, name=name: self._keep(name, found),  # type: ignore[misc]
+                )
+        return called
+
+    def _lacks(self, name: str, data: JSONObject, over: JSONObject) -> bool:
+        if name in self.data:
+            return False
+        for given in (over, data):
+            # A mapping without an id, in a call or in a nested block, adds to what the unit has.
+            if name in given and not (isinstance(given[name], dict) and "id" not in given[name]):
+                return False
+        return True
+
+    def _call(
+        self, function: Callable[[], object] | None, keep: Callable[[object], object]
+    ) -> bool:
+        call = function, threading.get_ident()
+        if function is None or call in self._filling:
+            return False
+        self._filling.add(call)
+        try:
+            found = function()
+            if found is not None:
+                keep(found)
+        finally:
+            self._filling.discard(call)
+        return True
+
+    def _keep(self, name: str, found: object) -> None:
+        plain = normalize({name: found})
+        with _lock.get():
+            if name not in self.data:  # else it was set meanwhile
+                self.data = merge(self.data, plain)
+
+    def _keep_whole(self, found: object) -> None:
+        plain = mapping(found, "data")
+        with _lock.get():
+            self._whole_is_known = True
+            # What was set in the unit takes precedence. A user as a whole: two users are not mixed.
+            plain = {
+                name: value
+                for name, value in plain.items()
+                if name not in self.data or name not in ("user", "customer")
+            }
+            self.data = merge(plain, self.data)
+
+
+#: Guards the data of units, for a replacement. Re-entrant, as a signal handler may change a scope.
+_lock: Final = PerProcess(threading.RLock)
+
+
+class Layer:
+    """What a context holds of a unit: its data, and the changes of ``nested`` blocks over it.
+
+    *changes*: None directly within the unit, where changes go to the unit itself. *before*: what
+    the context held before.
+    """
+
+    __slots__ = ("before", "changes", "unit")
+
+    def __init__(self, unit: Unit, changes: Change | None, before: Entry | None) -> None:
+        self.unit = unit
+        self.changes = changes
+        self.before = before
+
+    def read(self, over: JSONObject, only: str | None = None) -> Snapshot:
+        """The data as it is now; *over* and *only* as for `Unit.fill`."""
+        data = self._data()
+        return self._data() if self.unit.fill(data, over, only) else data
+
+    def _data(self) -> Snapshot:
+        data = self.unit.data
+        return data if self.changes is None else applied(self.changes, data)  # type: ignore[no-any-return]
+
+    def change(self, key: Key, change: Change) -> None:
+        """Make a change that counts from here on: for the whole unit, or for the nested block."""
+        if self.changes is not None:
+            hold(key, Layer(self.unit, composed(self.changes, change), self.before))
+            return
+        if isinstance(change, dict):
+            for name, below in change.items():
+                if isinstance(below, dict) and "id" not in below:
+                    self.read(_NOTHING, name)
+        self.unit.change(change)
+
+    def nested(self, change: Change) -> Layer:
+        """The layer of a nested block."""
+        return Layer(
+            self.unit, composed({} if self.changes is None else self.changes, change), self
+        )
+
+
+def checked_lazy(lazy: object) -> Lazy:
+    """*lazy*, a mapping of its own. Raises `ValidationError`, which names the field and the fix."""
+    if not isinstance(lazy, Mapping):
+        raise ValidationError(
+            "lazy: expected a mapping of fields to functions, such as "
+            f"{{'user': current_user}}, got {type(lazy).__name__}"
+        )
+    for name, function in lazy.items():
+        if not isinstance(name, str) or not name or "." in name:
+            shown = repr(name) if isinstance(name, str) else type(name).__name__
+            raise ValidationError(
+                f"lazy: expected the name of a field, such as 'user', got {shown}"
+            )
+        if not callable(function):
+            raise ValidationError(
+                f"lazy: expected a function for {name!r}, such as lambda: {{'id': 1}}, "
+                f"got {type(function).__name__}"
+            )
+    return dict(lazy)
