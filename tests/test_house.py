@@ -36,7 +36,6 @@ MAY_IMPORT = {
     "_weak": [],
     "_fork": ["_weak"],
     "_leaving": ["_fork", "_weak"],
-    "_signals": ["_fork", "_leaving"],
     "_options": ["_errors", "_typing"],
     "_converters": ["_errors"],
     "_serializer": ["_errors", "_typing", "_converters"],
@@ -55,6 +54,7 @@ MAY_IMPORT = {
     "_directory": ["_errors", "_typing", "_options", "_records", "_owners", "_segments", "_store"],
     "_executors": ["_errors", "_typing", "_fork", "_options"],
     "_reporting": ["_errors", "_typing"],
+    "_signals": ["_fork", "_leaving", "_reporting"],
     "_files": ["_owners", "_segments", "_store", "_reporting"],
     "_reading": [
         "_fork", "_options", "_records", "_segments", "_store", "_entries", "_outbox", "_reporting",

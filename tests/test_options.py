@@ -52,6 +52,8 @@ def test_defaults_are_what_a_web_worker_can_run_with() -> None:
         "durability": "process",
         "outbox_max_age": 604_800.0,
         "outbox_max_size": 1_073_741_824,
+        "defaults": None,
+        "isolate_tasks": None,
     }
 
 
@@ -130,6 +132,42 @@ def test_seconds_must_be_a_number(name: str, bad: Any) -> None:
     assert problems(**{name: bad}) == (
         f"{name}: expected seconds ({bound}) as a number, got {kind}",
     )
+
+
+@pytest.mark.parametrize("bad", [5, "user", ["user.id"]], ids=str)
+def test_defaults_must_be_a_mapping(bad: Any) -> None:
+    with pytest.raises(valued.ValidationError, match=r"^defaults: expected a mapping"):
+        valued.Client("test-token", defaults=bad)
+
+
+@pytest.mark.parametrize("bad", [1, 0, "no", []], ids=str)
+def test_isolate_tasks_must_be_a_bool(bad: Any) -> None:
+    expected = f"isolate_tasks: expected True, False or None, got {type(bad).__name__}"
+    assert problems(isolate_tasks=bad) == (expected,)
+
+
+@pytest.mark.parametrize(
+    ("said", "on"),
+    [
+        (None, True), ("1", True), ("true", True), (" Yes ", True), ("ON", True),
+        ("0", False), ("false", False), ("No", False), ("off", False), ("", False),
+    ],
+)  # fmt: skip
+def test_a_switch_in_the_environment_counts_where_no_argument_is_given(
+    said: str | None, on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if said is not None:
+        monkeypatch.setenv("VALUED_ISOLATE_TASKS", said)
+    assert Options.of({}, ()).isolate_tasks is on
+    assert Options.of({"isolate_tasks": not on}, ()).isolate_tasks is not on
+
+
+def test_a_switch_that_says_neither_is_an_error_that_names_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("VALUED_ISOLATE_TASKS", "maybe")
+    with pytest.raises(valued.ValidationError, match=r"^VALUED_ISOLATE_TASKS: expected 1 or 0"):
+        valued.Client("test-token")
 
 
 def test_seconds_that_may_not_be_zero() -> None:

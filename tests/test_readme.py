@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import dataclasses
 import inspect
 import json
 import os
@@ -17,16 +16,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import docutils.core
 import docutils.nodes
 import pytest
 import requests
 
 import valued
+from tests.support.documents import ROOT, Block, doctree, sections, write_files
 from tests.support.processes import run
 from tests.support.server import Reply, Server
 
-ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
     "README.rst", "CHANGELOG.rst", "CONTRIBUTING.rst", "docs/faults.rst", "docs/delivery.rst",
 ]  # fmt: skip
@@ -62,46 +60,7 @@ DRIVERS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """One code block of the README."""
-
-    language: str
-    code: str
-
-    @property
-    def file(self) -> str | None:
-        """The name that the first line gives it."""
-        match = re.match(r"# (\w+\.py)\n", self.code)
-        return match[1] if match else None
-
-
-def _doctree(name: str, report_level: int = 5, highlight: str = "none") -> docutils.nodes.document:
-    settings = {
-        "report_level": report_level,
-        "halt_level": report_level,
-        "syntax_highlight": highlight,
-        "file_insertion_enabled": False,
-    }
-    text = (ROOT / name).read_text("utf-8")
-    return docutils.core.publish_doctree(text, name, settings_overrides=settings)
-
-
-def _sections() -> dict[str, list[Block]]:
-    sections: dict[str, list[Block]] = {}
-    for node in _doctree("README.rst").findall(docutils.nodes.literal_block):
-        section = node.parent
-        while not isinstance(section, (docutils.nodes.section, docutils.nodes.document)):
-            section = section.parent
-        title = section.next_node(docutils.nodes.title)
-        assert title is not None
-        languages = [name for name in node["classes"] if name != "code"]
-        assert len(languages) == 1, f"a block without a language: {node.astext()}"
-        sections.setdefault(title.astext(), []).append(Block(languages[0], node.astext()))
-    return sections
-
-
-SECTIONS = _sections()
+SECTIONS = sections("README.rst")
 
 
 def _commands() -> list[str]:
@@ -154,12 +113,6 @@ def _run(folder: Path, *arguments: str, stdin: str = "") -> str:
     return done.stdout
 
 
-def _write_files(folder: Path, blocks: list[Block]) -> None:
-    for block in blocks:
-        if block.file is not None:
-            (folder / block.file).write_text(block.code, "utf-8")
-
-
 def _assert_arrived(server: Server, section: str) -> None:
     """All that the section sent, each event once, and among it what the section prints."""
     arrived = server.events
@@ -181,7 +134,7 @@ def _assert_arrived(server: Server, section: str) -> None:
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_document_renders_without_a_warning(name: str, capfd: pytest.CaptureFixture[str]) -> None:
-    _doctree(name, report_level=1, highlight="long")  # which knows what languages there are
+    doctree(name, report_level=1, highlight="long")  # which knows what languages there are
     assert capfd.readouterr().err == ""
 
 
@@ -201,7 +154,7 @@ def test_section_runs_as_printed_and_its_events_arrive(
     if section == "Testing your application":  # as its reader has it, who sets no environment
         monkeypatch.delenv("VALUED_ENV")
     python = [block for block in SECTIONS[section] if block.language == "python"]
-    _write_files(shell, python)
+    write_files(shell, python)
     output = ""
     if section in DRIVERS:
         _run(shell, *DRIVERS[section])
@@ -219,7 +172,7 @@ def test_section_runs_as_printed_and_its_events_arrive(
 def test_gunicorn_section_runs_as_printed_and_each_event_arrives_once(
     server: Server, shell: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _write_files(shell, SECTIONS["Gunicorn"])
+    write_files(shell, SECTIONS["Gunicorn"])
     typed = [block.code for block in SECTIONS["Gunicorn"] if block.language == "console"]
     (program, *arguments), curl = (shlex.split(command.removeprefix("$ ")) for command in typed)
     # What curl would do; it is not on every machine.
@@ -350,7 +303,7 @@ def test_demo_works_as_printed(shell: Path) -> None:
 def test_options_are_those_of_the_client() -> None:
     rows = {
         row[0].astext(): row[1].astext()
-        for node in _doctree("README.rst").findall(docutils.nodes.row)
+        for node in doctree("README.rst").findall(docutils.nodes.row)
         if len(row := list(node.findall(docutils.nodes.entry))) == 3
     }
     options = {

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import valued
-from valued import _scope
+from valued import _context
 
 URL = "https://example.com/reports"
 
@@ -490,7 +490,7 @@ def test_child_has_the_data_of_its_parent_and_shares_no_change(
 
 def test_scopes_that_are_gone_leave_nothing_in_the_context(recorder: valued.Client) -> None:
     def held() -> int:
-        return len(_scope._current.get({}))
+        return len(_context._current.get({}))
 
     def work() -> None:
         kept = valued.Scope(recorder)

@@ -84,13 +84,17 @@ def test_use_before_connect_and_after_disconnect_raises(name: str, recorder: val
     assert recorder.stats()["accepted"] == 0
 
 
+#: What has something to do, or to say, where nothing is connected.
+WORKS_BEFORE = {"connect", "connected", "disconnect", "scope", "isolated", "flush_all"}
+
+
 def test_every_public_function_of_the_module_is_covered_here() -> None:
     functions = {
         name
         for name in vars(_shared)
         if name in valued.__all__ and not name.startswith("_") and name.islower()
     }
-    assert functions - {"connect", "connected", "disconnect", "scope"} <= CALLS.keys()
+    assert functions - WORKS_BEFORE <= CALLS.keys()
 
 
 def test_what_only_asks_or_ends_works_without_a_connection() -> None:

@@ -377,7 +377,7 @@ def test_what_is_not_on_the_main_thread_closes_and_starts_nothing(
         valued.flush_on_signals()
         watch = _signals._here.get()
         in_thread(watch.let_go).result(10)  # a fork in C on a thread: Python calls another one main
-        in_thread(_signals._watch).result(10)
+        in_thread(_signals._look_again).result(10)
         for _ in range(2):
             assert watch.tell(signal.SIGUSR1)  # which is nobody's
             until(lambda: not readable(watch))

@@ -12,7 +12,9 @@ Nothing here imports Celery. Where an application has done so, a client connects
 
 from __future__ import annotations
 
+import contextvars
 import sys
+from collections.abc import Callable
 from typing import Any, Final
 
 from valued import _leaving
@@ -21,8 +23,10 @@ from valued._context import begin_task
 #: By which Celery knows our receivers.
 _UID: Final = "valued"
 
-#: The attribute of a task's request that holds what ends the task's scope.
-_END: Final = "_valued_end_scope"
+#: What ends the scope of the task that runs in this context.
+_end: Final[contextvars.ContextVar[Callable[[], None] | None]] = contextvars.ContextVar(
+    "valued_end_of_task", default=None
+)
 
 _listening = False
 
@@ -54,24 +58,26 @@ _leaving.on_first_event(listen)
 
 def _move(signal: Any, receiver: Any, place: int) -> None:
     """Have *receiver* called first (0), or last (-1)."""
-    receivers = signal.receivers
-    if receivers and receivers[place][1] is not receiver:
-        ours = [entry for entry in receivers if entry[1] is receiver]
-        others = [entry for entry in receivers if entry[1] is not receiver]
-        # In place and at once: Celery keeps the list, and others may read it.
-        receivers[:] = [*others, *ours] if place else [*ours, *others]
+    with signal.lock:  # or a receiver that is being connected could get lost
+        receivers = signal.receivers
+        if receivers[place][1] is not receiver:
+            ours = [entry for entry in receivers if entry[1] is receiver]
+            others = [entry for entry in receivers if entry[1] is not receiver]
+            # In place: Celery keeps the list.
+            receivers[:] = [*others, *ours] if place else [*ours, *others]
 
 
 def _begin_task(task: Any = None, **_signal: Any) -> None:
-    if not getattr(task.request, "is_eager", False):
+    if not task.request.is_eager:
         # Last: a receiver of the application's, which may be connected by now, may record events.
         _move(sys.modules["celery.signals"].task_postrun, _end_task, -1)
-        setattr(task.request, _END, begin_task())
+        _end.set(begin_task())
 
 
 def _end_task(task: Any = None, **_signal: Any) -> None:
-    end = task.request.__dict__.pop(_END, None)
-    if end is not None:
+    end = _end.get()
+    if end is not None and not task.request.is_eager:
+        _end.set(None)
         end()
 
 

@@ -56,7 +56,7 @@ class Client:
     * *outbox_max_age* (default 604,800.0): seconds after which an event in the outbox is dropped.
     * *outbox_max_size* (default 1,073,741,824): bytes of the outbox, of all its processes; past
       them the oldest events are dropped.
-    * *defaults* (default none): a mapping that every scope of the client starts from.
+    * *defaults* (default None): a mapping that every scope of the client starts from.
     * *isolate_tasks* (default None): whether each task of Celery's starts with those defaults, and
       what it sets ends with it; None: ``VALUED_ISOLATE_TASKS``, else True.
 
@@ -102,9 +102,7 @@ class Client:
                 "durability": durability,
                 "outbox_max_age": outbox_max_age,
                 "outbox_max_size": outbox_max_size,
-                "defaults": Snapshot(
-                    {} if defaults is None else _events.mapping(defaults, "defaults")
-                ),
+                "defaults": _defaults(defaults),
                 "isolate_tasks": isolate_tasks,
             },
             unknown,
@@ -266,6 +264,10 @@ class Client:
 
     def _record(self, event: JSONObject) -> None:
         self._sender.accept(encode(event))
+
+
+def _defaults(given: Data) -> Snapshot | None:
+    return None if given is None else Snapshot(_events.mapping(given, "defaults"))
 
 
 def _check_pickle(name: str, part: object) -> None:

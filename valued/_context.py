@@ -44,7 +44,7 @@ class Owner:
     def __init__(self, client: Any) -> None:  # a `Client`, which is above this module
         options = client._options  # noqa: SLF001 - of the same library
         self.client = client
-        self.defaults: Snapshot = options.defaults
+        self.defaults: Snapshot = options.defaults or Snapshot()
         self.isolates_tasks = options.isolate_tasks
         self.key: Key = weakref.ref(self)
 
@@ -188,7 +188,7 @@ class Layer:
 
     def _data(self) -> Snapshot:
         data = self.unit.data
-        return data if self.changes is None else applied(self.changes, data)  # type: ignore[no-any-return]
+        return data if self.changes is None else applied(self.changes, data)
 
     def change(self, key: Key, change: Change) -> None:
         """Make a change that counts from here on: for the whole unit, or for the nested block."""
@@ -198,7 +198,7 @@ class Layer:
         if isinstance(change, dict):
             for name, below in change.items():
                 if isinstance(below, dict) and "id" not in below:
-                    self.read(_NOTHING, name)
+                    self.read({}, name)
         self.unit.change(change)
 
     def nested(self, change: Change) -> Layer:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from valued import _retry
 from valued._errors import DeliveryError
 from valued._fork import Birthplace
+from valued._reporting import log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -163,6 +164,17 @@ class Delivery:
         self._outbox.refuse("exit")
         self._outbox.abandon("exit")
         self._reporter.too_late()
+
+    def say_what_is_left(self) -> None:
+        """The process is about to end, and may run nothing else of ours."""
+        count = self._outbox.pending()
+        if count > 0:
+            log.warning(
+                "%d events are not delivered after %g s: if the process ends now, they are lost, "
+                "unless they are in an outbox",
+                count,
+                self._options.seconds_at_end(),
+            )
 
     def lose_the_rest(self) -> None:
         """The time that the process has is over: drop what is pending, and say how much it is.

@@ -40,14 +40,14 @@ class Leaver(Protocol):
     def leave(self, started: float) -> None:
         """Finish. *started*: `time.monotonic` of the beginning of the end."""
 
-    def hurry(self, started: float) -> object:
-        """Deliver in the time that `leave` would have, and go on."""
+    def hurry(self, started: float) -> bool:
+        """Deliver in the time that `leave` would have, and go on; whether all was settled."""
+
+    def say_what_is_left(self) -> object:
+        """Log how many events are not delivered."""
 
     def flush(self, deadline: float | None) -> bool:
         """Wait until what was accepted is settled; False: *deadline* came."""
-
-    def flush_at_end(self, started: float) -> bool:
-        """`hurry`, and say what was not delivered; whether all was."""
 
 
 class _Leavers:
@@ -55,7 +55,9 @@ class _Leavers:
         self.known: WeakList[Leaver] = WeakList()
         self.unfinished: set[Leaver] = set()
         self.hooked = False
+        self.greeted = False
         self.ending = False  # whether Celery has told this process that it ends
+        self.last: list[Callable[[], object]] = []  # what to call when all have finished
 
 
 _here: Final[PerProcess[_Leavers]] = PerProcess(_Leavers)
@@ -65,22 +67,35 @@ def enroll(leaver: Leaver) -> None:
     """Let *leaver* hear of the end of this process. Held weakly. Any thread may call."""
     leavers = _here.get()
     leavers.known.add(leaver)
+    hook_exit()
+    if not leavers.greeted:
+        leavers.greeted = True
+        for greet in _greeters:
+            greet()
+
+
+def hook_exit() -> None:
+    """Have all finish when this process ends. Any thread may call; once is enough."""
+    leavers = _here.get()
     if leavers.hooked:
         return
     leavers.hooked = True
     # urllib3 closes its idle connections in a finalizer, which `weakref` runs by a handler of its
     # own. The last one registered runs first: so that one, now, and then ours, which uses them.
     weakref.finalize(leavers, int)
-    atexit.unregister(leave)  # the parent's registration, in a child that inherited it
-    atexit.register(leave)
+    atexit.unregister(_exit)  # the parent's registration, in a child that inherited it
+    atexit.register(_exit)
     if _is_multiprocessing_child():
         from multiprocessing.util import Finalize
 
         # Among the first priorities that run (0 and above, before children are joined), behind
         # those of pools and managers, which may record events as they end.
-        Finalize(None, leave, exitpriority=0)
-    for greet in _greeters:
-        greet()
+        Finalize(None, _exit, exitpriority=0)
+
+
+def on_exit(last: Callable[[], object]) -> None:
+    """Call *last* when this process ends, after all have finished. Needs `hook_exit`."""
+    _here.get().last.append(last)
 
 
 #: Called with the first event of each process that has any.
@@ -145,6 +160,13 @@ def leave() -> None:
         leaver.leave(started)
 
 
+def _exit() -> None:
+    leave()
+    leavers = _here.peek()
+    while leavers is not None and leavers.last:
+        leavers.last.pop()()
+
+
 def hurry() -> None:
     """The process may end: have everybody deliver."""
     for leaver, started in _all_at_once():
@@ -158,8 +180,11 @@ def enrolled() -> list[Leaver]:
 
 
 def flush_at_end() -> bool:
-    """The process is about to end: deliver all that can be in time; whether that was all."""
-    return sum(not leaver.flush_at_end(started) for leaver, started in _all_at_once()) == 0
+    """The process is about to end: deliver what can be in time, and say what can't."""
+    late = [leaver for leaver, started in _all_at_once() if not leaver.hurry(started)]
+    for leaver in late:
+        leaver.say_what_is_left()
+    return not late
 
 
 def _all_at_once() -> list[tuple[Leaver, float]]:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import enum
 import os
 import sys
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 from typing import Literal as _Literal
 
 from valued._errors import ValidationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
     from os import PathLike
 
-    from valued._typing import Executor, OnError
+    from valued._typing import Data, Executor, OnError
 
 DEFAULT_ENDPOINT: Final = "https://ingest.valued.app/events"
 
@@ -157,7 +156,7 @@ class Options(NamedTuple):
     #: 1,073,741,824 (1 GiB): two million events of 500 bytes.
     outbox_max_size: int = 1_073_741_824
     #: What every scope of the client starts from, as plain data.
-    defaults: Mapping[str, Any] = MappingProxyType({})
+    defaults: Data = None
     #: Whether each task of Celery's starts with the defaults of the client's scopes. Default
     #: ``VALUED_ISOLATE_TASKS``, else True.
     isolate_tasks: bool | None = None
@@ -195,10 +194,9 @@ class Options(NamedTuple):
             problems.append(
                 f"on_error: expected a function of (error, event), got {_kind(self.on_error)}"
             )
-        if not isinstance(self.isolate_tasks, bool):
-            problems.append(
-                f"isolate_tasks: expected True or False, got {_kind(self.isolate_tasks)}"
-            )
+        if not (self.isolate_tasks is None or isinstance(self.isolate_tasks, bool)):
+            kind = _kind(self.isolate_tasks)
+            problems.append(f"isolate_tasks: expected True, False or None, got {kind}")
         return problems + executor_problems(self.executor)
 
     @classmethod

@@ -52,8 +52,7 @@ class ProcessSender:
         # Guards _jobs, _limit and _watching, for a comparison and an assignment. Re-entrant, as a
         # signal handler may record an event. No other lock is taken inside.
         self._lock = threading.RLock()
-        # One token for each, so that none is counted out twice: an exception out of a signal
-        # handler may come when a job is under way already, and nobody knows.
+        # One token for each: an exception out of a signal handler counts none out twice.
         self._jobs: set[object] = set()
         self._driver = threading.Lock()  # held by who delivers at the end; never waited for
         self._limit = 1  # until the executor is there, so that one thread alone makes it
@@ -201,8 +200,8 @@ class ProcessSender:
         finally:
             if self._born.is_here():
                 self._job_done(job)
-                # Once more, now that this job no longer counts: an event that came meanwhile was
-                # left to it. In the caller each event has a job of its own.
+                # Once more, now that this job no longer counts: an event may have been left to it.
+                # In the caller each event has a job of its own.
                 if not staffing.immediate:
                     self._fill()
                     self._watch()
@@ -356,18 +355,8 @@ class ProcessSender:
         self._delivery.hasten()
         return self.flush(started + self._options.seconds_at_end())
 
-    def flush_at_end(self, started: float) -> bool:
-        """`hurry`, and say what is left."""
-        done = self.hurry(started)
-        pending = 0 if done else self.outbox.pending()
-        if pending:
-            log.warning(
-                "%d events are not delivered after %g s: if the process ends now, they are lost, "
-                "unless they are in an outbox",
-                pending,
-                self._options.seconds_at_end(),
-            )
-        return done
+    def say_what_is_left(self) -> None:
+        self._delivery.say_what_is_left()
 
     def _begin_end(self, started: float) -> None:
         if self._end is None:  # a process may hear twice of its end, which doesn't make it later
@@ -389,8 +378,8 @@ class ProcessSender:
             return
 
     def _drive_alone(self, mark: int, deadline: float | None) -> bool:
-        # One at a time, or every request that a server still answers at its end would open a
-        # connection; the others' events are among those that this one delivers.
+        # One at a time, or each request at a server's end would open a connection; the others'
+        # events are among those that this one delivers.
         if not self._driver.acquire(blocking=False):
             return self.outbox.wait(mark, deadline)
         try:

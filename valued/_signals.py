@@ -8,6 +8,12 @@ at the pipe into which the interpreter writes the number of each signal at once
 
 The handler only writes to the same pipe. It takes no lock, so it can't wait for one that the thread
 which it interrupted holds.
+
+A server such as uvicorn stops gracefully by a handler of its own, then puts the default back and
+raises SIGTERM again, so that the process dies without any exit handler. So once SIGTERM was passed
+on to a handler, it is blocked on the main thread: a signal that this thread raises itself waits
+until the exit handlers have delivered what was recorded meanwhile. One from outside still arrives,
+on another thread.
 """
 
 from __future__ import annotations
@@ -23,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from valued import _leaving
 from valued._fork import PerProcess, send_signal
+from valued._reporting import log
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,35 +47,72 @@ def flush_on_signals(*signals: int) -> None:
     their own, such as the workers of ``with multiprocessing.Pool(initializer=
     valued.flush_on_signals) as pool``, which are terminated at the end of the block. When the
     events are delivered, or ``shutdown_timeout`` seconds later, the same signal is sent again, and
-    the handler that was there before, or the system, does as it always did. A second signal from
-    outside has that effect at once. A signal that is ignored stays ignored, and a handler of C
-    code, which can't be called, stays the only one.
+    the handler that was there before, or the system, does as it always did. Where that handler ends
+    the process gracefully, what is recorded meanwhile is delivered as the process ends, also by a
+    server that raises SIGTERM once more there (uvicorn); that takes ``shutdown_timeout`` seconds
+    more, at most. A second signal from outside has its effect at once. A signal that is ignored
+    stays ignored, and a handler of C code, which can't be called, stays the only one.
 
-    Main thread only (`ValueError` elsewhere). Forked children inherit it. May be called again. It
-    keeps a thread, which waits for the signal: in a process that forks others, call it in those, as
-    an initializer does.
+    Main thread only (`ValueError` elsewhere). May be called again. Forked children inherit it; a
+    server may put other handlers in place after the fork. So each process looks once more, with its
+    first event: on the main thread it takes its place again over the default, and over uvicorn's
+    handler; on another thread it can't, and logs a warning that names the line to write. It keeps a
+    thread, which waits for the signal: in a process that forks others, call it in those, as an
+    initializer does.
     """
     if threading.current_thread() is not threading.main_thread():
         raise ValueError("flush_on_signals works in the main thread only")
-    found = {number: signal.getsignal(number) for number in signals or (signal.SIGTERM,)}
+    numbers = signals or (signal.SIGTERM,)
+    _arm({number: signal.getsignal(number) for number in numbers})
+    _wanted.update(numbers)
+    _leaving.on_first_event(_look_again)
+
+
+#: The signals that were asked for, in this process or one that it was forked from.
+_wanted: Final[set[int]] = set()
+
+#: The modules of handlers after which a process ends without any exit handler.
+_RAISING_AGAIN: Final = ("uvicorn.",)
+
+
+def _arm(found: dict[int, Any]) -> None:
+    """Take the place of the handlers *found*, by their signals. Main thread only."""
     handlers = {
         number: _Handler(before)
         for number, before in found.items()
         if before is signal.SIG_DFL or (callable(before) and not isinstance(before, _Handler))
     }
     if handlers:
+        _here.get().unblock()
         _here.get().forget()
     _watch()  # first, or a signal that comes in this instant would find nobody listening
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    _leaving.on_first_event(_watch)
+
+
+def _look_again() -> None:
+    """With the first event of a process: see whether a server has put its handlers in our place."""
+    lost = {
+        number: handler
+        for number in _wanted
+        if (handler := signal.getsignal(number)) is signal.SIG_DFL
+        or str(getattr(handler, "__module__", "")).startswith(_RAISING_AGAIN)
+    }
+    if threading.current_thread() is threading.main_thread():
+        _arm(lost)
+    elif lost:
+        log.warning(
+            "%s ends this process without delivering what is pending: flush_on_signals was called, "
+            "but another handler took its place after the fork. Call valued.flush_on_signals() in "
+            "the main thread of each worker, as in Gunicorn's post_worker_init.",
+            ", ".join(signal.Signals(number).name for number in sorted(lost)),
+        )
 
 
 def _watch() -> None:
-    """Listen; in a child that inherited the handlers, with its first event."""
-    if threading.current_thread() is threading.main_thread():  # no other one may
-        with contextlib.suppress(OSError, RuntimeError):  # then the handler tries once more
-            _here.get().start(threading.Thread.start)
+    """Listen. Main thread only."""
+    with contextlib.suppress(OSError, RuntimeError):  # then the handler tries once more
+        _here.get().start(threading.Thread.start)
 
 
 class _Handler:
@@ -78,7 +122,7 @@ class _Handler:
     """
 
     def __init__(self, before: Callable[[int, FrameType | None], Any] | signal.Handlers) -> None:
-        self._before = before
+        self.before = before
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
         watch = _here.get()
@@ -98,16 +142,23 @@ class _Handler:
         watch.done.add(self)
         try:
             watch.wait_for_sender()
-            signal.signal(number, self._before)
+            signal.signal(number, self.before)
         except BaseException:  # out of another signal's handler
             watch.done.discard(self)
             raise
         finally:
             send_signal(number)  # to the handler before, or else to this one again
+        # Afterwards: on another thread, that signal would not interrupt what this one waits for.
+        # The handler may have run, and have called `flush_on_signals` once more.
+        if (
+            number == signal.SIGTERM
+            and signal.getsignal(number) is self.before is not signal.SIG_DFL
+        ):
+            watch.block_until_exit(number)
 
     def deliver(self) -> None:
         # Where the application has a handler, this may not be the end.
-        (_leaving.leave if self._before is signal.SIG_DFL else _leaving.hurry)()
+        (_leaving.leave if self.before is signal.SIG_DFL else _leaving.hurry)()
 
 
 class _Watch:
@@ -118,6 +169,8 @@ class _Watch:
         self.heard: set[_Handler] = set()
         self.done: set[_Handler] = set()
         self._sender: int | None = None  # the thread that is sending one now
+        self._listener: int | None = None  # the thread that listens
+        self._blocked: set[int] = set()
         self._pipe: tuple[socket.socket, socket.socket] | None = None
 
     def start(self, launch: Callable[[threading.Thread], object]) -> None:
@@ -179,6 +232,7 @@ class _Watch:
             writer.close()
 
     def _listen(self, reader: socket.socket) -> None:
+        self._listener = threading.get_native_id()
         while said := _received(reader):
             number = said[0]
             # In this order: handlers that are installed anew have another listener.
@@ -214,8 +268,34 @@ class _Watch:
         # Whatever is under way arrives with the next system call.
         getattr(signal, "sigpending", set)()
 
+    def block_until_exit(self, number: int) -> None:
+        """Have the main thread not be ended by a signal that it raises, until all is delivered.
+
+        Main thread only, as the next two.
+        """
+        # Another thread must be left to take those from outside: greenlets are none.
+        if self._listener not in (None, threading.get_native_id()):
+            self._blocked.add(number)
+            signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+            _leaving.hook_exit()
+            _leaving.on_exit(self._end)
+
+    def unblock(self) -> None:
+        """The process goes on."""
+        while self._blocked:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {self._blocked.pop()})
+
+    def _end(self) -> None:
+        # A signal that waits has the effect that it would have without us.
+        for number in self._blocked:
+            while isinstance(handler := signal.getsignal(number), _Handler):
+                signal.signal(number, handler.before)
+        with contextlib.suppress(SystemExit):  # by a handler: the process is ending already
+            self.unblock()
+
     def let_go(self) -> None:
         """Close the parent's pipe, in a forked child; neither locks nor raises."""
+        self.unblock()
         if self._pipe is None:
             return
         with contextlib.suppress(ValueError):  # on a thread that Python does not know as main

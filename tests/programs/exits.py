@@ -291,6 +291,114 @@ def sigterm_with_a_handler_that_readies_itself_for_the_next_one() -> None:
         assert len(calls) == number, calls
 
 
+def stop_as_uvicorn_does(client: valued.Client, called: threading.Event) -> None:
+    """Wait for the signal, record on, put the default back, and raise the signal again."""
+    assert called.wait(10)
+    record(client, "two")
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGTERM)
+
+
+def sigterm_that_a_server_raises_again() -> None:
+    called = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: called.set())
+    valued.flush_on_signals()
+    client = valued.Client("token", URL)
+    record(client, "one")
+    signal.raise_signal(signal.SIGTERM)
+    stop_as_uvicorn_does(client, called)
+
+
+def sigterm_that_a_server_raises_again_before_any_event() -> None:
+    called = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: called.set())
+    valued.flush_on_signals()
+    client = valued.Client("token", URL)
+    signal.raise_signal(signal.SIGTERM)
+    stop_as_uvicorn_does(client, called)
+
+
+def sigterm_where_a_server_put_the_default_back_after_the_fork() -> None:
+    valued.flush_on_signals()
+    client = valued.Client("token", URL)
+    if pid := os.fork():
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGTERM
+    else:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        record(client, "one", "two")
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(30)
+
+
+def sigterm_where_uvicorn_put_its_handler_after_the_fork() -> None:
+    valued.flush_on_signals()
+    client = valued.Client("token", URL)
+    if pid := os.fork():
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGTERM
+    else:
+        called = threading.Event()
+
+        def handle_exit(*_: object) -> None:
+            called.set()
+
+        handle_exit.__module__ = "uvicorn.server"
+        signal.signal(signal.SIGTERM, handle_exit)
+        record(client, "one")
+        signal.raise_signal(signal.SIGTERM)
+        stop_as_uvicorn_does(client, called)
+
+
+def sigterm_where_the_first_event_is_not_on_the_main_thread() -> None:
+    valued.flush_on_signals()
+    client = valued.Client("token", URL)
+    if pid := os.fork():
+        os.waitpid(pid, 0)
+    else:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for _ in range(2):
+            thread = threading.Thread(target=record, args=(client, "one"))
+            thread.start()
+            thread.join()
+        client.flush()
+
+
+def sigterm_where_a_server_put_a_handler_that_exits_after_the_fork() -> None:
+    valued.flush_on_signals()
+    client = valued.Client("token", URL)
+    if pid := os.fork():
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    else:
+
+        def handle_exit(*_: object) -> None:
+            sys.exit(7)
+
+        signal.signal(signal.SIGTERM, handle_exit)
+        thread = threading.Thread(target=record, args=(client, "one"))
+        thread.start()
+        thread.join()
+        assert signal.getsignal(signal.SIGTERM) is handle_exit
+        signal.raise_signal(signal.SIGTERM)
+
+
+def sigterm_that_a_child_of_a_stopping_process_gets() -> None:
+    """It was forked when SIGTERM was blocked for its parent's main thread."""
+    called = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: called.set())
+    valued.flush_on_signals()
+    client = valued.Client("token", URL)
+    record(client, "one")
+    signal.raise_signal(signal.SIGTERM)
+    assert called.wait(10)
+    while signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ()):
+        time.sleep(0.002)
+    if pid := os.fork():
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGTERM
+    else:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.raise_signal(signal.SIGTERM)
+        time.sleep(30)
+
+
 def sigterm_with_a_handler_that_kills() -> None:
     signal.signal(signal.SIGTERM, lambda *_: os._exit(6))
     valued.flush_on_signals()
