@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
@@ -11,6 +12,7 @@ from benchmarks import idling, importing, peers
 from benchmarks.scale import Scale, in_turns
 from benchmarks.servers import Server, delaying
 from benchmarks.subprocesses import measure
+from benchmarks.units import NESTED, SUBJECTS
 
 SLOW: Final = 0.02  # seconds after which the slow server answers
 TEN: Final = 10  # threads of the yardstick there
@@ -188,6 +190,19 @@ def first_event(scale: Scale, server: Server, _python: str | None) -> Iterator[R
                ("requests.post", "a bare requests.post in a child"), at_most(1.5))  # fmt: skip
 
 
+def units(scale: Scale, _server: Server, _python: str | None) -> Iterator[Row]:
+    """A unit of work."""
+    # All kinds in one process, by turns: they differ by less than two processes of one kind do.
+    runs = [measure("units", units=scale.calls) for _ in range(scale.rounds)]
+    figures = {
+        name: {"us": statistics.median(run[name]["us"] for run in runs)} for name in SUBJECTS
+    }
+    for subject in SUBJECTS[1:]:
+        pair = {NESTED: figures[NESTED], "valued": figures[subject]}
+        yield row(f"a unit of work: {subject}", "us", pair, "us", (NESTED,) * 2,
+                   at_most(1.05), "a block that does nothing; both are ours.")  # fmt: skip
+
+
 def imports(scale: Scale, _server: Server, _python: str | None) -> Iterator[Row]:
     """The import."""
     subjects = {
@@ -214,7 +229,7 @@ def idle(scale: Scale, server: Server, _python: str | None) -> Iterator[Row]:
 
 
 GROUPS: Final[Sequence[Callable[[Scale, Server, str | None], Iterator[Row]]]] = (
-    caller, delivery, slow_delivery, memory, fork, first_event, imports, idle,
+    caller, delivery, slow_delivery, memory, fork, first_event, units, imports, idle,
 )  # fmt: skip
 
 

@@ -4,18 +4,21 @@ In one terminal, start the stand-in for the service; in another, the application
 
     $ valued listen
     $ export VALUED_TOKEN=any-text VALUED_ENDPOINT=http://127.0.0.1:4567/events
-    $ gunicorn --chdir examples --config gunicorn.conf.py flask_app:app
+    $ gunicorn --chdir examples --config examples/gunicorn.conf.py flask_app:app
     $ curl -H 'X-User-Id: 7' http://127.0.0.1:8000/reports/12
     $ curl -H 'X-User-Id: 7' -X POST http://127.0.0.1:8000/reports
+    $ curl http://127.0.0.1:8000/reports/12
 
-It needs ``flask`` and ``gunicorn``.
+The first is recorded as a page view, the second as an action, both of user 7. The third visitor is
+not signed in, so nothing is recorded. It needs ``flask`` and ``gunicorn``.
 """
 
 from __future__ import annotations
 
-from flask import Flask, Response, request
+from flask import Flask, request
 
 import valued
+from valued.integrations import flask as valued_flask
 
 # At import, so that a wrong setting stops the start and not a request. With `preload_app` this runs
 # in Gunicorn's master, before it forks: nothing is started here, each worker makes its own threads
@@ -25,32 +28,33 @@ valued.connect()
 app = Flask(__name__)
 
 
+def signed_in() -> dict[str, str] | None:
+    """Who asks. Your application knows better; None where nobody is signed in."""
+    user_id = request.headers.get("X-User-Id")
+    return {"id": user_id} if user_id else None
+
+
+# Each request has a scope of its own, with the user above: asked for at the first event, so not by
+# a view that records nothing. Pages are recorded as they are answered.
+valued_flask.init_app(app, user=signed_in, page_views=True)
+
+
 @app.before_request
-def who_asks() -> None:
-    # This thread has served others before, and what they left goes along with each event.
-    valued.scope.reset()
-    # Your application knows better who is signed in; who is not is a user of some id, too.
-    valued.scope.user_id = request.headers.get("X-User-Id") or "anonymous"
+def name_the_request() -> None:
+    # Goes along with each event of this request, and with no other one's.
     valued.scope.apply({"attributes.id": request.headers.get("X-Request-Id")})
 
 
-@app.after_request
-def page_view(response: Response) -> Response:
-    # Afterwards, since a page that was refused or failed was not viewed. It costs microseconds: the
-    # event is copied and queued, and sent in the background.
-    if response.status_code < 400:
-        valued.page_view(request.url)
-    return response
-
-
 @app.get("/reports/<int:number>")
-def report(number: int) -> dict[str, int]:
-    return {"report": number}
+def report(number: int) -> str:
+    return f"<h1>Report {number}</h1>"
 
 
 @app.post("/reports")
 def generate() -> tuple[dict[str, str], int]:
     report = {"format": "pdf"}
-    # Beside the code that did it. The user comes from the scope.
-    valued.action("report.generated", attributes=report)
+    # An action is somebody's: of a visitor who is not signed in, it would be refused.
+    if valued.scope.user_id is not None:
+        # Beside the code that did it. The user comes from the scope.
+        valued.action("report.generated", attributes=report)
     return report, 201

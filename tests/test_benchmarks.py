@@ -39,6 +39,9 @@ ROWS = [
     "memory while 50 events wait, resident pages",
     "fork in the parent, 20 waiting, 1 in flight",
     "a child's first event, fork to delivered",
+    "a unit of work: isolated",
+    "a unit of work: isolated, lazy user",
+    "a unit of work: isolated, entered once more",
     "import valued",
     "wake-ups of an idle process that has sent an event",
 ]

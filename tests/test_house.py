@@ -92,8 +92,9 @@ MAY_IMPORT = {
 
 #: What an import of the library must not bring in: it costs time, or starts to patch and hook.
 NOT_AT_IMPORT = [
-    "asyncio", "billiard", "celery", "concurrent.futures", "gevent", "gunicorn", "multiprocessing",
-    "psutil", "rich", "sqlite3", "uwsgi", "valued.cli",
+    "asyncio", "billiard", "celery", "concurrent.futures", "django", "flask", "gevent", "gunicorn",
+    "multiprocessing", "psutil", "rich", "rq", "sqlite3", "uwsgi", "valued.cli",
+    "valued.integrations",
 ]  # fmt: skip
 
 
@@ -137,6 +138,29 @@ def test_command_line_uses_what_is_public_only() -> None:
     for path in [PACKAGE / "__main__.py", *(PACKAGE / "cli").glob("*.py")]:
         private = [name for name in _imports(path) if name in MAY_IMPORT]
         assert private == [], path
+
+
+#: What a framework brings along (``asgiref`` is Django's), or the type checker.
+MAY_ALSO = {"_typeshed", "asgiref"}
+
+
+def test_integrations_use_what_is_public_their_framework_and_each_other() -> None:
+    folder = PACKAGE / "integrations"
+    for path in folder.rglob("*.py"):
+        name = path.relative_to(folder).parts[0].removesuffix(".py")
+        for node in ast.walk(_tree(path)):
+            if isinstance(node, ast.Import):
+                imported = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                imported = [str(node.module)]
+            else:
+                continue
+            for module in imported:
+                top = module.split(".")[0]
+                assert top in {*sys.stdlib_module_names, *MAY_ALSO, "valued", name}, path
+                assert module == "valued" or not module.startswith("valued.") or (
+                    module.startswith("valued.integrations")
+                ), path  # fmt: skip
 
 
 def test_modules_are_described_for_contributors() -> None:
@@ -364,7 +388,9 @@ def test_wheel_holds_the_package_its_types_and_its_command(built: Path) -> None:
     required = metadata.get_all("Requires-Dist") or []
     always = [requirement for requirement in required if "extra ==" not in requirement]
     assert sorted(re.split(r"[<>=!~ ]", name)[0] for name in always) == ["psutil", "requests"]
-    assert sorted(metadata.get_all("Provides-Extra") or []) == ["cli", "lint", "test", "types"]
+    assert sorted(metadata.get_all("Provides-Extra") or []) == [
+        "celery", "cli", "django", "flask", "lint", "rq", "test", "types",
+    ]  # fmt: skip
 
 
 def test_wheel_works_away_from_the_clone(built: Path, tmp_path: Path) -> None:

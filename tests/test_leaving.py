@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from valued import _leaving
+from valued import _celery, _leaving
 
 
 class Witness:
@@ -74,18 +74,16 @@ def test_enrolling_does_not_keep_alive_and_keep_does_until_release(leavers: Any)
 def test_celery_is_told_once_where_it_is_there_and_calls_all(
     leavers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A stand-in for the signal alone; real workers: tests/prefork/test_celery.py.
-    connected: list[tuple[Any, dict[str, Any]]] = []
-    signals = types.SimpleNamespace(
-        worker_process_shutdown=types.SimpleNamespace(
-            connect=lambda receiver, **how: connected.append((receiver, how))
-        )
-    )
+    # The signals of a process that has told Celery nothing yet; real workers:
+    # tests/prefork/test_celery.py, tests/integrations/test_celery.py.
+    dispatch = pytest.importorskip("celery.utils.dispatch")
+    names = ("worker_process_shutdown", "task_prerun", "task_postrun")
+    signals = types.SimpleNamespace(**{name: dispatch.Signal() for name in names})
     monkeypatch.setitem(sys.modules, "celery.signals", signals)
+    monkeypatch.setattr(_celery, "_listening", False)
     witness = Witness()
     _leaving.enroll(witness)
     _leaving.enroll(Witness())
-    [(receiver, how)] = connected
-    assert how == {"weak": False, "dispatch_uid": "valued"}
-    receiver(sender="worker", pid=1, exitcode=0)
+    assert [len(getattr(signals, name).receivers) for name in names] == [1, 1, 1]
+    signals.worker_process_shutdown.send(sender="worker", pid=1, exitcode=0)
     assert len(witness.heard) == 1

@@ -27,6 +27,7 @@ from tests.support.server import Reply, Server
 
 DOCUMENTS = [
     "README.rst", "CHANGELOG.rst", "CONTRIBUTING.rst", "docs/faults.rst", "docs/delivery.rst",
+    "docs/frameworks.rst", "docs/recipes.rst", "docs/ends.rst",
 ]  # fmt: skip
 TOKEN = "readme-token"
 
@@ -36,9 +37,14 @@ FIRST = "First event in a minute"
 ARRIVALS = {
     "Calls": 6,
     "Scope": 6,
+    "One request, one task": 8,
     "The shared client": 5,
     "Your own objects": 2,
     "Forks": 1,
+    "Django": 2,
+    "Flask": 2,
+    "FastAPI": 2,
+    "Tasks and jobs": 1,
     "Gunicorn": 40,
     "Celery": 1,
     "multiprocessing": 100,
@@ -53,6 +59,38 @@ ARRIVALS = {
 
 #: What uses the files that a section prints (those whose first line is a comment with a name).
 DRIVERS = {
+    "Flask": [
+        "-c",
+        """
+import app
+visitors = [{}, {"X-User-Id": "7"}, {"X-User-Id": "8"}]
+for headers in visitors:
+    assert app.app.test_client().get("/?q=1", headers=headers).status_code == 200
+""",
+    ],
+    "FastAPI": [
+        "-c",
+        """
+import asyncio, httpx, main
+
+async def visit():
+    transport = httpx.ASGITransport(main.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://reader") as client:
+        for user in (7, 8):
+            answer = await client.post("/reports", headers={"X-User-Id": str(user)})
+            assert answer.status_code == 200
+
+asyncio.run(visit())
+""",
+    ],
+    "Tasks and jobs": [
+        "-c",
+        """
+import tasks, valued
+with valued.isolated({"user.id": 123}):
+    tasks.generate.apply((7,)).get()
+""",
+    ],
     "Celery": ["-c", "import tasks; tasks.generate.apply((7, 123)).get()"],
     "multiprocessing": ["work.py"],
     "AWS Lambda": ["-c", "import handler; assert handler.handler({}, None)['statusCode'] == 204"],
@@ -147,7 +185,11 @@ def test_every_section_with_python_is_run() -> None:
     assert with_python == [FIRST, *ARRIVALS]
 
 
-@pytest.mark.parametrize("section", [name for name in ARRIVALS if name != "Gunicorn"])
+#: Those that have a test of their own.
+SERVED = ("Django", "Gunicorn")
+
+
+@pytest.mark.parametrize("section", [name for name in ARRIVALS if name not in SERVED])
 def test_section_runs_as_printed_and_its_events_arrive(
     section: str, server: Server, shell: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +208,57 @@ def test_section_runs_as_printed_and_its_events_arrive(
     printed = [block.code for block in SECTIONS[section] if block.language == "text"]
     assert output.splitlines() == "\n".join(printed).splitlines()
     _assert_arrived(server, section)
+
+
+#: A login, and what a visitor does: what the reader of the section has already.
+_SITE = """
+from django.contrib.auth.models import User
+from django.contrib.auth.views import LoginView
+from django.http import HttpResponse
+from django.urls import path
+import valued
+
+def home(request):
+    if request.user.is_authenticated:
+        valued.action("home.opened")
+    return HttpResponse("<p>Hello</p>")
+
+urlpatterns = [path("", home), path("login/", LoginView.as_view())]
+"""
+
+_VISIT = """
+import os, django
+os.environ["DJANGO_SETTINGS_MODULE"] = "site_of_the_reader.settings"
+django.setup()
+from django.conf import settings
+settings.ALLOWED_HOSTS.append("testserver")
+from django.contrib.auth.models import User
+from django.test import Client
+user = User.objects.create_user("ada", password="secret")
+anonymous, ada = Client(), Client()
+assert ada.login(username="ada", password="secret")
+for client in (anonymous, ada):
+    assert client.get("/?q=1").status_code == 200
+print(user.pk)
+"""
+
+
+def test_django_section_adds_page_views_to_a_new_project(server: Server, shell: Path) -> None:
+    project = "site_of_the_reader"
+    _run(shell, "-m", "django", "startproject", project, ".")
+    settings = shell / project / "settings.py"
+    [block] = [one for one in SECTIONS["Django"] if one.language == "python"]
+    lines = block.code.splitlines()
+    assert len(lines) <= 6
+    assert block.file == settings.name
+    settings.write_text(settings.read_text("utf-8") + block.code + "\n", "utf-8")
+    (shell / project / "urls.py").write_text(_SITE, "utf-8")
+    _run(shell, "manage.py", "migrate", "--verbosity", "0")
+    user = int(_run(shell, "-c", _VISIT))
+    _assert_arrived(server, "Django")
+    assert {event["user"]["id"] for event in server.events} == {user}
+    [view] = [event for event in server.events if event["category"] == "pageview"]
+    assert view["attributes"]["source"]["url"] == "http://testserver/"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="Gunicorn forks")
@@ -328,8 +421,9 @@ def test_every_public_function_is_mentioned() -> None:
     assert missing == []
 
 
-def test_ci_runs_the_command_of_the_readme_and_nothing_more() -> None:
+def test_ci_runs_the_tests_by_the_command_of_the_readme() -> None:
     lines = (ROOT / ".ci" / "run").read_text("utf-8").splitlines()
-    assert lines[:-1] == ["#!/usr/bin/env bash", "set -euo pipefail", 'cd "$(dirname "$0")/.."']
+    assert lines[:3] == ["#!/usr/bin/env bash", "set -euo pipefail", 'cd "$(dirname "$0")/.."']
     assert lines[-1] in _commands()
+    assert [line for line in lines[:-1] if "tox" in line or "pytest" in line] == []
     assert os.access(ROOT / ".ci" / "run", os.X_OK)

@@ -84,17 +84,22 @@ class Unit:
     several. Any thread may call anything.
     """
 
-    __slots__ = ("_filling", "_lazy", "_whole", "_whole_is_known", "data")
+    __slots__ = ("_calling", "_lazy", "_whole", "_whole_is_known", "data", "has_functions")
 
     def __init__(
-        self, data: Snapshot, lazy: Lazy, whole: Callable[[], object] | None = None
+        self,
+        data: Snapshot,
+        lazy: Lazy | None = None,
+        whole: Callable[[], object] | None = None,
     ) -> None:
         self.data = data  # never changed but replaced, under `_lock`
-        self._lazy = lazy
+        self._lazy = lazy or _NOTHING
         self._whole = whole
         self._whole_is_known = whole is None
-        # Who is calling which function: one of these may record events, or read the scope, itself.
-        self._filling: set[tuple[object, int]] = set()
+        self.has_functions = bool(lazy) or whole is not None
+        if self.has_functions:
+            # Who calls which of them: a function may record events, or read the scope, itself.
+            self._calling: set[tuple[object, int]] = set()
 
     def change(self, change: Change) -> None:
         """Change the data, for all contexts."""
@@ -133,15 +138,15 @@ class Unit:
         self, function: Callable[[], object] | None, keep: Callable[[object], object]
     ) -> bool:
         call = function, threading.get_ident()
-        if function is None or call in self._filling:
+        if function is None or call in self._calling:
             return False
-        self._filling.add(call)
+        self._calling.add(call)
         try:
             found = function()
             if found is not None:
                 keep(found)
         finally:
-            self._filling.discard(call)
+            self._calling.discard(call)
         return True
 
     def _keep(self, name: str, found: object) -> None:
@@ -184,7 +189,9 @@ class Layer:
     def read(self, over: JSONObject, only: str | None = None) -> Snapshot:
         """The data as it is now; *over* and *only* as for `Unit.fill`."""
         data = self._data()
-        return self._data() if self.unit.fill(data, over, only) else data
+        if self.unit.has_functions and self.unit.fill(data, over, only):
+            data = self._data()
+        return data
 
     def _data(self) -> Snapshot:
         data = self.unit.data

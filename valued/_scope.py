@@ -41,8 +41,8 @@ class Scope(ScopeLike):
         self, client: Client | Transport | str | None = None, data: Data = None, /, **fields: Any
     ) -> None:
         self._given = client if isinstance(client, Client) else Client(client)
-        self._defaults = Snapshot(_events.gather(data, fields))
         self._owner = Owner(self._given)
+        self._defaults = merge(self._owner.defaults, _events.gather(data, fields))
 
     # -- data --------------------------------------------------------------------------------------
 
@@ -177,12 +177,13 @@ class Scope(ScopeLike):
         Raises `ValidationError` and `SerializationError`. Any thread may call.
         """
         key = self._key()
-        functions = {} if lazy is None else checked_lazy(lazy)
-        if inspect.isroutine(data) or isinstance(data, functools.partial):
-            more, whole = _events.gather(None, fields), data
-        else:
-            more, whole = _events.gather(data, fields), None
-        return Isolated(self, key, merge(self._start(), more), functions, whole)
+        whole = None
+        if data is not None and _is_function(data):
+            data, whole = None, data
+        more = _events.gather(data, fields)
+        start = self._start()
+        functions = None if lazy is None else checked_lazy(lazy)
+        return Isolated(self, key, merge(start, more) if more else start, functions, whole)
 
     def to_dict(self) -> JSONObject:
         """What the scope holds in this context, a copy."""
@@ -249,7 +250,7 @@ class Scope(ScopeLike):
 
     def _start(self) -> Snapshot:
         """What each context, and each unit of work, starts with."""
-        return merge(self._owner.defaults, self._defaults)
+        return self._defaults
 
     def _data(self, over: JSONObject | None = None, only: str | None = None) -> Snapshot:
         entry = held(self._key())
@@ -275,6 +276,11 @@ class Scope(ScopeLike):
         more = _events.gather(data, fields)
         known = self._data({name: more}, name).get(name)
         return merge(known, more) if isinstance(known, dict) else Snapshot(more)
+
+
+def _is_function(data: object) -> bool:
+    # Not by `callable`: a proxy of a user, such as Werkzeug's, can be called as well.
+    return inspect.isroutine(data) or isinstance(data, functools.partial)
 
 
 def _restored(cls: type[Scope], client: Client, defaults: JSONObject, data: JSONObject) -> Scope:
@@ -305,8 +311,8 @@ class Isolated(Unit):
         scope: Scope,
         key: Key | None,
         data: Snapshot,
-        lazy: Lazy,
-        whole: Callable[[], object] | None,
+        lazy: Lazy | None = None,
+        whole: Callable[[], object] | None = None,
     ) -> None:
         super().__init__(data, lazy, whole)
         self._scope = scope
@@ -322,7 +328,7 @@ class Isolated(Unit):
         exception: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._leave(lambda layer: layer.unit is self and layer.changes is None)
+        self._leave(None)
 
     def entered(self) -> AbstractContextManager[Scope]:
         """A block within the unit, which yields the scope: any number of them, anywhere.
@@ -353,13 +359,16 @@ class Isolated(Unit):
         hold(self._key, layer)
         return layer
 
-    def _leave(self, is_this: Callable[[Layer], bool]) -> None:
+    def _leave(self, entered: Layer | None) -> None:
+        """Leave the block that began with *entered*; None: the innermost one of this context."""
         if self._key is None:
             return
-        # Blocks within it may still be open, as those of a generator that was dropped.
         entry: Entry | None = held(self._key)
+        # Blocks within it may still be open, as those of a generator that was dropped.
         while isinstance(entry, Layer):
-            if is_this(entry):
+            if entry is entered or (
+                entered is None and entry.unit is self and entry.changes is None
+            ):
                 hold(self._key, entry.before)
                 return
             entry = entry.before
@@ -383,4 +392,4 @@ class _Block:
         exception: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._unit._leave(lambda layer: layer is self._layer)  # noqa: SLF001
+        self._unit._leave(self._layer)  # noqa: SLF001

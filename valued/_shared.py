@@ -60,7 +60,7 @@ class _SharedScope(Scope):
     ) -> Isolated:
         """`Scope.isolated`; where nothing is connected, entering the unit changes nothing."""
         if _link is None:
-            return Isolated(self, None, Snapshot(), {}, None)
+            return Isolated(self, None, Snapshot())
         return super().isolated(data, lazy=lazy, **fields)
 
     def __repr__(self) -> str:

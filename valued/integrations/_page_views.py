@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 import valued
+
+
+def check(page_views: object) -> None:
+    """Raise `ValidationError` where *page_views* is neither a bool nor a function."""
+    if not isinstance(page_views, bool) and not callable(page_views):
+        raise valued.ValidationError(
+            "page_views: expected True, False or a function of the request and the response, "
+            f"got {type(page_views).__name__}"
+        )
 
 
 def is_page(method: str, status: int, content_type: str | None) -> bool:
@@ -13,15 +23,21 @@ def is_page(method: str, status: int, content_type: str | None) -> bool:
     return method == "GET" and 200 <= status < 300 and kind == "text/html"
 
 
-def record(url: str) -> None:
+def record(url: str, choose: Callable[[], object] | None = None) -> None:
     """Record a page view of the shared scope's user; skipped where no user's id is known.
+
+    *choose*: asked first. None or False: no page view. True: one of *url*. A text: one of that URL.
 
     Raises nothing: an answer that is ready is sent, whatever becomes of its page view.
     """
     try:
-        if valued.connected() and valued.scope.user_id is not None:
-            valued.page_view(url)
-    except Exception as error:  # noqa: BLE001 - a `user` function of the application's may raise anything
+        if not valued.connected():
+            return
+        chosen = True if choose is None else choose()
+        if chosen is None or chosen is False or valued.scope.user_id is None:
+            return
+        valued.page_view(url if chosen is True else chosen)  # type: ignore[arg-type]
+    except Exception as error:  # noqa: BLE001 - functions of the application's may raise anything
         # Not its words, which may hold what it was asked for.
         logging.getLogger("valued").warning(
             "a page view was not recorded: %s was raised", type(error).__name__
