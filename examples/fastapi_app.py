@@ -1,0 +1,89 @@
+"""A small FastAPI application that records what its users do, and what its tasks do for them.
+
+In one terminal, start the stand-in for the service; in another, the application; in a third, visit:
+
+    $ valued listen
+    $ export VALUED_TOKEN=any-text VALUED_ENDPOINT=http://127.0.0.1:4567/events
+    $ uvicorn --app-dir examples fastapi_app:app
+    $ curl -H 'X-User-Id: 7' http://127.0.0.1:8000/reports/12
+    $ curl -H 'X-User-Id: 7' -X POST http://127.0.0.1:8000/reports/12
+
+The task runs within the request then. To have a worker run it, name a broker, such as a Redis on
+this machine, to both; in a terminal of its own, with the variables from above:
+
+    $ export CELERY_BROKER_URL=redis://127.0.0.1:6379/0
+    $ celery --workdir examples --app fastapi_app:tasks worker
+
+It needs ``fastapi``, ``uvicorn`` and ``celery``, and ``redis`` for that broker.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from typing import Annotated
+
+from celery import Celery
+from fastapi import Depends, FastAPI, Header, Request, Response
+
+import valued
+from valued.integrations.asgi import ScopeMiddleware
+from valued.integrations.celery import carry_scope
+
+# At import, so that a wrong setting stops the start and not a request.
+valued.connect()
+
+# The ids of the user and of the customer travel with each task, from here to the worker. Nothing
+# else does: no name, no address.
+carry_scope()
+
+broker = os.environ.get("CELERY_BROKER_URL")
+tasks = Celery("fastapi_app", broker=broker)
+tasks.conf.update(task_always_eager=broker is None, task_ignore_result=True)
+
+
+@tasks.task
+def render(report: int) -> None:
+    # The user is the one whose request started the task.
+    valued.action("report.rendered", attributes={"report": report, "pages": report % 7 + 1})
+
+
+async def sign_in(x_user_id: Annotated[str | None, Header()] = None) -> None:
+    # Your application knows better who is signed in. Whoever is not has no user at all: what the
+    # request before this one set doesn't count here.
+    if x_user_id is not None:
+        valued.scope.user = {"id": x_user_id}
+
+
+app = FastAPI(dependencies=[Depends(sign_in)])
+
+
+@app.middleware("http")
+async def page_view(
+    request: Request, call_next: Callable[[Request], Awaitable[Response]]
+) -> Response:
+    response = await call_next(request)
+    # Afterwards, when the user is known: a page view is somebody's. It costs microseconds: the
+    # event is copied and queued, and sent in the background.
+    if request.method == "GET" and response.status_code < 400 and valued.scope.user_id is not None:
+        valued.page_view(str(request.url))
+    return response
+
+
+# Last, so that it is outermost: what the dependency sets, the middleware above sees, too. And when
+# the server ends, what was recorded is delivered before it does.
+app.add_middleware(ScopeMiddleware)
+
+
+@app.get("/reports/{number}")
+def report(number: int) -> dict[str, int]:
+    return {"report": number}
+
+
+@app.post("/reports/{number}", status_code=202)
+def generate(number: int) -> dict[str, int]:
+    if valued.scope.user_id is not None:
+        # Beside the code that did it. The user comes from the scope.
+        valued.action("report.ordered", attributes={"report": number})
+        render.delay(number)
+    return {"report": number}
