@@ -539,3 +539,31 @@ def test_scope_whose_client_can_not_be_pickled_is_refused() -> None:
         pickle.dumps(other)
     with pytest.raises(valued.PicklingError):
         pickle.dumps(valued.Scope("s3cret"))
+
+
+# -- a task of Celery's ----------------------------------------------------------------------------
+
+
+def test_a_task_starts_with_the_defaults_and_gives_back_what_was_held(
+    recorder: valued.Client,
+) -> None:
+    isolated, kept = (
+        valued.Scope(recorder, {"team": "a"}),
+        valued.Scope(valued.Client(print, isolate_tasks=False)),
+    )
+
+    def work() -> None:
+        isolated.user_id = kept.user_id = 1
+        end = _context.begin_task()
+        assert (isolated.to_dict(), kept.user_id) == ({"team": "a"}, 1)
+        isolated.user_id = kept.user_id = 2
+        end()
+        assert (isolated.user_id, kept.user_id) == (1, 2)
+        end = _context.begin_task()
+        with kept.isolated(user={"id": 3}):
+            pass
+        kept.reset()
+        end()
+        assert (isolated.user_id, kept.user) == (1, None)
+
+    contextvars.copy_context().run(work)

@@ -413,3 +413,16 @@ def test_a_pipe_that_is_full_is_read_anyway(fork: Callable[..., Child]) -> None:
         assert watch.tell(signal.SIGTERM)
 
     assert fork(child).wait() == 0
+
+
+def test_a_signal_is_not_blocked_where_no_other_thread_would_take_it(
+    fork: Callable[..., Child],
+) -> None:
+    def child() -> None:
+        watch = _signals._Watch()
+        watch.block_until_exit(signal.SIGTERM)  # nothing listens
+        watch._listener = threading.get_native_id()  # a greenlet of this thread does
+        watch.block_until_exit(signal.SIGTERM)
+        assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    assert fork(child).wait() == 0

@@ -66,11 +66,19 @@ def hold(key: Key, entry: Entry | None) -> None:
 
 
 def begin_task() -> Callable[[], None]:
-    """Have each scope start with its defaults; returns what has them hold again what they held."""
+    """Have each scope start with its defaults; returns what has them hold again what they held.
+
+    But for those whose client doesn't isolate tasks.
+    """
     before = _current.get(_NOTHING)
-    kept = {key: entry for key, entry in before.items() if _stays(key())}
-    _current.set(kept)
-    return lambda: _current.set(before) and None
+    _current.set({key: entry for key, entry in before.items() if _stays(key())})
+
+    def end() -> None:
+        entries = {key: entry for key, entry in before.items() if not _stays(key())}
+        kept = {key: it for key, it in _current.get(_NOTHING).items() if _stays(key())}
+        _current.set(entries | kept)
+
+    return end
 
 
 def _stays(owner: Owner | None) -> bool:

@@ -348,6 +348,24 @@ def sigterm_where_uvicorn_put_its_handler_after_the_fork() -> None:
         stop_as_uvicorn_does(client, called)
 
 
+def sigterm_that_uvicorn_raises_again_to_the_handler_that_it_found() -> None:
+    valued.flush_on_signals()
+    called = threading.Event()
+
+    def handle_exit(*_: object) -> None:
+        called.set()
+
+    handle_exit.__module__ = "uvicorn.server"
+    found = signal.signal(signal.SIGTERM, handle_exit)
+    client = valued.Client("token", URL)
+    record(client, "one")
+    signal.raise_signal(signal.SIGTERM)
+    assert called.wait(10)
+    record(client, "two")
+    signal.signal(signal.SIGTERM, found)
+    signal.raise_signal(signal.SIGTERM)
+
+
 def sigterm_where_the_first_event_is_not_on_the_main_thread() -> None:
     valued.flush_on_signals()
     client = valued.Client("token", URL)
