@@ -23,7 +23,7 @@ import valued
 
 # Made at import, which is before Celery forks its pool. That is the right place: each child builds
 # its own threads and connections with its first event, and delivers what is pending as it ends.
-client = valued.Client()
+valued.connect()
 
 app = Celery("celery_tasks", broker=os.environ.get("CELERY_BROKER_URL", "redis://127.0.0.1:6379/0"))
 app.conf.task_ignore_result = True
@@ -32,30 +32,29 @@ app.conf.task_ignore_result = True
 @worker_init.connect
 def describe(**_: Any) -> None:
     """Say once, in the parent, what is to be counted."""
-    client.config(
+    valued.config(
         goals=[{"name": "First report", "action_key": "report.generated", "min_count": 1}]
     )
     # Celery forks next. The parent's threads would not hurt, but from Python 3.12 on a fork beside
     # threads is warned of; so this sends what there is, and hands them back.
-    client.park()
+    valued.client().park()
 
 
 @app.task
 def update_profile(user: int, **fields: Any) -> None:
-    client.sync_user(fields, id=user)
+    valued.sync_user(fields, id=user)
 
 
 @app.task(bind=True, max_retries=3)
 def generate(self: Task, report: int, user: int) -> None:
+    # Each task has a scope of its own: its events have this user, and the next task has none.
+    valued.scope.user_id = user
     try:
         pages = render(report)
     except OSError as error:
         raise self.retry(exc=error, countdown=1) from error
     # Last: whatever comes before it may fail, and a task that is tried again records again.
-    client.action(
-        "report.generated",
-        {"user.id": user, "attributes": {"report": report, "pages": pages}},
-    )
+    valued.action("report.generated", attributes={"report": report, "pages": pages})
 
 
 def render(report: int) -> int:

@@ -60,7 +60,7 @@ def _move(signal: Any, receiver: Any, place: int) -> None:
     """Have *receiver* called first (0), or last (-1)."""
     with signal.lock:  # or a receiver that is being connected could get lost
         receivers = signal.receivers
-        if receivers[place][1] is not receiver:
+        if receivers and receivers[place][1] is not receiver:
             ours = [entry for entry in receivers if entry[1] is receiver]
             others = [entry for entry in receivers if entry[1] is not receiver]
             # In place: Celery keeps the list.

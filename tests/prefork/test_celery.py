@@ -20,7 +20,7 @@ import pytest
 
 import valued
 from tests.support import redis
-from tests.support.celery import CELERY_GRACE, Worker, gate
+from tests.support.celery import CELERY_GRACE, Worker, filesystem, gate, is_billiards
 from tests.support.cli import listening
 from tests.support.processes import PROGRAMS, run
 from tests.support.server import Reply, Request, Server
@@ -39,13 +39,6 @@ def redis_server() -> Iterator[redis.Redis | None]:
     yield server
     if server is not None:
         server.close()
-
-
-def filesystem(folder: Path) -> dict[str, str]:
-    """A broker that needs no server: kombu's transport over files."""
-    for path in (folder, Path(f"{folder}-control")):
-        path.mkdir()
-    return {"BROKER": "filesystem://localhost//", "FOLDER": str(folder)}
 
 
 @pytest.fixture
@@ -172,6 +165,72 @@ def test_children_that_are_replaced_after_five_tasks_send_each_event_once(
     assert len(worker.pids()) >= 4  # or none was replaced
     assert worker.pid not in worker.pids()
     assert_each_once(worker, server)
+
+
+#: What ``py-spy`` says of a parent that waits for the lock of its results, its last child dead.
+RESULTS = """Process 24136: python -m celery worker
+Thread 24136 (idle): "MainThread"
+    SemLock.__enter__ (billiard/synchronize.py:115)
+    SimpleQueue.send_payload (billiard/queues.py:407)
+    _SimpleQueue.put (billiard/queues.py:371)
+    Pool._set_result_sentinel (billiard/pool.py:1751)
+    Pool._terminate_pool (billiard/pool.py:1776)
+    Finalize.__call__ (multiprocessing/util.py:224)
+Thread 24162 (idle): "valued-sender-1"
+    wait_until_due (valued/_outbox.py:259)
+"""
+#: And of its tasks.
+TASKS = """Process 28303: python -m celery worker
+Thread 28303 (idle): "MainThread"
+    Pool._help_stuff_finish (billiard/pool.py:1744)
+    Pool._terminate_pool (billiard/pool.py:1768)
+    Finalize.__call__ (multiprocessing/util.py:224)
+"""
+#: A child that waits for the lock of the results, which another one has taken along.
+CHILD = """Process 11242: python -m celery worker
+Thread 11242 (idle): "Thread-2"
+    SemLock.__enter__ (billiard/synchronize.py:115)
+    SimpleQueue.send_payload (billiard/queues.py:407)
+    Worker.workloop (billiard/pool.py:362)
+"""
+#: One that waits for a task is well where another one reads, and so has the lock.
+IDLE = """Process 11243: python -m celery worker
+Thread 11243 (idle): "MainThread"
+    SemLock.__enter__ (billiard/synchronize.py:115)
+    SimpleQueue.get_payload (billiard/queues.py:398)
+"""
+READER = """Process 11244: python -m celery worker
+Thread 11244 (idle): "MainThread"
+    _recv (billiard/connection.py:470)
+    SimpleQueue.get_payload (billiard/queues.py:400)
+"""
+OURS = """Process 24181: python -m celery worker
+Thread 24181 (idle): "Thread-2"
+    leave (valued/_leaving.py:159)
+"""
+
+
+@pytest.mark.parametrize(
+    ("stacks", "whose"),
+    [
+        ([RESULTS], True),
+        ([TASKS], True),
+        ([IDLE, CHILD], True),
+        ([IDLE], True),
+        ([IDLE, READER], False),
+        ([RESULTS, OURS], False),
+        ([TASKS, OURS], False),
+        (
+            [TASKS.replace("    Finalize", "    leave (valued/_leaving.py:159)\n    Finalize")],
+            False,
+        ),
+        (["Process 24136: sleeping, 2 threads"], False),
+    ],
+)
+def test_a_worker_that_hangs_is_billiards_fault_only_where_its_stack_says_so(
+    stacks: list[str], whose: bool
+) -> None:
+    assert is_billiards(stacks) == whose
 
 
 def test_a_child_that_celery_replaces_delivers_before_it_ends(
@@ -386,8 +445,10 @@ def test_the_example_records_each_task_once(
         "sync": 20,
         "action": 20,
     }
-    reports = [event["attributes"]["report"] for event in events if event["category"] == "action"]
+    actions = [event for event in events if event["category"] == "action"]
+    reports = [event["attributes"]["report"] for event in actions]
     assert sorted(reports) == list(range(1, 21))
+    assert [event["user"] for event in actions] == [{"id": report % 5} for report in reports]
     [parent] = [line["pid"] for line in received if line["event"]["category"] == "config"]
     assert parent == worker.pid
     children = Counter(line["pid"] for line in received if line["event"]["category"] != "config")
