@@ -5,7 +5,7 @@ asyncio tasks and greenlets don't see each other's. One variable for all scopes:
 a context variable, and applications make scopes by the request.
 
 A `Unit` is the one exception: its data is shared by all contexts in which it is entered. Such a
-context holds a `Layer`, which reads the unit's data at each use.
+context holds a `UnitLayer`, which reads the unit's data at each use.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, Union
 
-from valued._changes import Change, Replace, applied, composed
+from valued._changes import Change, Replace, applied, composed, merging
 from valued._errors import ValidationError
 from valued._events import mapping
 from valued._fork import PerProcess
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 #: Weak, so that the data goes with its scope.
 Key: TypeAlias = "weakref.ref[Owner]"
-Entry: TypeAlias = Union[Snapshot, "Layer"]
+Entry: TypeAlias = Union[Snapshot, "Layer", "UnitLayer"]
 Lazy: TypeAlias = Mapping[str, Callable[[], object]]
 
 _current: Final[contextvars.ContextVar[Mapping[Key, Entry]]] = contextvars.ContextVar(
@@ -56,13 +56,31 @@ def held(key: Key) -> Entry | None:
 
 def hold(key: Key, entry: Entry | None) -> None:
     """Have this context hold *entry*."""
+    before = _current.get(_NOTHING)
     # What belongs to scopes that are gone goes with the next change.
-    entries = {it: entry for it, entry in _current.get(_NOTHING).items() if it() is not None}
+    entries = {it: entry for it, entry in before.items() if it() is not None}
     if entry is None:
         entries.pop(key, None)
     else:
         entries[key] = entry
+    # *before* lives until this is done: what its end runs may come here once more.
     _current.set(entries)
+
+
+def leave(key: Key, block: object) -> None:
+    """Leave *block* in this context; in one in which it isn't open, nothing happens.
+
+    A generator that was dropped ends wherever the garbage collector runs: amid another request, to
+    which what its block found means nothing. Up to Python 3.11 that may even be amid the change of
+    a context variable, and to change one there crashes the interpreter.
+    """
+    entry = held(key)
+    # Blocks within it may still be open, as those of such a generator.
+    while isinstance(entry, (Layer, UnitLayer)):
+        if entry.block is block:
+            hold(key, entry.before)
+            return
+        entry = entry.before
 
 
 def begin_task() -> Callable[[], None]:
@@ -181,18 +199,46 @@ _lock: Final = PerProcess(threading.RLock)
 
 
 class Layer:
-    """What a context holds of a unit: its data, and the changes of ``nested`` blocks over it.
+    """The data within a ``nested`` block.
 
-    *changes*: None directly within the unit, where changes go to the unit itself. *before*: what
-    the context held before.
+    *before*: what the context held before. *block*: by what `leave` knows it.
     """
 
-    __slots__ = ("before", "changes", "unit")
+    __slots__ = ("before", "block", "data")
 
-    def __init__(self, unit: Unit, changes: Change | None, before: Entry | None) -> None:
+    def __init__(self, data: Snapshot, before: Entry | None, block: object) -> None:
+        self.data = data
+        self.before = before
+        self.block = block
+
+    def read(self, _over: JSONObject, _only: str | None = None) -> Snapshot:
+        """The data."""
+        return self.data
+
+    def change(self, key: Key, change: Change) -> None:
+        """Make a change that counts until the block ends."""
+        hold(key, Layer(applied(change, self.data), self.before, self.block))
+
+    def nested(self, more: JSONObject, block: object) -> Layer:
+        """The layer of a block within this one."""
+        return Layer(merge(self.data, more), self, block)
+
+
+class UnitLayer:
+    """A unit's data, and the changes of ``nested`` blocks over it; else as a `Layer`.
+
+    *changes*: None directly within the unit, where changes go to the unit itself.
+    """
+
+    __slots__ = ("before", "block", "changes", "unit")
+
+    def __init__(
+        self, unit: Unit, changes: Change | None, before: Entry | None, block: object
+    ) -> None:
         self.unit = unit
         self.changes = changes
         self.before = before
+        self.block = block
 
     def read(self, over: JSONObject, only: str | None = None) -> Snapshot:
         """The data as it is now; *over* and *only* as for `Unit.fill`."""
@@ -208,19 +254,20 @@ class Layer:
     def change(self, key: Key, change: Change) -> None:
         """Make a change that counts from here on: for the whole unit, or for the nested block."""
         if self.changes is not None:
-            hold(key, Layer(self.unit, composed(self.changes, change), self.before))
+            changes = composed(self.changes, change)
+            hold(key, UnitLayer(self.unit, changes, self.before, self.block))
             return
         if isinstance(change, dict):
             for name, below in change.items():
                 if isinstance(below, dict) and "id" not in below:
-                    self.read({}, name)
+                    self.read({}, name)  # it adds to what is there
         self.unit.change(change)
 
-    def nested(self, change: Change) -> Layer:
-        """The layer of a nested block."""
-        return Layer(
-            self.unit, composed({} if self.changes is None else self.changes, change), self
-        )
+    def nested(self, more: JSONObject, block: object) -> UnitLayer:
+        """The layer of a block within this one."""
+        change = merging(more)
+        changes = change if self.changes is None else composed(self.changes, change)
+        return UnitLayer(self.unit, changes, self, block)
 
 
 def checked_lazy(lazy: object) -> Lazy:

@@ -12,7 +12,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from valued import _events
 from valued._changes import REMOVE, Change, Replace, applied, at, merging
 from valued._client import Client
-from valued._context import Entry, Key, Layer, Lazy, Owner, Unit, checked_lazy, held, hold
+from valued._context import (
+    Key,
+    Layer,
+    Lazy,
+    Owner,
+    Unit,
+    UnitLayer,
+    checked_lazy,
+    held,
+    hold,
+    leave,
+)
 from valued._errors import PicklingError
 from valued._serializer import Snapshot, merge, normalize, parts_of
 from valued._typing import JSONObject, ScopeLike
@@ -140,19 +151,21 @@ class Scope(ScopeLike):
         Don't ``yield`` inside it, in a generator that others drive: the block stays open in their
         context until the generator goes on. Use `isolated` there, and enter it for each step.
         """
-        key = self._key()
-        before = held(key)
+        key, block = self._key(), object()
         more = _events.gather(data, fields)
-        if isinstance(before, Layer):
-            hold(key, before.nested(merging(more)))
+        before = held(key)
+        if isinstance(before, (Layer, UnitLayer)):
+            layer: Layer | UnitLayer = before.nested(more, block)
         else:
-            hold(key, merge(self._start() if before is None else before, more))
+            held_now = self._start() if before is None else before
+            layer = Layer(merge(held_now, more), before, block)
+        hold(key, layer)
         try:
             yield self
         finally:
             # Not by a token of the variable: that would take back what the block did to other
             # scopes, and raises in another context.
-            hold(key, before)
+            leave(key, block)
 
     def isolated(
         self,
@@ -256,15 +269,15 @@ class Scope(ScopeLike):
         entry = held(self._key())
         if entry is None:
             return self._start()
-        return entry.read(over or {}, only) if isinstance(entry, Layer) else entry
+        return entry if isinstance(entry, Snapshot) else entry.read(over or {}, only)
 
     def _change(self, change: Change) -> None:
         key = self._key()
         entry = held(key)
-        if isinstance(entry, Layer):
-            entry.change(key, change)
-        else:
+        if entry is None or isinstance(entry, Snapshot):
             hold(key, applied(change, self._start() if entry is None else entry))
+        else:
+            entry.change(key, change)
 
     def _with(self, data: Data, fields: dict[str, Any]) -> Snapshot:
         more = _events.gather(data, fields)
@@ -319,8 +332,7 @@ class Isolated(Unit):
         self._key = key  # None: there is no client yet, and nothing to isolate
 
     def __enter__(self) -> Scope:
-        self._enter()
-        return self._scope
+        return self._enter(self)
 
     def __exit__(
         self,
@@ -328,7 +340,7 @@ class Isolated(Unit):
         exception: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._leave(None)
+        self._leave(self)
 
     def entered(self) -> AbstractContextManager[Scope]:
         """A block within the unit, which yields the scope: any number of them, anywhere.
@@ -352,39 +364,26 @@ class Isolated(Unit):
             "and call valued.isolated(data) in the other one"
         )
 
-    def _enter(self) -> Layer | None:
-        if self._key is None:
-            return None
-        layer = Layer(self, None, held(self._key))
-        hold(self._key, layer)
-        return layer
+    def _enter(self, block: object) -> Scope:
+        if self._key is not None:
+            hold(self._key, UnitLayer(self, None, held(self._key), block))
+        return self._scope
 
-    def _leave(self, entered: Layer | None) -> None:
-        """Leave the block that began with *entered*; None: the innermost one of this context."""
-        if self._key is None:
-            return
-        entry: Entry | None = held(self._key)
-        # Blocks within it may still be open, as those of a generator that was dropped.
-        while isinstance(entry, Layer):
-            if entry is entered or (
-                entered is None and entry.unit is self and entry.changes is None
-            ):
-                hold(self._key, entry.before)
-                return
-            entry = entry.before
+    def _leave(self, block: object) -> None:
+        if self._key is not None:
+            leave(self._key, block)
 
 
 class _Block:
     """One block within a unit."""
 
-    __slots__ = ("_layer", "_unit")
+    __slots__ = ("_unit",)
 
     def __init__(self, unit: Isolated) -> None:
         self._unit = unit
 
     def __enter__(self) -> Scope:
-        self._layer = self._unit._enter()  # noqa: SLF001 - they are one idea
-        return self._unit._scope  # noqa: SLF001
+        return self._unit._enter(self)  # noqa: SLF001 - they are one idea
 
     def __exit__(
         self,
@@ -392,4 +391,4 @@ class _Block:
         exception: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._unit._leave(self._layer)  # noqa: SLF001
+        self._unit._leave(self)  # noqa: SLF001

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
@@ -163,7 +164,10 @@ class _Stream:
 
     def __del__(self) -> None:
         # A server that closes nothing: what a generator in the body does at its end is still part
-        # of this request, and not of the one that is served here and now.
+        # of this request, and not of the one that is served here and now. In a context of its own:
+        # this may run amid the change of another context variable, which crashes Python 3.11.
         if self._body is not None:
-            with self._unit.entered():
-                self._body = self._chunks = None
+            contextvars.copy_context().run(self._unit.run, self._forget)
+
+    def _forget(self) -> None:
+        self._body = self._chunks = None

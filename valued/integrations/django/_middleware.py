@@ -1,0 +1,146 @@
+"""The middleware: a unit of work for each request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+
+import valued
+from valued.integrations.django import _connecting, _settings
+from valued.integrations.django._fields import UNIT, begin, follow_logins, user_of
+from valued.integrations.django._views import PageViews, is_page_view
+
+
+class ScopeMiddleware:
+    """A unit of work (`valued.isolated`) for each request: what it sets ends with it.
+
+    *get_response*: what comes next, sync or async; it runs as it is, on the same thread. Its place
+    in ``MIDDLEWARE`` is free: what stands before it records without the request's user. Given twice
+    it counts once. The chunks of a streamed response are made within the unit, too; files that a
+    server sends by itself (``FileResponse``) are left as they are.
+
+    The user is the one of the request's first event, or of its last login after that.
+
+    Raises `ValidationError`, when it is made, for mistakes in ``settings.VALUED``. Any number of
+    threads and tasks may call it, and forked workers.
+    """
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: Callable[[Any], Any]) -> None:
+        settings = _settings.read()
+        user = _settings.function("USER", settings.user)
+        if settings.user == "lazy":
+            user = user_of
+        customer = _settings.function("CUSTOMER", settings.customer)
+        choose = _settings.function("PAGE_VIEWS", settings.page_views)
+        if settings.page_views is True:
+            choose = is_page_view
+        given = {"user": user, "customer": customer}
+        self._functions = {name: it for name, it in given.items() if it is not None}
+        self._page_views = PageViews(choose)
+        self._get_response = get_response
+        self._is_async = iscoroutinefunction(get_response)
+        if self._is_async:
+            markcoroutinefunction(self)
+        follow_logins()
+        _connecting.warn_where_nothing_is_sent()
+
+    def __call__(self, request: Any) -> Any:
+        """The response to *request*; a coroutine of it where what comes next is async."""
+        if hasattr(request, UNIT):  # this middleware, further out
+            return self._get_response(request)
+        if self._is_async:
+            return self._answer(request)
+        unit = begin(request, self._functions)
+        try:
+            with unit.entered():
+                response = self._get_response(request)
+                self._page_views.record(request, response)
+        finally:
+            delattr(request, UNIT)
+        _stream_within(unit, response)
+        return response
+
+    async def _answer(self, request: Any) -> Any:
+        unit = begin(request, self._functions)
+        try:
+            with unit.entered():
+                response = await self._get_response(request)
+                await self._page_views.arecord(request, response)
+        finally:
+            delattr(request, UNIT)
+        _stream_within(unit, response, asyncio.get_running_loop())
+        return response
+
+
+def _stream_within(
+    unit: valued.Isolated, response: Any, loop: asyncio.AbstractEventLoop | None = None
+) -> None:
+    """Have a stream, and what is done at its end, be within *unit*. *loop*: where it is read."""
+    if not response.streaming or getattr(response, "file_to_stream", None) is not None:
+        return
+    content = response.streaming_content
+    close = response.close
+    chunks: Any
+    if hasattr(content, "__aiter__"):
+        # Django puts a generator around what the view gave, and ends only that one.
+        chunks = _achunks(unit, content, getattr(response, "_iterator", content))
+    else:
+        chunks = _chunks(unit, content)
+    response.streaming_content = chunks
+
+    def close_within() -> None:
+        del response.close  # or it would keep itself alive
+        unit.run(close)
+        if loop is not None:
+            _end(chunks, loop)
+
+    response.close = close_within
+
+
+def _end(chunks: Any, loop: asyncio.AbstractEventLoop) -> None:
+    """End a stream that its reader has dropped, if it isn't over; from any thread.
+
+    Django leaves that to the garbage collection, which takes place in anybody's request, and
+    `finally` in a view's generator would record for that one's user.
+    """
+    if getattr(chunks, "ag_frame", None) is not None and not loop.is_closed():
+        loop.call_soon_threadsafe(loop.create_task, chunks.aclose())
+
+
+def _chunks(unit: valued.Isolated, content: Iterator[bytes]) -> Iterator[bytes]:
+    while True:
+        with unit.entered():
+            try:
+                chunk = next(content)
+            except StopIteration:
+                return
+        yield chunk
+
+
+async def _achunks(
+    unit: valued.Isolated, content: AsyncIterator[bytes], source: object
+) -> AsyncIterator[bytes]:
+    try:
+        while True:
+            with unit.entered():
+                try:
+                    chunk = await anext(content)
+                except StopAsyncIteration:
+                    return
+            yield chunk
+    finally:
+        with unit.entered():
+            await _aclose(content)
+            await _aclose(source)
+
+
+async def _aclose(iterator: object) -> None:
+    close = getattr(iterator, "aclose", None)
+    if close is not None:
+        await close()
