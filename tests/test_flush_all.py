@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 
 import valued
-from tests.support.processes import Child, until
+from tests.support.processes import Child, run, until
 from tests.support.server import Reply, Request, Server
+from valued._leaving import SAME_END
 
 
 class Gate:
@@ -122,3 +124,45 @@ def test_clients_that_were_forgotten_are_flushed_while_they_have_events() -> Non
     assert valued.flush_all(0) is False
     gate.opened.set()
     assert valued.flush_all(10) is True
+
+
+ENDS = """
+import sys, time, valued
+
+url, pause = sys.argv[1:]
+slow = valued.Client("token", url, shutdown_timeout=3)
+fast = valued.Client("token", url, shutdown_timeout=30)
+for _ in range(3):
+    slow.action("slow", {"user.id": 1})
+assert not valued.flush_all()
+time.sleep(float(pause))
+fast.action("fast", {"user.id": 1})
+"""
+
+
+def test_an_exit_right_after_it_is_the_same_end_with_one_bound_and_one_line(
+    server: Server,
+) -> None:
+    """uvicorn ends a lifespan, and then the process: supervisors wait for both together."""
+    over = threading.Event()
+
+    def script(request: Request) -> Reply:
+        if request.event["key"] == "slow":
+            over.wait(60)
+        return Reply()
+
+    server.script = script
+    took, said = [], []
+    for pause in (0, 2 * SAME_END):
+        started = time.monotonic()
+        done = run("-c", ENDS, server.url, str(pause))
+        took.append(time.monotonic() - started - pause)
+        assert done.returncode == 0
+        said.append([re.match(r"[^,:]+", line)[0] for line in done.stderr.splitlines()])  # type: ignore[index]
+    over.set()
+    first = "3 events are not delivered after 3 s"
+    assert said == [[first], [first, "the process ends with 3 events not delivered"]]
+    assert server.keys().count("fast") == 2  # its client has a bound of its own
+    # One bound of 3 s, or two of them.
+    assert took[0] >= 3
+    assert took[1] - took[0] > 1.5

@@ -51,6 +51,7 @@ class Delivery:
         self._health = _retry.Health(options.retries)
         self._holding = False  # whether the outbox is told to wait for an answer
         self._threads: set[int] = set()  # those that are in an attempt; only `add` and `discard`
+        self._said_left: tuple[float | None, int] = -1.0, 0  # by which end, and how many
         self._said_trying = 0  # events that somebody was trying when they were said to be lost
         self._abandoned = (0, "")  # how often, and why; replaced whole
 
@@ -165,10 +166,11 @@ class Delivery:
         self._outbox.abandon("exit")
         self._reporter.too_late()
 
-    def say_what_is_left(self) -> None:
-        """The process is about to end, and may run nothing else of ours."""
+    def say_what_is_left(self, end: float) -> None:
+        """The process is about to end, its time until *end* is over: say how much is pending."""
         count = self._outbox.pending()
         if count > 0:
+            self._said_left = end, count
             log.warning(
                 "%d events are not delivered after %g s: if the process ends now, they are lost, "
                 "unless they are in an outbox",
@@ -176,8 +178,8 @@ class Delivery:
                 self._options.seconds_at_end(),
             )
 
-    def lose_the_rest(self) -> None:
-        """The time that the process has is over: drop what is pending, and say how much it is.
+    def lose_the_rest(self, end: float | None) -> None:
+        """The time that the process has, until *end*, is over: drop what is pending, and say it.
 
         Several come here, one after the other: whoever records at the end, and who ends it. What
         others are trying still is counted the first time only.
@@ -187,6 +189,8 @@ class Delivery:
         trying -= count
         count += max(0, trying - self._said_trying)
         self._said_trying = max(trying, self._said_trying)
+        if self._said_left[0] == end:
+            count -= self._said_left[1]
         if count > 0:
             self._reporter.lost(count, self._options.seconds_at_end())
 

@@ -34,6 +34,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+#: Seconds between a `flush_at_end` that was not enough and the exit, up to which both are one end,
+#: with one bound. A server that ran the first takes milliseconds from there.
+SAME_END: Final = 1.0
+
+
 class Leaver(Protocol):
     """Somebody who has something to finish."""
 
@@ -43,8 +48,8 @@ class Leaver(Protocol):
     def hurry(self, started: float) -> bool:
         """Deliver in the time that `leave` would have, and go on; whether all was settled."""
 
-    def say_what_is_left(self) -> object:
-        """Log how many events are not delivered."""
+    def say_what_is_left(self, started: float) -> object:
+        """Log how many events are not delivered, in the time of an end that began at *started*."""
 
     def flush(self, deadline: float | None) -> bool:
         """Wait until what was accepted is settled; False: *deadline* came."""
@@ -58,6 +63,8 @@ class _Leavers:
         self.greeted = False
         self.ending = False  # whether Celery has told this process that it ends
         self.last: list[Callable[[], object]] = []  # what to call when all have finished
+        #: Of the last `flush_at_end`: when it began and returned, and who was not done by then.
+        self.late: tuple[float, float, list[Leaver]] = 0.0, 0.0, []
 
 
 _here: Final[PerProcess[_Leavers]] = PerProcess(_Leavers)
@@ -156,8 +163,12 @@ def _is_multiprocessing_child() -> bool:
 
 def leave() -> None:
     """The process ends: have everybody finish."""
-    for leaver, started in _all_at_once():
-        leaver.leave(started)
+    now = time.monotonic()
+    leavers = _here.peek()
+    began, returned, late = (0.0, 0.0, []) if leavers is None else leavers.late
+    for leaver in enrolled():
+        # One beginning for all: the bound is on the end as a whole.
+        leaver.leave(began if leaver in late and now - returned < SAME_END else now)
 
 
 def _exit() -> None:
@@ -169,8 +180,9 @@ def _exit() -> None:
 
 def hurry() -> None:
     """The process may end: have everybody deliver."""
-    for leaver, started in _all_at_once():
-        leaver.hurry(started)
+    now = time.monotonic()
+    for leaver in enrolled():
+        leaver.hurry(now)
 
 
 def enrolled() -> list[Leaver]:
@@ -181,16 +193,12 @@ def enrolled() -> list[Leaver]:
 
 def flush_at_end() -> bool:
     """The process is about to end: deliver what can be in time, and say what can't."""
-    late = [leaver for leaver, started in _all_at_once() if not leaver.hurry(started)]
-    for leaver in late:
-        leaver.say_what_is_left()
-    return not late
-
-
-def _all_at_once() -> list[tuple[Leaver, float]]:
-    """Those of this process, with one beginning for all: the bound is on the end as a whole."""
     started = time.monotonic()
-    return [(leaver, started) for leaver in enrolled()]
+    late = [leaver for leaver in enrolled() if not leaver.hurry(started)]
+    for leaver in late:
+        leaver.say_what_is_left(started)
+    _here.get().late = started, time.monotonic(), late
+    return not late
 
 
 def end_here() -> None:

@@ -355,8 +355,8 @@ class ProcessSender:
         self._delivery.hasten()
         return self.flush(started + self._options.seconds_at_end())
 
-    def say_what_is_left(self) -> None:
-        self._delivery.say_what_is_left()
+    def say_what_is_left(self, started: float) -> None:
+        self._delivery.say_what_is_left(started + self._options.seconds_at_end())
 
     def _begin_end(self, started: float) -> None:
         if self._end is None:  # a process may hear twice of its end, which doesn't make it later
@@ -374,7 +374,7 @@ class ProcessSender:
             if self._drive_alone(self.outbox.mark(), self._end):
                 continue
             if self._born.is_here():
-                self._delivery.lose_the_rest()
+                self._delivery.lose_the_rest(self._end)
             return
 
     def _drive_alone(self, mark: int, deadline: float | None) -> bool:

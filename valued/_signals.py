@@ -49,9 +49,10 @@ def flush_on_signals(*signals: int) -> None:
     events are delivered, or ``shutdown_timeout`` seconds later, the same signal is sent again, and
     the handler that was there before, or the system, does as it always did. Where that handler ends
     the process gracefully, what is recorded meanwhile is delivered as the process ends, also by a
-    server that raises SIGTERM once more there (uvicorn); that takes ``shutdown_timeout`` seconds
-    more, at most. A second signal from outside has its effect at once. A signal that is ignored
-    stays ignored, and a handler of C code, which can't be called, stays the only one.
+    server that raises SIGTERM once more there; that takes ``shutdown_timeout`` seconds more, at
+    most. (uvicorn's handler gets the signal at once, so there it takes no more than that.) A second
+    signal from outside has its effect at once. A signal that is ignored stays ignored, and a
+    handler of C code, which can't be called, stays the only one.
 
     Main thread only (`ValueError` elsewhere). May be called again. Forked children inherit it; a
     server may put other handlers in place after the fork. So each process looks once more, with its
@@ -95,8 +96,7 @@ def _look_again() -> None:
     lost = {
         number: handler
         for number in _wanted
-        if (handler := signal.getsignal(number)) is signal.SIG_DFL
-        or str(getattr(handler, "__module__", "")).startswith(_RAISING_AGAIN)
+        if (handler := signal.getsignal(number)) is signal.SIG_DFL or _raises_again(handler)
     }
     if threading.current_thread() is threading.main_thread():
         _arm(lost)
@@ -107,6 +107,10 @@ def _look_again() -> None:
             "the main thread of each worker, as in Gunicorn's post_worker_init.",
             ", ".join(signal.Signals(number).name for number in sorted(lost)),
         )
+
+
+def _raises_again(handler: object) -> bool:
+    return str(getattr(handler, "__module__", "")).startswith(_RAISING_AGAIN)
 
 
 def _watch() -> None:
@@ -128,7 +132,10 @@ class _Handler:
         watch = _here.get()
         if self in watch.done:
             return  # it was sent before the thread could know that this has run
-        if self in watch.heard:
+        if self in watch.heard or (
+            number == signal.SIGTERM and _raises_again(self.before) and watch.can_block()
+        ):
+            # uvicorn stops gracefully now, and the end of the process delivers, within one bound.
             self._pass_on(number, watch)
         else:
             watch.heard.add(self)
@@ -268,13 +275,16 @@ class _Watch:
         # Whatever is under way arrives with the next system call.
         getattr(signal, "sigpending", set)()
 
+    def can_block(self) -> bool:
+        """Whether another thread is left to take signals from outside: greenlets are none."""
+        return self._listener not in (None, threading.get_native_id())
+
     def block_until_exit(self, number: int) -> None:
         """Have the main thread not be ended by a signal that it raises, until all is delivered.
 
         Main thread only, as the next two.
         """
-        # Another thread must be left to take those from outside: greenlets are none.
-        if self._listener not in (None, threading.get_native_id()):
+        if self.can_block():
             self._blocked.add(number)
             signal.pthread_sigmask(signal.SIG_BLOCK, {number})
             _leaving.hook_exit()

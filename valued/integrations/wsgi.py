@@ -148,26 +148,31 @@ class _Stream:
 
     def close(self) -> None:
         """Close the body, once; called by the server."""
+        if self._body is not None:
+            try:
+                self._end_within(self._close)
+            finally:
+                self._end()
+
+    def _close(self) -> None:
         body, self._body = self._body, None
-        if body is None:
-            return
-        try:
-            with self._unit.entered():
-                close = getattr(body, "close", None)
-                if close is not None:
-                    close()
-                # A generator that was not read to its end has its `finally` run here.
-                del close, body
-                self._chunks = None
-        finally:
-            self._end()
+        close = getattr(body, "close", None)
+        if close is not None:
+            close()
+        # A generator that was not read to its end has its `finally` run here.
+        del close, body
+        self._chunks = None
 
     def __del__(self) -> None:
         # A server that closes nothing: what a generator in the body does at its end is still part
-        # of this request, and not of the one that is served here and now. In a context of its own:
-        # this may run amid the change of another context variable, which crashes Python 3.11.
+        # of this request, and not of the one that is served here and now.
         if self._body is not None:
-            contextvars.copy_context().run(self._unit.run, self._forget)
+            self._end_within(self._forget)
 
     def _forget(self) -> None:
         self._body = self._chunks = None
+
+    def _end_within(self, end: Callable[[], None]) -> None:
+        # In a context of its own: this may run within a garbage collection, and to change a context
+        # variable there can crash Python 3.11.
+        contextvars.copy_context().run(self._unit.run, end)

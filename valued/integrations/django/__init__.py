@@ -18,9 +18,11 @@ and, in any view, ``valued.action("report.generated")``.
   query, and no ``Vary: Cookie``. Else a function of the request, or its dotted path, that returns a
   mapping or None, called as late; or None, for no user.
 * ``CUSTOMER`` (default None): likewise a function of the request.
-* ``PAGE_VIEWS`` (default False): True records a page view for each page that `is_page_view`
-  accepts; or a function of request and response, or its dotted path, that returns True, False or
-  the URL to record. URLs go without their query. Where no user's id is known, there is none.
+* ``PAGE_VIEWS`` (default False): True records a page view of each answer to GET with a 2xx status
+  and the type ``text/html``, outside of the admin, ``STATIC_URL`` and ``MEDIA_URL``. Or a function
+  of request and response, or its dotted path, that is asked for each of these and returns True,
+  False or the URL to record. URLs go without their query. Where no user's id is known, there is
+  none. Anything else is a line of ``valued.page_view(…)`` in the view.
 * ``FLUSH_ON_SIGNALS`` (default False): True calls `valued.flush_on_signals`, which servers need
   that end without running Python's exit, such as uvicorn. Where Gunicorn preloads the application
   for ``UvicornWorker``, call that in its ``post_worker_init`` as well.
@@ -35,6 +37,5 @@ in ``AppConfig.ready``; forked workers have it.
 """
 
 from valued.integrations.django._middleware import ScopeMiddleware
-from valued.integrations.django._views import is_page_view
 
-__all__ = ["ScopeMiddleware", "is_page_view"]
+__all__ = ["ScopeMiddleware"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 import valued
 from valued.integrations.django import _connecting, _settings
 from valued.integrations.django._fields import UNIT, begin, follow_logins, user_of
-from valued.integrations.django._views import PageViews, is_page_view
+from valued.integrations.django._views import PageViews
 
 
 class ScopeMiddleware:
@@ -39,7 +40,7 @@ class ScopeMiddleware:
         customer = _settings.function("CUSTOMER", settings.customer)
         choose = _settings.function("PAGE_VIEWS", settings.page_views)
         if settings.page_views is True:
-            choose = is_page_view
+            choose = _each
         given = {"user": user, "customer": customer}
         self._functions = {name: it for name, it in given.items() if it is not None}
         self._page_views = PageViews(choose)
@@ -78,6 +79,10 @@ class ScopeMiddleware:
         return response
 
 
+def _each(_request: Any, _response: Any) -> bool:
+    return True
+
+
 def _stream_within(
     unit: valued.Isolated, response: Any, loop: asyncio.AbstractEventLoop | None = None
 ) -> None:
@@ -96,7 +101,9 @@ def _stream_within(
 
     def close_within() -> None:
         del response.close  # or it would keep itself alive
-        unit.run(close)
+        # In a context of its own: where nobody closed it, this runs within a garbage collection,
+        # and to change a context variable there can crash Python 3.11.
+        contextvars.copy_context().run(unit.run, close)
         if loop is not None:
             _end(chunks, loop)
 

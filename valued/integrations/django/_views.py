@@ -21,7 +21,7 @@ def is_page_view(request: Any, response: Any) -> bool:
     """Whether an answer is a page that somebody looks at.
 
     That is: GET, status 2xx, ``text/html``, and not below the admin, ``STATIC_URL`` or
-    ``MEDIA_URL``. For functions of ``VALUED["PAGE_VIEWS"]`` that add to it. Any thread may call.
+    ``MEDIA_URL``. Any thread may call.
     """
     if not _page_views.is_page(
         request.method, response.status_code, response.headers.get("Content-Type")
@@ -45,7 +45,7 @@ class PageViews:
     """Records page views; raises nothing, since the page is ready."""
 
     def __init__(self, choose: Callable[[Any, Any], object] | None) -> None:
-        """*choose*: returns, for request and response, True, False, None or a URL."""
+        """*choose*: returns, for the request and a response that is a page, True, None or a URL."""
         self._choose = choose
 
     def record(self, request: Any, response: Any) -> None:
@@ -79,7 +79,8 @@ class PageViews:
                 _page_views.record(url)
 
     def _url(self, request: Any, response: Any) -> str | None:
-        assert self._choose is not None
+        if self._choose is None or not is_page_view(request, response):
+            return None
         chosen = self._choose(request, response)
         if chosen is None or chosen is False:
             return None

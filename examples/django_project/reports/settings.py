@@ -1,0 +1,55 @@
+import os
+from pathlib import Path
+
+BASE_DIR = Path(__file__).parent.parent
+
+SECRET_KEY = os.environ.get("SECRET_KEY", "of an example")
+ALLOWED_HOSTS = ["127.0.0.1", "localhost"]
+ROOT_URLCONF = "reports.urls"
+STATIC_URL = "static/"
+USE_TZ = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+LOGIN_URL = "login"
+LOGIN_REDIRECT_URL = "home"
+
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": os.environ.get("DATABASE", str(BASE_DIR / "database.sqlite")),
+    }
+}
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.staticfiles",
+    "reports",
+    "valued.integrations.django",
+]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "valued.integrations.django.ScopeMiddleware",
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {"context_processors": ["django.contrib.auth.context_processors.auth"]},
+    }
+]
+
+VALUED = {
+    # Where it isn't set, all of this works, and nothing is sent. The endpoint is read from
+    # VALUED_ENDPOINT, which production leaves out.
+    "TOKEN": os.environ.get("VALUED_TOKEN"),
+    "PAGE_VIEWS": True,
+    # What is stopped by SIGTERM delivers what it has recorded, whichever server it is.
+    "FLUSH_ON_SIGNALS": True,
+}
+
+CELERY_BROKER_URL = os.environ.get("CELERY_BROKER_URL")
+CELERY_TASK_ALWAYS_EAGER = CELERY_BROKER_URL is None
+CELERY_TASK_IGNORE_RESULT = True
