@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import contextvars
 import functools
+import gc
 import os
 import pickle
 import threading
@@ -213,6 +214,34 @@ def test_two_streams_that_take_turns_in_one_thread_keep_their_users(
     for one in streams * 2:
         next(one)
     assert users(sent) == [1, 2, 1, 2]
+    assert scope.user is None
+
+
+@pytest.mark.parametrize("within", [True, False])
+def test_a_block_of_a_generator_that_is_dropped_changes_nothing_for_who_is_served_then(
+    within: bool, scope: valued.Scope, sent: list[Event]
+) -> None:
+    def stream() -> Iterator[None]:
+        with scope.nested({"user.id": 1}), scope.isolated(user={"id": 1}):
+            yield
+
+    def serve() -> None:
+        scope.user_id = 9
+        dropped = [stream()]
+        dropped.append(dropped)  # type: ignore[arg-type]  # for the garbage collector
+        if within:
+            unit.run(next, dropped[0])
+        else:
+            next(dropped[0])
+
+    unit = scope.isolated(user={"id": 8})
+    contextvars.copy_context().run(serve)
+    with scope.nested(user={"id": 2}):
+        gc.collect()
+        scope.action("k")
+        with scope.isolated(user={"id": 3}):
+            scope.action("k")
+    assert users(sent) == [2, 3]
     assert scope.user is None
 
 

@@ -23,7 +23,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 import valued
-from tests.support.processes import PROGRAMS
+from tests.support.processes import PROGRAMS, run_program
 from tests.support.server import Server
 from tests.support.uwsgi import BOUND, UWSGI
 from valued.integrations.wsgi import ScopeMiddleware
@@ -550,3 +550,9 @@ def test_uwsgi_sends_a_file_by_itself(server: Server, tmp_path: Path) -> None:
         print(log.read_text())
     assert users(server.events).count("1") == users(server.events).count("2") == 5
     assert log.read_text().count("via sendfile()") == 2
+
+
+def test_a_stream_that_is_collected_amid_the_change_of_a_context_variable_breaks_nothing() -> None:
+    """Up to Python 3.11, a change within another one crashes the interpreter, or gets lost."""
+    done = run_program("collects_streams.py")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
