@@ -611,7 +611,7 @@ DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memor
 ALLOWED_HOSTS = ["*"]
 ROOT_URLCONF = "more"
 # Stands for a login.
-MIDDLEWARE.insert(2, "more.login")
+MIDDLEWARE.append("more.login")
 
 def login(get_response):
     from django.contrib.auth.models import User

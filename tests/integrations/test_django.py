@@ -740,6 +740,34 @@ def test_without_a_token_events_are_checked_and_dropped_and_it_is_said(
     assert ready(ENABLED=True) == [NOTHING_IS_SENT]  # once more, as tests do that change settings
 
 
+@pytest.mark.parametrize(
+    "middleware", [[], ["django.middleware.common.CommonMiddleware", "no.such.Middleware"]]
+)
+def test_a_middleware_that_is_missing_is_a_warning_of_the_check(
+    middleware: list[str], ready: Callable[..., list[str]]
+) -> None:
+    with override_settings(MIDDLEWARE=middleware):
+        [found] = ready(ENABLED=False)
+    assert found.startswith("valued.W003 Valued's ScopeMiddleware is not in MIDDLEWARE")
+
+
+def test_an_application_that_is_missing_is_said_by_the_middleware(
+    ready: Callable[..., list[str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    from django.conf import settings
+
+    from valued.integrations.django import ScopeMiddleware
+
+    ready(ENABLED=False)
+    valued.disconnect()
+    names = [name for name in settings.INSTALLED_APPS if "valued" not in name]
+    with override_settings(INSTALLED_APPS=names):
+        ScopeMiddleware(lambda _request: HttpResponse())(RequestFactory().get("/"))
+    assert caplog.messages == [
+        "nothing is connected: add 'valued.integrations.django' to INSTALLED_APPS"
+    ]
+
+
 def test_enabled_false_sends_nothing_and_says_nothing(
     ready: Callable[..., list[str]], caplog: pytest.LogCaptureFixture, server: Any
 ) -> None:

@@ -27,11 +27,11 @@ INSTALLED_APPS = [
     "valued.integrations.django",
 ]
 MIDDLEWARE = [
+    "valued.integrations.django.ScopeMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "valued.integrations.django.ScopeMiddleware",
 ]
 TEMPLATES = [
     {

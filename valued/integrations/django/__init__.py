@@ -1,7 +1,7 @@
 """Django: each request records for its own user, in sync and in async views. In the settings::
 
     INSTALLED_APPS += ["valued.integrations.django"]
-    MIDDLEWARE += ["valued.integrations.django.ScopeMiddleware"]
+    MIDDLEWARE.insert(0, "valued.integrations.django.ScopeMiddleware")
     VALUED = {"TOKEN": os.environ.get("VALUED_TOKEN")}
 
 and, in any view, ``valued.action("report.generated")``.

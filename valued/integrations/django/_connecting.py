@@ -66,11 +66,19 @@ def lacks_token() -> bool:
     return _Made.lacks_token and valued.connected() and valued.client() is _Made.client
 
 
-def warn_where_nothing_is_sent() -> None:
-    """Log it, once in a process."""
-    if lacks_token() and not _Made.has_warned:
-        _Made.has_warned = True
-        logging.getLogger("valued").warning(
+def warn_where_nothing_is_sent(*, is_installed: bool) -> None:
+    """Log it, once in a process. *is_installed*: whether the application is, which connects."""
+    if _Made.has_warned:
+        return
+    if not is_installed and not valued.connected():
+        _warn("nothing is connected: add 'valued.integrations.django' to INSTALLED_APPS")
+    elif lacks_token():
+        _warn(
             "nothing is sent: there is no token; set VALUED_TOKEN, "
             "or VALUED = {'TOKEN': …} in Django's settings"
         )
+
+
+def _warn(message: str) -> None:
+    _Made.has_warned = True
+    logging.getLogger("valued").warning(message)

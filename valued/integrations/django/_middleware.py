@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.apps import apps
 
 import valued
 from valued.integrations.django import _connecting, _settings
@@ -18,10 +19,11 @@ from valued.integrations.django._views import PageViews
 class ScopeMiddleware:
     """A unit of work (`valued.isolated`) for each request: what it sets ends with it.
 
-    *get_response*: what comes next, sync or async; it runs as it is, on the same thread. Its place
-    in ``MIDDLEWARE`` is free: what stands before it records without the request's user. Given twice
-    it counts once. The chunks of a streamed response are made within the unit, too; files that a
-    server sends by itself (``FileResponse``) are left as they are.
+    *get_response*: what comes next, sync or async; it runs as it is, on the same thread. It belongs
+    at the top of ``MIDDLEWARE``: what stands before it records without the request's user, and page
+    views behind Django's sessions add ``Vary: Cookie`` to each page. Given twice it counts once.
+    The chunks of a streamed response are made within the unit, too; files that a server sends by
+    itself (``FileResponse``) are left as they are.
 
     The user is the one of the request's first event, or of its last login after that.
 
@@ -49,7 +51,9 @@ class ScopeMiddleware:
         if self._is_async:
             markcoroutinefunction(self)
         follow_logins()
-        _connecting.warn_where_nothing_is_sent()
+        _connecting.warn_where_nothing_is_sent(
+            is_installed=apps.is_installed("valued.integrations.django")
+        )
 
     def __call__(self, request: Any) -> Any:
         """The response to *request*; a coroutine of it where what comes next is async."""

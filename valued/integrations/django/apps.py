@@ -6,10 +6,12 @@ import threading
 from typing import Any
 
 from django.apps import AppConfig
+from django.conf import settings as django_settings
 from django.core import checks
+from django.utils.module_loading import import_string
 
 import valued
-from valued.integrations.django import _connecting, _settings
+from valued.integrations.django import ScopeMiddleware, _connecting, _settings
 
 
 class ValuedConfig(AppConfig):  # type: ignore[misc]  # Django has no types of its own
@@ -51,7 +53,24 @@ def check(**_: Any) -> list[Any]:
                 id="valued.W002",
             )
         )
+    if not any(map(_is_ours, django_settings.MIDDLEWARE)):
+        found.append(
+            checks.Warning(
+                "Valued's ScopeMiddleware is not in MIDDLEWARE: events have no user of their "
+                "request, and there are no page views.",
+                hint="MIDDLEWARE.insert(0, 'valued.integrations.django.ScopeMiddleware')",
+                id="valued.W003",
+            )
+        )
     return found
+
+
+def _is_ours(path: str) -> bool:
+    try:
+        found = import_string(path)
+    except ImportError:  # Django says so itself
+        return False
+    return isinstance(found, type) and issubclass(found, ScopeMiddleware)
 
 
 def _problem(name: str, value: object) -> str | None:
