@@ -426,6 +426,49 @@ def test_an_id_that_is_assigned_ends_it_and_more_of_a_user_adds_to_it(scope: val
         assert scope.user == {"id": 1, "name": "Ada"}
 
 
+def test_a_part_of_a_user_that_is_set_before_the_login_leaves_room_for_it(
+    scope: valued.Scope, sent: list[Event]
+) -> None:
+    for unit in (
+        scope.isolated(lazy={"user": Asked(None, {"id": 7})}),
+        scope.isolated(functools.partial(Asked(None, {"user.id": 7}))),
+    ):
+        with unit:
+            assert scope.user is None
+            scope["user.locale"] = "de"
+            scope.action("k")
+            scope.action("k")
+    assert [event["user"] for event in sent] == [{"id": 7, "locale": "de"}] * 4
+    with scope.isolated(lazy={"user": Asked({"id": 8})}):
+        scope.user = {"name": "Guest"}
+        del scope["user"]
+        assert scope.user_id == 8
+
+
+def test_a_field_that_has_no_id_by_nature_is_asked_for_once(scope: valued.Scope) -> None:
+    with scope.isolated(lazy={"session": Asked({"plan": "pro"})}):
+        for _ in range(2):
+            assert scope["session.plan"] == "pro"
+
+
+def test_a_coroutine_runs_within_its_unit(scope: valued.Scope, sent: list[Event]) -> None:
+    async def work(number: int) -> int:
+        scope.user_id = number
+        await asyncio.sleep(0)
+        scope.action("k")
+        return number
+
+    async def main() -> None:
+        with scope.isolated(user={"id": 9}):
+            units = [scope.isolated() for _ in range(3)]
+            done = [unit.run(work, number) for number, unit in enumerate(units)]
+            assert await asyncio.gather(*done) == [0, 1, 2]
+            assert scope.user_id == 9
+
+    asyncio.run(main())
+    assert sorted(users(sent)) == [0, 1, 2]
+
+
 def test_what_a_nested_block_takes_away_or_sets_is_not_asked_for(
     scope: valued.Scope, sent: list[Event]
 ) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import valued
 from valued import _celery, _leaving
 
 
@@ -80,10 +81,11 @@ def test_celery_is_told_once_where_it_is_there_and_calls_all(
     names = ("worker_process_shutdown", "task_prerun", "task_postrun")
     signals = types.SimpleNamespace(**{name: dispatch.Signal() for name in names})
     monkeypatch.setitem(sys.modules, "celery.signals", signals)
-    monkeypatch.setattr(_celery, "_listening", False)
+    monkeypatch.setattr(_celery, "listening", False)
     witness = Witness()
     _leaving.enroll(witness)
-    _leaving.enroll(Witness())
+    for _ in range(2):
+        valued.Client(print).action("k", {"user.id": 1})
     assert [len(getattr(signals, name).receivers) for name in names] == [1, 1, 1]
     signals.worker_process_shutdown.send(sender="worker", pid=1, exitcode=0)
     assert len(witness.heard) == 1

@@ -291,7 +291,9 @@ def test_a_hundred_forks_cost_the_parent_no_descriptor_and_no_thread(
                 os._exit(1)
             vanish()
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == VANISHED
-    assert (process.num_fds(), process.num_threads()) == before
+    descriptors, threads = before
+    assert process.num_fds() <= descriptors
+    assert process.num_threads() <= threads  # of tests before this one, some may have ended
     finish(road, begin(road, in_thread, 2))
     assert len(road.gate.peers) == 2
 

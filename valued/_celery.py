@@ -28,19 +28,19 @@ _end: Final[contextvars.ContextVar[Callable[[], None] | None]] = contextvars.Con
     "valued_end_of_task", default=None
 )
 
-_listening = False
+listening = False
 
 
 def listen() -> None:
     """Connect to the signals, where Celery is. Any thread may call; once is enough.
 
-    Called when a client is made, and with the first event of each process.
+    Called when a client is made, and with each event as long as Celery isn't there.
     """
-    global _listening
+    global listening
     signals = sys.modules.get("celery.signals")
     # A child has its parent's connections, and must not wait for a lock of a signal's, which a
     # thread of the parent may have held at the fork.
-    if signals is None or _listening:
+    if signals is None or listening:
         return
     for signal, receiver in (
         (signals.worker_process_shutdown, _end_process),
@@ -50,10 +50,7 @@ def listen() -> None:
         signal.connect(receiver, weak=False, dispatch_uid=_UID)
     # First: a receiver of the application's may set the task's user.
     _move(signals.task_prerun, _begin_task, 0)
-    _listening = True
-
-
-_leaving.on_first_event(listen)
+    listening = True
 
 
 def _move(signal: Any, receiver: Any, place: int) -> None:

@@ -263,6 +263,8 @@ class Client:
         self._record(_events.sync_party(name, party))
 
     def _record(self, event: JSONObject) -> None:
+        if not _celery.listening:  # it may have been imported since then
+            _celery.listen()
         self._sender.accept(encode(event))
 
 

@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, Union
 
-from valued._changes import Change, Replace, applied, composed, merging
+from valued._changes import REMOVE, Change, Replace, applied, composed, merging
 from valued._errors import ValidationError
 from valued._events import mapping
 from valued._fork import PerProcess
@@ -34,6 +34,9 @@ _current: Final[contextvars.ContextVar[Mapping[Key, Entry]]] = contextvars.Conte
     "valued_scopes"
 )
 _NOTHING: Final[Mapping[Any, Any]] = {}
+
+#: The fields that stand for somebody, with an id.
+PARTIES: Final = ("user", "customer")
 
 
 class Owner:
@@ -103,6 +106,10 @@ def _stays(owner: Owner | None) -> bool:
     return owner is not None and not owner.isolates_tasks
 
 
+def _has_no_id(value: object) -> bool:
+    return isinstance(value, dict) and "id" not in value
+
+
 class Unit:
     """The data of one unit of work, shared by all contexts in which it is entered.
 
@@ -110,7 +117,15 @@ class Unit:
     several. Any thread may call anything.
     """
 
-    __slots__ = ("_calling", "_lazy", "_whole", "_whole_is_known", "data", "has_functions")
+    __slots__ = (
+        "_assigned",
+        "_calling",
+        "_lazy",
+        "_whole",
+        "_whole_is_known",
+        "data",
+        "has_functions",
+    )
 
     def __init__(
         self,
@@ -119,6 +134,7 @@ class Unit:
         whole: Callable[[], object] | None = None,
     ) -> None:
         self.data = data  # never changed but replaced, under `_lock`
+        self._assigned: set[str] = set()  # the fields that were set as a whole
         self._lazy = lazy or _NOTHING
         self._whole = whole
         self._whole_is_known = whole is None
@@ -132,7 +148,14 @@ class Unit:
         with _lock.get():
             self.data = applied(change, self.data)
             if isinstance(change, Replace):  # a reset: the unit begins once more
+                self._assigned.clear()
                 self._whole_is_known = self._whole is None
+            elif self.has_functions:
+                for name, below in change.items():
+                    if below is REMOVE:
+                        self._assigned.discard(name)
+                    elif isinstance(below, Replace):
+                        self._assigned.add(name)
 
     def fill(self, data: JSONObject, over: JSONObject, only: str | None = None) -> bool:
         """Call the functions whose fields are absent, and keep what they give.
@@ -152,13 +175,17 @@ class Unit:
         return called
 
     def _lacks(self, name: str, data: JSONObject, over: JSONObject) -> bool:
-        if name in self.data:
-            return False
-        for given in (over, data):
+        return self._is_open(name) and all(
             # A mapping without an id, in a call or in a nested block, adds to what the unit has.
-            if name in given and not (isinstance(given[name], dict) and "id" not in given[name]):
-                return False
-        return True
+            name not in given or _has_no_id(given[name])
+            for given in (over, data)
+        )
+
+    def _is_open(self, name: str) -> bool:
+        """Whether the unit lacks the field; so it does where only a part of a user was set."""
+        if name not in self.data:
+            return True
+        return name in PARTIES and name not in self._assigned and _has_no_id(self.data[name])
 
     def _call(
         self, function: Callable[[], object] | None, keep: Callable[[object], object]
@@ -178,8 +205,8 @@ class Unit:
     def _keep(self, name: str, found: object) -> None:
         plain = normalize({name: found})
         with _lock.get():
-            if name not in self.data:  # else it was set meanwhile
-                self.data = merge(self.data, plain)
+            if self._is_open(name):  # else it was set meanwhile
+                self.data = merge(plain, self.data)
 
     def _keep_whole(self, found: object) -> None:
         plain = mapping(found, "data")
@@ -189,7 +216,7 @@ class Unit:
             plain = {
                 name: value
                 for name, value in plain.items()
-                if name not in self.data or name not in ("user", "customer")
+                if name not in PARTIES or self._is_open(name)
             }
             self.data = merge(plain, self.data)
 
@@ -257,10 +284,6 @@ class UnitLayer:
             changes = composed(self.changes, change)
             hold(key, UnitLayer(self.unit, changes, self.before, self.block))
             return
-        if isinstance(change, dict):
-            for name, below in change.items():
-                if isinstance(below, dict) and "id" not in below:
-                    self.read({}, name)  # it adds to what is there
         self.unit.change(change)
 
     def nested(self, more: JSONObject, block: object) -> UnitLayer:

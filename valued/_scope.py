@@ -6,7 +6,7 @@ import contextlib
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from valued import _events
@@ -163,8 +163,7 @@ class Scope(ScopeLike):
         try:
             yield self
         finally:
-            # Not by a token of the variable: that would take back what the block did to other
-            # scopes, and raises in another context.
+            # Not by a token: that takes back what the block did to other scopes.
             leave(key, block)
 
     def isolated(
@@ -350,9 +349,17 @@ class Isolated(Unit):
         return _Block(self)
 
     def run(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
-        """Call *fn* within the unit, and return what it returns: ``pool.submit(unit.run, fn)``."""
+        """Call *fn* within the unit, and return what it returns: ``pool.submit(unit.run, fn)``.
+
+        Where that is a coroutine, it runs within the unit, too: ``await unit.run(fn)``.
+        """
         with _Block(self):
-            return fn(*args, **kwargs)
+            result = fn(*args, **kwargs)
+        return self._await(result) if inspect.iscoroutine(result) else result  # type: ignore[return-value]
+
+    async def _await(self, coroutine: Awaitable[T]) -> T:
+        with _Block(self):
+            return await coroutine
 
     def __repr__(self) -> str:
         # Not the data: it is about people, and logs keep it.

@@ -9,11 +9,12 @@ at the pipe into which the interpreter writes the number of each signal at once
 The handler only writes to the same pipe. It takes no lock, so it can't wait for one that the thread
 which it interrupted holds.
 
-A server such as uvicorn stops gracefully by a handler of its own, then puts the default back and
-raises SIGTERM again, so that the process dies without any exit handler. So once SIGTERM was passed
-on to a handler, it is blocked on the main thread: a signal that this thread raises itself waits
-until the exit handlers have delivered what was recorded meanwhile. One from outside still arrives,
-on another thread.
+uvicorn stops gracefully by a handler of its own, then puts the default back and raises the signal
+again, so that the process dies without any exit handler. So once a signal was passed on to that
+handler, it is blocked on the main thread: one that this thread raises itself waits until the exit
+handlers have delivered what was recorded meanwhile. One from outside still arrives, on another
+thread. Other handlers may not be the end, and what a blocked thread starts inherits that: so after
+those nothing is blocked.
 """
 
 from __future__ import annotations
@@ -48,9 +49,9 @@ def flush_on_signals(*signals: int) -> None:
     valued.flush_on_signals) as pool``, which are terminated at the end of the block. When the
     events are delivered, or ``shutdown_timeout`` seconds later, the same signal is sent again, and
     the handler that was there before, or the system, does as it always did. Where that handler ends
-    the process gracefully, what is recorded meanwhile is delivered as the process ends, also by a
-    server that raises SIGTERM once more there; that takes ``shutdown_timeout`` seconds more, at
-    most. (uvicorn's handler gets the signal at once, so there it takes no more than that.) A second
+    the process gracefully, what is recorded meanwhile is delivered as the process ends, also by
+    uvicorn, which raises SIGTERM once more there. That takes ``shutdown_timeout`` seconds more, at
+    most; but uvicorn gets the signal at once, and so takes no more than that in all. A second
     signal from outside has its effect at once. A signal that is ignored stays ignored, and a
     handler of C code, which can't be called, stays the only one.
 
@@ -72,7 +73,8 @@ def flush_on_signals(*signals: int) -> None:
 #: The signals that were asked for, in this process or one that it was forked from.
 _wanted: Final[set[int]] = set()
 
-#: The modules of handlers after which a process ends without any exit handler.
+#: The modules of handlers after which a process ends without any exit handler: they put the default
+#: back, and raise the signal once more.
 _RAISING_AGAIN: Final = ("uvicorn.",)
 
 
@@ -95,7 +97,7 @@ def _look_again() -> None:
     """With the first event of a process: see whether a server has put its handlers in our place."""
     lost = {
         number: handler
-        for number in _wanted
+        for number in _wanted - _here.get().blocked  # where it was passed on, the end delivers
         if (handler := signal.getsignal(number)) is signal.SIG_DFL or _raises_again(handler)
     }
     if threading.current_thread() is threading.main_thread():
@@ -132,9 +134,7 @@ class _Handler:
         watch = _here.get()
         if self in watch.done:
             return  # it was sent before the thread could know that this has run
-        if self in watch.heard or (
-            number == signal.SIGTERM and _raises_again(self.before) and watch.can_block()
-        ):
+        if self in watch.heard or (_raises_again(self.before) and watch.can_block()):
             # uvicorn stops gracefully now, and the end of the process delivers, within one bound.
             self._pass_on(number, watch)
         else:
@@ -157,10 +157,7 @@ class _Handler:
             send_signal(number)  # to the handler before, or else to this one again
         # Afterwards: on another thread, that signal would not interrupt what this one waits for.
         # The handler may have run, and have called `flush_on_signals` once more.
-        if (
-            number == signal.SIGTERM
-            and signal.getsignal(number) is self.before is not signal.SIG_DFL
-        ):
+        if _raises_again(self.before) and signal.getsignal(number) is self.before:
             watch.block_until_exit(number)
 
     def deliver(self) -> None:
@@ -177,7 +174,8 @@ class _Watch:
         self.done: set[_Handler] = set()
         self._sender: int | None = None  # the thread that is sending one now
         self._listener: int | None = None  # the thread that listens
-        self._blocked: set[int] = set()
+        #: Signals that the main thread must not be ended by.
+        self.blocked: set[int] = set()
         self._pipe: tuple[socket.socket, socket.socket] | None = None
 
     def start(self, launch: Callable[[threading.Thread], object]) -> None:
@@ -285,19 +283,19 @@ class _Watch:
         Main thread only, as the next two.
         """
         if self.can_block():
-            self._blocked.add(number)
+            self.blocked.add(number)
             signal.pthread_sigmask(signal.SIG_BLOCK, {number})
             _leaving.hook_exit()
             _leaving.on_exit(self._end)
 
     def unblock(self) -> None:
         """The process goes on."""
-        while self._blocked:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, {self._blocked.pop()})
+        while self.blocked:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, {self.blocked.pop()})
 
     def _end(self) -> None:
         # A signal that waits has the effect that it would have without us.
-        for number in self._blocked:
+        for number in self.blocked:
             while isinstance(handler := signal.getsignal(number), _Handler):
                 signal.signal(number, handler.before)
         with contextlib.suppress(SystemExit):  # by a handler: the process is ending already

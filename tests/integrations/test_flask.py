@@ -176,6 +176,34 @@ def test_a_login_in_the_view_is_seen(sent: list[Any]) -> None:
     assert users(sent) == [None, 7, 7]
 
 
+def test_to_ask_for_a_user_amid_a_stream_ends_no_request_once_more(
+    sent: list[Any], signed_in: Any
+) -> None:
+    app = made()
+    valued_flask.init_app(app, signed_in)
+    ended: list[str] = []
+    app.teardown_request(lambda _error: ended.append("request"))
+    app.teardown_appcontext(lambda _error: ended.append("context"))
+    answer = get(app, "/stream", "1", buffered=False)
+    before = list(ended)
+    list(answer.response)
+    assert users(sent) == ["1"] * 3
+    assert ended == before
+    answer.close()
+
+
+def test_a_stream_with_context_that_is_closed_early_leaves_no_context(
+    sent: list[Any], signed_in: Any
+) -> None:
+    app = made()
+    valued_flask.init_app(app, signed_in)
+    answer = get(app, "/held", "1", buffered=False)
+    assert len(list(zip(answer.response, range(2), strict=False))) == 2
+    answer.close()
+    assert not flask.has_request_context()
+    assert set(users(sent)) == {"1"}
+
+
 def test_a_user_may_be_an_object_with_a_converter(sent: list[Any]) -> None:
     class User:
         def to_valued_data(self) -> dict[str, Any]:
@@ -284,7 +312,7 @@ def test_a_copy_of_the_environ_is_the_same_request(sent: list[Any], signed_in: A
     assert users(sent) == ["signed in below"] * 2
 
 
-def test_an_application_within_another_one_asks_the_outer_ones_user(sent: list[Any]) -> None:
+def test_an_application_within_another_one_has_users_of_its_own(sent: list[Any]) -> None:
     outer, inner = flask.Flask("outer"), made()
     valued_flask.init_app(outer, lambda: {"id": flask.current_app.name})
     valued_flask.init_app(inner, lambda: {"id": flask.current_app.name})
@@ -293,8 +321,13 @@ def test_an_application_within_another_one_asks_the_outer_ones_user(sent: list[A
     def mounted(path: str) -> Any:
         return flask.Response.from_app(inner, flask.request.environ)
 
-    get(outer, "/loud", "outer")
-    assert users(sent) == ["outer", "outer"]
+    @outer.after_request
+    def after(response: Any) -> Any:
+        record("outer")
+        return response
+
+    get(outer, "/loud", inner.name)
+    assert users(sent) == [inner.name, inner.name, "outer"]
 
 
 def test_what_user_raises_the_event_raises_and_the_page_of_the_error_is_no_view(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import contextvars
 import gc
 import io
 import os
@@ -556,3 +557,45 @@ def test_a_stream_that_is_collected_amid_the_change_of_a_context_variable_breaks
     """Up to Python 3.11, a change within another one crashes the interpreter, or gets lost."""
     done = run_program("collects_streams.py")
     assert (done.returncode, done.stdout, done.stderr) == (0, "ok\n", "")
+
+
+def test_what_a_close_resets_is_reset_for_the_servers_thread() -> None:
+    """Such as Werkzeug's `LocalManager`, below this middleware."""
+    current: contextvars.ContextVar[object] = contextvars.ContextVar("current", default=None)
+
+    class Body:
+        def __iter__(self) -> Any:
+            return iter([b""])
+
+        def close(self) -> None:
+            current.set(None)
+
+    def app(_environ: Any, _start: Any) -> Any:
+        current.set("a user")
+        return Body()
+
+    body: Any = ScopeMiddleware(app)({}, start)
+    list(body)
+    body.close()
+    assert current.get() is None
+
+
+def test_a_body_in_a_cycle_ends_as_its_own_user(sent: list[dict[str, Any]]) -> None:
+    def app(_environ: Any, _start: Any) -> Any:
+        cycle: list[Any] = []
+
+        def chunks() -> Iterator[bytes]:
+            try:
+                yield b"".join(cycle[1:])
+            finally:
+                record(1)
+
+        cycle.append(chunks())
+        return cycle[0]
+
+    body: Any = ScopeMiddleware(app, lambda _environ: {"user.id": 1})({}, start)
+    next(body)
+    with valued.isolated(user={"id": 2}):
+        del body
+        gc.collect()
+    assert users(sent) == [1]

@@ -58,6 +58,7 @@ ROADS = [
         "SIGTERM ends this process without delivering .*post_worker_init",
     ),
     ("sigterm_where_a_server_put_a_handler_that_exits_after_the_fork", 0, ["one"], ""),
+    ("sigterm_that_a_program_started_by_a_living_process_gets", 0, ["one"], ""),
     ("sigterm_that_a_child_of_a_stopping_process_gets", 0, ["one"], ""),
     ("sigterm_with_a_handler_that_kills", 6, ["one"], ""),
     ("sigterm_that_is_ignored", 0, ["one"], ""),

@@ -6,10 +6,12 @@ import logging
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import valued
 from valued import _signals
@@ -299,9 +301,19 @@ def stop_as_uvicorn_does(client: valued.Client, called: threading.Event) -> None
     signal.raise_signal(signal.SIGTERM)
 
 
+def uvicorn_handler(called: threading.Event) -> Any:
+    """Tells that it was called, and is taken for uvicorn's."""
+
+    def handle_exit(*_: object) -> None:
+        called.set()
+
+    handle_exit.__module__ = "uvicorn.server"
+    return handle_exit
+
+
 def sigterm_that_a_server_raises_again() -> None:
     called = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: called.set())
+    signal.signal(signal.SIGTERM, uvicorn_handler(called))
     valued.flush_on_signals()
     client = valued.Client("token", URL)
     record(client, "one")
@@ -311,7 +323,7 @@ def sigterm_that_a_server_raises_again() -> None:
 
 def sigterm_that_a_server_raises_again_before_any_event() -> None:
     called = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: called.set())
+    signal.signal(signal.SIGTERM, uvicorn_handler(called))
     valued.flush_on_signals()
     client = valued.Client("token", URL)
     signal.raise_signal(signal.SIGTERM)
@@ -337,12 +349,7 @@ def sigterm_where_uvicorn_put_its_handler_after_the_fork() -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGTERM
     else:
         called = threading.Event()
-
-        def handle_exit(*_: object) -> None:
-            called.set()
-
-        handle_exit.__module__ = "uvicorn.server"
-        signal.signal(signal.SIGTERM, handle_exit)
+        signal.signal(signal.SIGTERM, uvicorn_handler(called))
         record(client, "one")
         signal.raise_signal(signal.SIGTERM)
         stop_as_uvicorn_does(client, called)
@@ -351,12 +358,7 @@ def sigterm_where_uvicorn_put_its_handler_after_the_fork() -> None:
 def sigterm_that_uvicorn_raises_again_to_the_handler_that_it_found() -> None:
     valued.flush_on_signals()
     called = threading.Event()
-
-    def handle_exit(*_: object) -> None:
-        called.set()
-
-    handle_exit.__module__ = "uvicorn.server"
-    found = signal.signal(signal.SIGTERM, handle_exit)
+    found = signal.signal(signal.SIGTERM, uvicorn_handler(called))
     client = valued.Client("token", URL)
     record(client, "one")
     signal.raise_signal(signal.SIGTERM)
@@ -401,7 +403,7 @@ def sigterm_where_a_server_put_a_handler_that_exits_after_the_fork() -> None:
 def sigterm_that_a_child_of_a_stopping_process_gets() -> None:
     """It was forked when SIGTERM was blocked for its parent's main thread."""
     called = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: called.set())
+    signal.signal(signal.SIGTERM, uvicorn_handler(called))
     valued.flush_on_signals()
     client = valued.Client("token", URL)
     record(client, "one")
@@ -415,6 +417,22 @@ def sigterm_that_a_child_of_a_stopping_process_gets() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.raise_signal(signal.SIGTERM)
         time.sleep(30)
+
+
+def sigterm_that_a_program_started_by_a_living_process_gets() -> None:
+    """The handler was not the end: what starts later can be ended as always."""
+    called = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: called.set())
+    valued.flush_on_signals()
+    record(valued.Client("token", URL), "one")
+    signal.raise_signal(signal.SIGTERM)
+    assert called.wait(10)
+    code = "import time; print(flush=True); time.sleep(30)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as program:
+        assert program.stdout is not None
+        program.stdout.readline()
+        program.terminate()
+        assert program.wait(10) == -signal.SIGTERM
 
 
 def sigterm_with_a_handler_that_kills() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -79,6 +80,10 @@ class _Middleware(ScopeMiddleware):
         self._flask = app
         self._user = user
 
+    def _source(self) -> object:
+        # An application that is mounted below another one has its own users.
+        return None if self._user is None else self._flask
+
     def _isolated(self, environ: WSGIEnvironment) -> valued.Isolated:
         if self._user is None:
             return valued.isolated()
@@ -90,8 +95,12 @@ class _Middleware(ScopeMiddleware):
 def _user_of(app: flask.Flask, user: Callable[[], object], environ: WSGIEnvironment) -> object:
     if _is_current(app, environ):
         return user()
-    # Flask is done with the request, and its body is still being made.
-    with app.request_context(environ):
+    # Flask is done with the request, and its body is still being made. What the application does at
+    # the end of a request, such as to close its session, is done, or will be: not once more.
+    stand_in = copy.copy(app)
+    stand_in.teardown_request_funcs = {}
+    stand_in.teardown_appcontext_funcs = []
+    with stand_in.request_context(environ):
         return user()
 
 

@@ -70,7 +70,7 @@ class JobScope(_Base):
         if not valued.connected():
             # It may be the job's module that connects, and the unit would begin too early. What
             # this raises is raised, and seen to, when RQ does the same.
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception, SystemExit):
                 _ = job.func
         ids = job.meta.get(META)
         with valued.isolated():

@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import valued
+from valued.integrations import _collecting
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-#: Where a request's environ holds its unit, as long as the request lasts.
+#: Where a request's environ holds its unit, and whose data it has, as long as the request lasts.
 UNIT: Final = "valued.unit"
+_SOURCE: Final = "valued.unit.source"
 
 _FILE_WRAPPER: Final = "wsgi.file_wrapper"
 
@@ -52,15 +54,29 @@ class ScopeMiddleware:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         unit: valued.Isolated | None = environ.get(UNIT)
-        if unit is not None:
+        source = self._source()
+        if unit is not None and (source is None or source == environ.get(_SOURCE)):
             # The outermost one's. What lies between may have gone to another thread: so enter it.
             return self._serve(unit, environ, start_response, _nothing)
         if not valued.connected():
             return self._app(environ, start_response)
+        before = {name: environ.pop(name, None) for name in (UNIT, _SOURCE)}
         environ[UNIT] = unit = self._isolated(environ)
-        # With the unit it would be a cycle, which holds the request until it is collected. And
-        # whoever serves the same environ once more serves another request.
-        return self._serve(unit, environ, start_response, lambda: environ.pop(UNIT, None))
+        environ[_SOURCE] = source
+
+        def end() -> None:
+            # With the unit it would be a cycle, which holds the request until it is collected. And
+            # whoever serves the same environ once more serves another request.
+            for name, found in before.items():
+                environ.pop(name, None)
+                if found is not None:
+                    environ[name] = found
+
+        return self._serve(unit, environ, start_response, end)
+
+    def _source(self) -> object:
+        """What has users of its own, below whatever else is served; None: nothing has."""
+        return None
 
     def _isolated(self, environ: WSGIEnvironment) -> valued.Isolated:
         return valued.isolated(
@@ -150,29 +166,24 @@ class _Stream:
         """Close the body, once; called by the server."""
         if self._body is not None:
             try:
-                self._end_within(self._close)
+                _collecting.call(self._unit.run, self._close)
             finally:
                 self._end()
 
     def _close(self) -> None:
         body, self._body = self._body, None
         close = getattr(body, "close", None)
-        if close is not None:
-            close()
-        # A generator that was not read to its end has its `finally` run here.
-        del close, body
-        self._chunks = None
+        try:
+            if close is not None:
+                close()
+        finally:
+            # A generator that was not read to its end has its `finally` run here.
+            del close, body
+            self._chunks = None
 
     def __del__(self) -> None:
         # A server that closes nothing: what a generator in the body does at its end is still part
-        # of this request, and not of the one that is served here and now.
+        # of this request, and not of the one that is served here and now. In a context of its own,
+        # as that one's is nobody's to change.
         if self._body is not None:
-            self._end_within(self._forget)
-
-    def _forget(self) -> None:
-        self._body = self._chunks = None
-
-    def _end_within(self, end: Callable[[], None]) -> None:
-        # In a context of its own: this may run within a garbage collection, and to change a context
-        # variable there can crash Python 3.11.
-        contextvars.copy_context().run(self._unit.run, end)
+            contextvars.copy_context().run(self._unit.run, self._close)

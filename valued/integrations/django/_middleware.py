@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.apps import apps
 
 import valued
+from valued.integrations import _collecting
 from valued.integrations.django import _connecting, _settings
 from valued.integrations.django._fields import UNIT, begin, follow_logins, user_of
 from valued.integrations.django._views import PageViews
@@ -94,20 +96,24 @@ def _stream_within(
     if not response.streaming or getattr(response, "file_to_stream", None) is not None:
         return
     content = response.streaming_content
-    close = response.close
+    # What the view gave. *content* holds the response, which would hold itself.
+    source = getattr(response, "_iterator", content)
     chunks: Any
     if hasattr(content, "__aiter__"):
         # Django puts a generator around what the view gave, and ends only that one.
-        chunks = _achunks(unit, content, getattr(response, "_iterator", content))
+        chunks = _achunks(unit, content, source)
     else:
-        chunks = _chunks(unit, content)
+        chunks = _Chunks(unit, source)
     response.streaming_content = chunks
+    # Without a reference to itself, or only the garbage collection would end it.
+    own, response_of = vars(response).get("close"), weakref.ref(response)
 
     def close_within() -> None:
-        del response.close  # or it would keep itself alive
-        # In a context of its own: where nobody closed it, this runs within a garbage collection,
-        # and to change a context variable there can crash Python 3.11.
-        contextvars.copy_context().run(unit.run, close)
+        found = response_of()
+        if found is None:  # ended by the interpreter already
+            return
+        vars(found).pop("close", None)
+        _collecting.call(unit.run, own or found.close)
         if loop is not None:
             _end(chunks, loop)
 
@@ -124,14 +130,32 @@ def _end(chunks: Any, loop: asyncio.AbstractEventLoop) -> None:
         loop.call_soon_threadsafe(loop.create_task, chunks.aclose())
 
 
-def _chunks(unit: valued.Isolated, content: Iterator[bytes]) -> Iterator[bytes]:
-    while True:
-        with unit.entered():
-            try:
-                chunk = next(content)
-            except StopIteration:
-                return
-        yield chunk
+class _Chunks:
+    """A stream, each chunk of which, and whose end, is made within the unit."""
+
+    def __init__(self, unit: valued.Isolated, content: Iterator[bytes]) -> None:
+        self._unit = unit
+        self._content: Iterator[bytes] | None = content
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._content is None:  # it is closed
+            raise StopIteration
+        with self._unit.entered():
+            return next(self._content)
+
+    def close(self) -> None:
+        """End the stream; called by Django, within the unit."""
+        content, self._content = self._content, None
+        close = getattr(content, "close", None)
+        if close is not None:
+            close()
+
+    def __del__(self) -> None:
+        # Dropped by a server that closes nothing, amid another request.
+        contextvars.copy_context().run(self._unit.run, self.close)
 
 
 async def _achunks(
