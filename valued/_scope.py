@@ -80,8 +80,7 @@ class Scope(ScopeLike):
         self[key]
         self._change(at(parts_of(key), REMOVE))
 
-    #: Not by `__getitem__` with 0, 1, 2 …, as Python would try. `to_dict` can be iterated.
-    __iter__ = None
+    __iter__ = None  # not by `__getitem__` with 0, 1, 2 …; `to_dict` can be iterated
 
     def __contains__(self, key: str | tuple[str, ...]) -> bool:
         try:
