@@ -408,7 +408,7 @@ def test_receivers_of_the_client_come_first_and_last(
     )
     signals.task_prerun.connect(another)
     monkeypatch.setitem(sys.modules, "celery.signals", signals)
-    monkeypatch.setattr(_celery, "_listening", False)
+    monkeypatch.setattr(_celery, "listening", False)
     valued.Client(recorder._transport)
     signals.task_postrun.connect(another)
     task = types.ModuleType("task")  # anything that can have a request

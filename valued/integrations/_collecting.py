@@ -21,8 +21,7 @@ def _note(phase: str, _info: dict[str, Any]) -> None:
     (_collecting.add if phase == "start" else _collecting.discard)(threading.get_ident())
 
 
-if sys.version_info < (3, 12):
-    gc.callbacks.append(_note)
+gc.callbacks.extend([_note] if sys.version_info < (3, 12) else [])
 
 
 def call(function: Callable[..., Any], /, *args: Any) -> None:

@@ -135,20 +135,18 @@ class _Chunks:
 
     def __init__(self, unit: valued.Isolated, content: Iterator[bytes]) -> None:
         self._unit = unit
-        self._content: Iterator[bytes] | None = content
+        self._content = content
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
-        if self._content is None:  # it is closed
-            raise StopIteration
         with self._unit.entered():
             return next(self._content)
 
     def close(self) -> None:
         """End the stream; called by Django, within the unit."""
-        content, self._content = self._content, None
+        content, self._content = self._content, iter(())
         close = getattr(content, "close", None)
         if close is not None:
             close()
