@@ -728,4 +728,5 @@ def test_an_outage_gives_up_what_waited_and_stops_where_on_error_forked() -> Non
 def test_nothing_is_said_of_a_process_that_loses_nothing(caplog: pytest.LogCaptureFixture) -> None:
     delivery = Delivery(lambda *_: None, Options(), MemoryOutbox(), Reporter(None), lambda: None)
     delivery.lose_the_rest(0.0)
+    delivery.say_what_is_left(0.0)
     assert caplog.records == []
