@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import threading
@@ -564,6 +565,19 @@ def test_function_decides_about_page_views(
     with override_settings(VALUED={"PAGE_VIEWS": lambda _request, _response: answer}):
         visit(path, A, site=site)
     assert urls(events) == [url.format(path) for url in expected]
+
+
+def test_a_response_that_is_gone_has_nothing_to_close(site: Site) -> None:
+    from valued.integrations.django import ScopeMiddleware
+
+    def stream(_request: Any) -> StreamingHttpResponse:
+        return StreamingHttpResponse(iter([b"a"]))
+
+    response = ScopeMiddleware(stream)(RequestFactory().get("/"))
+    close = response.close
+    del response
+    gc.collect()
+    close()
 
 
 def test_function_is_asked_for_pages_only(events: list[dict[str, Any]], site: Site) -> None:
