@@ -269,3 +269,18 @@ errors: list[type[valued.ValuedError]] = [
     valued.DeliveryError,
     valued.PicklingError,
 ]
+
+# -- units of work ---------------------------------------------------------------------------------
+
+unit: valued.Isolated = scope.isolated({"user.id": 1}, lazy={"user": lambda: user}, team="a")
+with unit as inside:
+    assert_type(inside, valued.Scope)
+with valued.isolated(lambda: {"user.id": 1}), unit.entered() as again:
+    assert_type(again, valued.Scope)
+assert_type(unit.run(len, "abc"), int)
+with ThreadPoolExecutor() as threads:
+    threads.submit(unit.run, scope.action, "report.printed")
+valued.Client("TOKEN", defaults={"attributes.env": "prod"}, isolate_tasks=False)
+assert_type(valued.flush_all(), bool)
+assert_type(valued.flush_all(timeout=5), bool)
+valued.flush_all(None)
