@@ -426,3 +426,21 @@ def test_a_signal_is_not_blocked_where_no_other_thread_would_take_it(
         assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
     assert fork(child).wait() == 0
+
+
+def test_at_the_end_a_signal_that_waited_has_the_effect_that_it_has_without_us(
+    fork: Callable[..., Child],
+) -> None:
+    def child() -> None:
+        def before(*_: object) -> None: ...
+
+        signal.signal(signal.SIGTERM, before)
+        valued.flush_on_signals()  # as a server puts it back that found it
+        watch = _signals._here.get()
+        until(watch.can_block)
+        watch.block_until_exit(signal.SIGTERM)
+        watch._end()
+        assert signal.getsignal(signal.SIGTERM) is before
+        assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    assert fork(child).wait() == 0

@@ -91,14 +91,18 @@ def _arm(found: dict[int, Any]) -> None:
     _watch()  # first, or a signal that comes in this instant would find nobody listening
     for number, handler in handlers.items():
         signal.signal(number, handler)
+    _here.get().is_armed = True
 
 
 def _look_again() -> None:
     """With the first event of a process: see whether a server has put its handlers in our place."""
+    watch = _here.get()
     lost = {
         number: handler
-        for number in _wanted - _here.get().blocked  # where it was passed on, the end delivers
-        if (handler := signal.getsignal(number)) is signal.SIG_DFL or _raises_again(handler)
+        for number in _wanted - watch.blocked  # where it was passed on, the end delivers
+        if (handler := signal.getsignal(number)) is signal.SIG_DFL
+        # One that found ours in this process puts it back before it raises the signal again.
+        or (_raises_again(handler) and not watch.is_armed)
     }
     if threading.current_thread() is threading.main_thread():
         _arm(lost)
@@ -172,6 +176,7 @@ class _Watch:
         #: Handlers that pass on what they are called with next, and those that have done so.
         self.heard: set[_Handler] = set()
         self.done: set[_Handler] = set()
+        self.is_armed = False  # whether this process has installed one, and not its parent alone
         self._sender: int | None = None  # the thread that is sending one now
         self._listener: int | None = None  # the thread that listens
         #: Signals that the main thread must not be ended by.

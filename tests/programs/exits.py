@@ -355,17 +355,39 @@ def sigterm_where_uvicorn_put_its_handler_after_the_fork() -> None:
         stop_as_uvicorn_does(client, called)
 
 
-def sigterm_that_uvicorn_raises_again_to_the_handler_that_it_found() -> None:
-    valued.flush_on_signals()
+def uvicorn_stops_and_restores(client: valued.Client) -> None:
     called = threading.Event()
     found = signal.signal(signal.SIGTERM, uvicorn_handler(called))
-    client = valued.Client("token", URL)
     record(client, "one")
     signal.raise_signal(signal.SIGTERM)
     assert called.wait(10)
     record(client, "two")
     signal.signal(signal.SIGTERM, found)
     signal.raise_signal(signal.SIGTERM)
+
+
+def sigterm_that_uvicorn_raises_again_to_the_handler_that_it_found() -> None:
+    valued.flush_on_signals()
+    uvicorn_stops_and_restores(valued.Client("token", URL))
+
+
+def sigterm_that_uvicorn_raises_again_to_the_handler_of_the_parent() -> None:
+    valued.flush_on_signals()
+    client = valued.Client("token", URL)
+    if pid := os.fork():
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGTERM
+    else:
+        uvicorn_stops_and_restores(client)
+
+
+def no_warning_where_uvicorn_found_our_handler() -> None:
+    """The first event is of a thread, as those of sync views are."""
+    valued.flush_on_signals()
+    signal.signal(signal.SIGTERM, uvicorn_handler(threading.Event()))
+    client = valued.Client("token", URL)
+    thread = threading.Thread(target=record, args=(client, "one"))
+    thread.start()
+    thread.join()
 
 
 def sigterm_where_the_first_event_is_not_on_the_main_thread() -> None:
