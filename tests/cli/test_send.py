@@ -309,7 +309,7 @@ def test_ctrl_c_tells_what_was_not_delivered(
     feed(sending, *(event(number) for number in range(3, 33)), event(33, category="none"))
     refusing.wait_for(4)
     assert sending.stderr is not None
-    bound = threading.Timer(20.0, sending.kill)  # bounds a failure: a pipe is read without one
+    bound = threading.Timer(60.0, sending.kill)  # bounds a failure: a pipe is read without one
     bound.start()
     shown = []
     while not any(line.startswith("<stdin>:34: ") for line in shown):  # so it has read all lines
