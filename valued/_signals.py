@@ -91,7 +91,7 @@ def _arm(found: dict[int, Any]) -> None:
     _watch()  # first, or a signal that comes in this instant would find nobody listening
     for number, handler in handlers.items():
         signal.signal(number, handler)
-    _here.get().is_armed = True
+        _here.get().is_armed = True
 
 
 def _look_again() -> None:
