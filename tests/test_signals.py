@@ -355,6 +355,25 @@ def test_an_event_loop_keeps_what_it_is_woken_by(fork: Callable[..., Child]) -> 
     assert fork(child).wait() == 0
 
 
+def test_what_a_server_raises_again_is_delivered_there_and_wakes_no_loop_that_is_closing(
+    fork: Callable[..., Child], sent: Sent
+) -> None:
+    def child() -> None:
+        witness = Witness()
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        _leaving.enroll(witness)
+        valued.flush_on_signals()
+        watch = _signals._here.get()
+        told = []
+        watch.tell = lambda *arguments: bool(told.append(arguments))  # type: ignore[method-assign]
+        server = {"__name__": "uvicorn.server", "signal": signal}
+        exec("signal.raise_signal(signal.SIGTERM)", server)
+        assert (len(witness.heard), told, sent) == (1, [], [signal.SIGTERM])
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+    assert fork(child).wait() == 0
+
+
 def test_a_child_closes_the_pipe_of_its_parent_and_has_its_own(fork: Callable[..., Child]) -> None:
     def grandchild(pipe: tuple[socket.socket, socket.socket]) -> None:
         assert [end.fileno() for end in pipe] == [-1, -1]

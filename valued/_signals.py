@@ -116,7 +116,11 @@ def _look_again() -> None:
 
 
 def _raises_again(handler: object) -> bool:
-    return str(getattr(handler, "__module__", "")).startswith(_RAISING_AGAIN)
+    return _is_raising_again(getattr(handler, "__module__", ""))
+
+
+def _is_raising_again(module: object) -> bool:
+    return str(module).startswith(_RAISING_AGAIN)
 
 
 def _watch() -> None:
@@ -134,10 +138,15 @@ class _Handler:
     def __init__(self, before: Callable[[int, FrameType | None], Any] | signal.Handlers) -> None:
         self.before = before
 
-    def __call__(self, number: int, _frame: FrameType | None) -> None:
+    def __call__(self, number: int, frame: FrameType | None) -> None:
         watch = _here.get()
         if self in watch.done:
             return  # it was sent before the thread could know that this has run
+        if self not in watch.heard and frame and _is_raising_again(frame.f_globals.get("__name__")):
+            # Its graceful stop is over. Here and not on the thread, whose signal would meet an
+            # event loop that is being closed, of which Python prints an error.
+            watch.heard.add(self)
+            self.deliver()
         if self in watch.heard or (_raises_again(self.before) and watch.can_block()):
             # uvicorn stops gracefully now, and the end of the process delivers, within one bound.
             self._pass_on(number, watch)
