@@ -30,8 +30,9 @@ import valued
 from valued.integrations.asgi import ScopeMiddleware
 from valued.integrations.celery import carry_scope
 
-# At import, so that a wrong setting stops the start and not a request.
-valued.connect()
+# At import, so that a wrong setting stops the start and not a request. Anonymous visitors have no
+# events, and a mistake in one is logged: neither costs anybody a page.
+valued.connect(anonymous="drop", invalid="log")
 
 # The ids of the user and of the customer travel with each task, from here to the worker. Nothing
 # else does: no name, no address.
@@ -65,7 +66,7 @@ async def page_view(
     response = await call_next(request)
     # Afterwards, when the user is known: a page view is somebody's. It costs microseconds: the
     # event is copied and queued, and sent in the background.
-    if request.method == "GET" and response.status_code < 400 and valued.scope.user_id is not None:
+    if request.method == "GET" and response.status_code < 400:
         valued.page_view(str(request.url))
     return response
 
@@ -82,8 +83,7 @@ def report(number: int) -> dict[str, int]:
 
 @app.post("/reports/{number}", status_code=202)
 def generate(number: int) -> dict[str, int]:
-    if valued.scope.user_id is not None:
-        # Beside the code that did it. The user comes from the scope.
-        valued.action("report.ordered", attributes={"report": number})
-        render.delay(number)
+    # Beside the code that did it. The user comes from the scope.
+    valued.action("report.ordered", attributes={"report": number})
+    render.delay(number)
     return {"report": number}

@@ -13,10 +13,11 @@ import pytest
 import valued
 from tests.support.processes import Child
 from tests.support.server import Server
+from valued.integrations import _saying
 
 _VARIABLES = (
-    "VALUED_TOKEN", "VALUED_ENDPOINT", "VALUED_OUTBOX", "DJANGO_ENV", "FLASK_ENV", "APP_ENV",
-    "ENVIRONMENT", "ENV",
+    "VALUED_TOKEN", "VALUED_ENDPOINT", "VALUED_OUTBOX", "VALUED_DISABLED", "VALUED_INVALID",
+    "VALUED_ANONYMOUS", "VALUED_ISOLATE_TASKS", "VALUED_RECORD", "VALUED_BLOCK",
     "http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY",
 )  # fmt: skip
 
@@ -38,6 +39,7 @@ def _disconnected() -> Iterator[None]:
     yield
     valued.disconnect(0)
     valued.set_executor(None)
+    _saying._said.clear()  # each test may hear of the same for the first time
 
 
 @pytest.fixture

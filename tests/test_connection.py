@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
+import html
+import io
 import json
 import logging
 import os
+import pickle
 import platform
+import re
+import reprlib
 import signal
 import socket
 import threading
 import time
 import traceback
+import urllib.parse
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -20,14 +27,16 @@ from typing import Any
 import pytest
 import requests
 import urllib3
+from rich.console import Console
+from rich.traceback import Traceback
 
 import valued
-from tests.support.processes import until
+from tests.support.processes import run, until
 from tests.support.proxy import Listener, Proxy, read_request
 from tests.support.server import Reply, Server
 from tests.support.tls import Authority, TLSServer
 from valued import Connection, DeliveryError, _connection, _pool
-from valued._connection import _clear_frames
+from valued._connection import _is_clean
 from valued._route import MOST_OF_ANSWER
 
 TOKEN = "t0ken-that-nobody-may-see"
@@ -801,8 +810,11 @@ def test_the_token_is_nowhere_in_an_error_nor_in_what_its_frames_hold(
     assert not any(TOKEN in record.getMessage() for record in caplog.records)
 
 
-def test_the_token_is_not_in_what_the_frames_hold_of_what_a_signal_handler_raises() -> None:
-    class SoftTimeLimit(Exception):
+@pytest.mark.parametrize("base", [Exception, BaseException])
+def test_the_token_is_not_in_what_the_frames_hold_of_what_a_signal_handler_raises(
+    base: type[BaseException],
+) -> None:
+    class SoftTimeLimit(base):  # type: ignore[valid-type, misc]
         pass
 
     def exceeded(_number: int, _frame: object) -> None:
@@ -840,6 +852,228 @@ def test_the_token_is_in_no_error_of_tls(tls_server: TLSServer) -> None:
     assert TOKEN not in everything(failure(Connection(TOKEN, tls_server.url)))
 
 
+def locals_of(error: BaseException) -> Iterator[object]:
+    """What the frames of ours hold that *error*, and all that it leads to, came through."""
+    waiting: list[BaseException | None] = [error]
+    known: list[int] = []
+    while waiting:
+        one = waiting.pop()
+        if one is None or id(one) in known:
+            continue
+        known.append(id(one))
+        waiting += (one.__cause__, one.__context__)
+        for frame, _line in traceback.walk_tb(one.__traceback__):
+            if "/tests/" not in frame.f_code.co_filename:
+                yield from frame.f_locals.values()
+
+
+def both_reprs(thing: object) -> str:
+    """Its `repr`, and the one that shows the beginning and the end of what is long."""
+    try:
+        return repr(thing) + reprlib.repr(thing)
+    except AttributeError:  # of an object that is half made; who shows frames has to bear that
+        return repr(vars(thing))
+
+
+def shown(error: BaseException) -> str:
+    """All of *error* that rich, an error tracker, a log or a pickle could show."""
+    console = Console(file=io.StringIO(), width=200)
+    frames = (type(error), error, error.__traceback__)
+    console.print(Traceback.from_exception(*frames, show_locals=True, locals_max_string=20))
+    parts = map(both_reprs, locals_of(error))
+    chain = [str(one) + repr(one) + repr(vars(one)) for one in (error, error.__cause__) if one]
+    request = getattr(error.__cause__, "request", None)
+    pickled = pickle.dumps(error).decode("latin-1")
+    text = [console.file.getvalue(), *parts, *chain, everything(error), repr(request), pickled]
+    return "\n".join(text).replace("/tests/", "")
+
+
+#: What must not be seen of `TOKEN`, not even in part.
+PARTS = [TOKEN[start : start + 6] for start in range(len(TOKEN) - 5)]
+SLASHED = "t0ken/that+nobody/may=see"
+
+
+@pytest.mark.parametrize("when", ["first", "kept", "by a session"])
+@pytest.mark.parametrize(
+    "form",
+    [
+        "{}", "Token {} unknown", '{{"token": "{}"}}',
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize(
+    "escape",
+    [
+        str,
+        lambda token: json.dumps(token).strip('"').replace("/", "\\/"),
+        lambda token: urllib.parse.quote(token, safe=""),
+        lambda token: html.escape(token).replace("/", "&#x2F;"),
+        lambda token: token.replace("/", "&#47;").replace("+", "&plus;"),
+    ],
+    ids=["plain", "json", "url", "html", "numbers"],
+)
+def test_an_answer_that_names_the_token_shows_it_nowhere(
+    escape: Callable[[str], str], form: str, when: str
+) -> None:
+    said = form.format(escape(SLASHED))
+    good = when != "first"
+
+    def serve(client: socket.socket) -> None:
+        nonlocal good
+        with client.makefile("rb") as stream:
+            while read_request(stream):
+                answer = NO_ANSWER
+                if not good:
+                    head = f"HTTP/1.1 401 {said}\r\nX-Echo: {said}\r\nContent-Length: {len(said)}"
+                    answer = f"{head}\r\n\r\n{said}".encode()
+                good = False
+                client.sendall(answer)
+
+    with Listener(serve) as service:
+        connection = Connection(SLASHED, service.url)
+        if good:
+            connection.post(b"{}")
+        if when == "by a session":
+            connection.session.hooks["response"].append(lambda answer, **_options: answer)
+        error = failure(connection)
+        text = shown(error)
+        connection.close()
+    assert error.status == 401
+    assert error.body == form.format("<secret>")
+    assert form.format("<secret>") in error.reason
+    for part in ("t0ken", "that", "nobody", "see"):
+        assert part not in text.replace("test_an_answer_that_names", "").replace(
+            "the_token_shows_it_nowhere", ""
+        ), part
+
+
+def test_the_token_is_redacted_before_the_body_is_cut(server: Server) -> None:
+    server.script = lambda _request: Reply(500, body=b"x" * 490 + TOKEN.encode() * 50 + b"end")
+    connection = Connection(TOKEN, server.url)
+    body = failure(connection).body
+    connection.close()
+    assert body == "x" * 490 + "<secret><s"
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_an_answer_that_is_none_and_names_the_token_shows_it_nowhere(kept: bool) -> None:
+    def serve(client: socket.socket) -> None:
+        with client.makefile("rb") as stream:
+            if kept:
+                read_request(stream)
+                client.sendall(NO_ANSWER)
+            read_request(stream)
+        client.sendall(f"unknown token: {TOKEN}\r\n\r\n".encode())
+
+    with Listener(serve) as service:
+        connection = Connection(TOKEN, service.url)
+        if kept:
+            connection.post(b"{}")
+        error = failure(connection)
+        connection.close()
+    assert "unknown token: <secret>" in error.reason
+    assert error.__cause__ is error.__context__ is None
+    assert not [part for part in PARTS if part in shown(error)]
+
+
+class _UnreadableError(Exception):
+    def __str__(self) -> str:
+        raise LookupError(TOKEN)
+
+
+@pytest.mark.parametrize(
+    ("raised", "reason"),
+    [
+        (requests.ConnectionError(f"no {TOKEN}"), "no answer: ConnectionError: no <secret>"),
+        (LookupError(f"no {TOKEN}"), "no answer: LookupError: no <secret>"),
+        (LookupError({"headers": [TOKEN]}), "no answer: LookupError: {'headers': ['<secret>']}"),
+        (_UnreadableError(), "no answer: _UnreadableError"),
+    ],
+)
+def test_an_exception_that_names_the_token_is_dropped_for_what_it_says(
+    server: Server, raised: Exception, reason: str
+) -> None:
+    class Adapter(requests.adapters.BaseAdapter):
+        def send(self, request: requests.PreparedRequest, **_options: Any) -> requests.Response:
+            raise raised
+
+        def close(self) -> None:
+            pass
+
+    connection = Connection(TOKEN, server.url)
+    connection.session.mount("http://", Adapter())
+    error = failure(connection)
+    assert error.reason == reason
+    assert error.__cause__ is error.__context__ is None
+    assert TOKEN not in shown(error)
+
+
+def test_an_exception_of_a_transport_that_is_no_failure_to_send_stays_what_it_is(
+    server: Server,
+) -> None:
+    class Adapter(requests.adapters.BaseAdapter):
+        def send(self, request: requests.PreparedRequest, **_options: Any) -> requests.Response:
+            error = LookupError("a bug")
+            error.request = request
+            raise error
+
+        def close(self) -> None:
+            pass
+
+    connection = Connection(TOKEN, server.url)
+    connection.session.mount("http://", Adapter())
+    with pytest.raises(LookupError, match="a bug") as caught:
+        connection.post(b"{}")
+    assert caught.value.request is None
+    assert TOKEN not in everything(caught.value)
+
+
+def test_the_request_that_an_exception_holds_is_taken_from_it() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    connection = Connection(TOKEN, f"http://127.0.0.1:{port}/events")
+    connection.session.hooks["response"].append(lambda answer, **_options: answer)
+    cause = failure(connection).__cause__
+    assert isinstance(cause, requests.ConnectionError)
+    assert cause.request is cause.response is None
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Connection(TOKEN, "ftp://127.0.0.1/"),
+        lambda: Connection(TOKEN, 5),  # type: ignore[arg-type]
+        lambda: Connection("https://ingest.valued.app/events", TOKEN),
+        lambda: Connection("t", TOKEN),
+        lambda: Connection("t", TOKEN.encode()),  # type: ignore[arg-type]
+        lambda: Connection(TOKEN.encode()),  # type: ignore[arg-type]
+        lambda: Connection(TOKEN + " "),
+        lambda: Connection(TOKEN, "http://u:p@127.0.0.1/"),
+        lambda: Connection(TOKEN, timeout=-1),
+        lambda: Connection(TOKEN, "http://127.0.0.1/", pool_size=0),
+        lambda: Connection(endpoint=TOKEN),
+        lambda: valued.Client(TOKEN, "ftp://127.0.0.1/"),
+        lambda: valued.Client(TOKEN, max_workers=0),
+        lambda: valued.Client(TOKEN + " "),
+        lambda: valued.Client(TOKEN, no_such_option=1),
+        lambda: valued.connect(TOKEN, timeout=0),
+        lambda: pickle.dumps(Connection(TOKEN, "http://127.0.0.1/")),
+        lambda: pickle.dumps(valued.Client(TOKEN, "http://127.0.0.1/")),
+        lambda: copy.deepcopy(Connection(TOKEN, "http://127.0.0.1/")),
+    ],
+)
+@pytest.mark.parametrize("variable", [False, True])
+def test_no_frame_of_a_constructor_that_raises_shows_the_token(
+    make: Callable[[], object], variable: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if variable:
+        monkeypatch.setenv("VALUED_TOKEN", TOKEN + "\n")
+    with pytest.raises(valued.ValuedError) as caught:
+        make()
+    text = "\n".join(map(both_reprs, locals_of(caught.value)))
+    text += str(caught.value) + repr(caught.value)
+    assert not [part for part in PARTS if part in text]
+
+
 def test_errors_that_refer_to_each_other_in_a_circle_are_cleared_once() -> None:
     def fail() -> None:
         header = bytes(TOKEN, "ascii")
@@ -854,7 +1088,7 @@ def test_errors_that_refer_to_each_other_in_a_circle_are_cleared_once() -> None:
     caught.value.__cause__ = other
     other.__context__ = caught.value
     assert leaks(caught.value)
-    _clear_frames(caught.value)
+    assert _is_clean(caught.value, TOKEN)
     assert not leaks(caught.value)
 
 
@@ -951,6 +1185,122 @@ def test_an_endpoint_to_which_the_token_would_travel_in_clear_is_told_of_once(
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == is_told
     assert all("in clear" in line and "https" in line and TOKEN not in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("localhost:4567/events", "http://localhost:4567/events"),
+        ("localhost", "http://localhost/events"),
+        ("127.0.0.1:4567", "http://127.0.0.1:4567/events"),
+        ("[::1]:4567/events", "http://[::1]:4567/events"),
+        ("ingest.valued.app", "https://ingest.valued.app/events"),
+        ("ingest.valued.app/events", "https://ingest.valued.app/events"),
+        ("//ingest.valued.app/", "https://ingest.valued.app/"),
+        ("ingest:4567/events", "https://ingest:4567/events"),
+    ],
+)
+def test_an_endpoint_without_a_scheme_is_told_with_one_that_works(given: str, meant: str) -> None:
+    with pytest.raises(valued.ValidationError) as caught:
+        Connection(TOKEN, given)
+    hint = re.search("did you mean '(.*)'", str(caught.value))
+    assert hint is not None
+    assert hint[1] == meant
+    assert Connection(TOKEN, hint[1]).endpoint == meant
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        TOKEN, "0123456789abcdef", "eyJhbGciOi.eyJzdWIiOi.SflKxwRJSM", "sk_live_4242",
+        "a b.example", "user:s3cret@ingest.valued.app", "ingest.valued.app?token=s3cret",
+        "ftp://ingest.valued.app", "localhost:99999", "user:s3cret",
+    ],
+)  # fmt: skip
+def test_what_may_be_a_secret_is_not_shown_in_a_hint(given: str) -> None:
+    with pytest.raises(valued.ValidationError) as caught:
+        Connection("t", given)
+    assert "did you mean" not in str(caught.value)
+    assert given not in str(caught.value)
+
+
+def test_token_and_endpoint_in_the_wrong_order_are_told_of() -> None:
+    with pytest.raises(valued.ValidationError, match="token: it is a URL; the token comes first"):
+        Connection("https://ingest.valued.app/events", TOKEN)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize(
+    ("token", "source"), [(TOKEN, r"was given as token=…"), (None, "came from VALUED_TOKEN")]
+)
+def test_a_refused_token_is_told_with_the_endpoint_and_where_it_came_from(
+    server: Server, status: int, token: str | None, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VALUED_TOKEN", TOKEN)
+    server.script = lambda _request: Reply(status)
+    connection = Connection(token, f"{server.url}?tenant=7")
+    reason = failure(connection).reason
+    connection.close()
+    assert reason.startswith(f"the service answered {status} ")
+    assert f" at {server.url} (" in reason
+    assert source in reason
+    assert "tenant" not in reason
+
+
+def test_of_a_long_status_line_the_beginning_is_shown() -> None:
+    def serve(client: socket.socket) -> None:
+        with client.makefile("rb") as stream:
+            read_request(stream)
+        client.sendall(b"HTTP/1.1 500 " + b"x" * 60_000 + b"\r\nContent-Length: 0\r\n\r\n")
+
+    with Listener(serve) as service:
+        connection = Connection(TOKEN, service.url)
+        assert len(failure(connection).reason) < 600
+        connection.close()
+
+
+# -- imports ---------------------------------------------------------------------------------------
+
+_FIRST_EVENT_OF_A_CHILD = """
+import os, sys
+import valued
+client = valued.Client('t0ken-of-tests', sys.argv[1], retries=0, timeout=5)
+before = set(sys.modules)
+child = os.fork()
+if not child:
+    client.action('first', {'user.id': 1})
+    flushed = client.flush(20)
+    client.close(1)
+    print(flushed, *sorted(set(sys.modules) - before), flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.parametrize("way", ["http", "401", "busy", "tls", "bad certificate", "refused", "idn"])
+def test_the_first_event_of_a_forked_child_imports_nothing(
+    way: str, server: Server, tls_server: TLSServer, authority: Authority
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    urls = {"tls": tls_server.url, "bad certificate": tls_server.url,
+            "refused": f"http://127.0.0.1:{port}/", "idn": "http://bücher.invalid/"}  # fmt: skip
+    date = {"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT", "Content-Encoding": "gzip"}
+    replies = {"401": Reply(401), "busy": Reply(429, date, gzip.compress(b"busy"))}
+    server.script = lambda _request: replies.get(way, Reply())
+    bundle = {"REQUESTS_CA_BUNDLE": str(authority.bundle)} if way == "tls" else {}
+    # Without coverage, which has imports of its own.
+    environment = {name: os.environ[name] for name in os.environ if "COV" not in name}
+    program = _FIRST_EVENT_OF_A_CHILD
+    done = run("-c", program, urls.get(way, server.url), env={**environment, **bundle})
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
+
+
+def test_importing_the_library_imports_nothing_of_requests() -> None:
+    environment = {name: os.environ[name] for name in os.environ if "COV" not in name}
+    heavy = ("requests", "urllib3", "psutil", "http.client", "ssl", "email")
+    program = f"import sys, valued; print([name for name in {heavy} if name in sys.modules])"
+    assert run("-c", program, env=environment).stdout == "[]\n"
 
 
 @pytest.mark.parametrize("user", ["user@", "user:word@", ":word@"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import base64
 import collections
 import dataclasses
 import datetime
@@ -28,7 +29,7 @@ from valued import _converters
 @pytest.fixture(autouse=True)
 def _registrations(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a test registers ends with it."""
-    monkeypatch.setattr(_converters, "_entries", dict(_converters._entries))
+    monkeypatch.setattr(_converters, "_registered", dict(_converters._registered))
     monkeypatch.setattr(_converters, "_version", object())
 
 
@@ -167,7 +168,7 @@ def test_set_with_a_bad_item_is_refused_with_its_place() -> None:
 @pytest.mark.parametrize("text", ["NaN", "sNaN", "Infinity", "-Infinity"])
 def test_decimal_that_is_no_number_is_refused(text: str) -> None:
     error = refusal({"price": decimal.Decimal(text)})
-    assert str(error) == f"price: {text} is no number in JSON: send None in its place"
+    assert str(error) == ("price: NaN or an infinity is no number in JSON: send None in its place")
 
 
 @pytest.mark.parametrize("value", [Ratio("nan"), fractions.Fraction(1, 2) * math.inf])
@@ -179,23 +180,25 @@ def test_converted_number_is_checked_like_any_other(value: object) -> None:
 def test_bytes_are_refused_with_what_to_do(value: object) -> None:
     error = refusal({"a": [value]})
     assert error.path == "a[0]"
+    decoded = "bytes(value).decode()" if isinstance(value, memoryview) else "value.decode()"
+    encoded = "base64.b64encode(value).decode()"
     assert error.reason == (
-        f"{type(value).__name__} is no text: decode it first, for example with "
-        ".decode() or base64.b64encode"
+        f"{type(value).__name__} is no text: send {decoded} where it holds text, else {encoded}"
     )
+    names = {"value": value, "base64": base64}
+    assert valued.normalize([eval(decoded, names), eval(encoded, names)]) == ["text", "dGV4dA=="]
 
 
 def test_generator_is_refused_with_what_to_do() -> None:
     error = refusal({"items": (number for number in range(3))})
-    assert str(error) == "items: a generator can be read only once: give a list of it, list(…)"
+    assert str(error) == "items: a generator can be read only once: send list(value)"
 
 
-@pytest.mark.parametrize("value", [object(), map(str, []), 1j, User, print, datetime.timedelta(1)])
+@pytest.mark.parametrize("value", [object(), map(str, []), 1j, User, print])
 def test_value_without_a_converter_is_refused_by_its_class(value: object) -> None:
     cls = type(value)
     error = refusal({"a": value})
     assert error.reason.startswith(f"no converter for {cls.__module__}.{cls.__qualname__}: ")
-    assert f"valued.register({cls.__qualname__}, function)" in error.reason
 
 
 def test_dataclass_that_lacks_a_field_is_reported_with_its_cause() -> None:
@@ -281,20 +284,23 @@ def test_virtual_subclass_of_a_collection_is_one() -> None:
     assert valued.normalize(Pages()) == [1, 2]
 
 
+class Product:
+    pass
+
+
 def test_two_converters_that_fit_equally_well_are_an_error_that_registration_settles() -> None:
     named = abc.ABCMeta("Named", (), {})
     priced = abc.ABCMeta("Priced", (), {})
-
-    class Product:
-        pass
 
     for cls in (named, priced):
         cls.register(Product)
         valued.register(cls, lambda _, cls=cls: cls.__name__)
     error = refusal({"a": Product()})
     assert error.path == "a"
-    assert error.reason.startswith("two converters fit ")
-    assert error.reason.endswith(f"valued.register({Product.__qualname__}, function)")
+    assert error.reason == (
+        f"two converters fit {__name__}.Product equally well: give the class a to_valued_data() "
+        f"method, or write: from {__name__} import Product; valued.register(Product, str)"
+    )
     assert isinstance(error.__cause__, RuntimeError)
     valued.register(Product, lambda _: "settled")
     assert valued.normalize(Product()) == "settled"

@@ -583,7 +583,7 @@ def test_damaged_records_are_reported_and_the_others_delivered(
     heir = make()
     heir.adopt()
     assert taken(heir) == bodies(1, 3)
-    assert caplog.messages == ["1 places in the outbox are damaged, and were skipped"]
+    assert caplog.messages == ["1 place in the outbox is damaged, and was skipped"]
 
 
 def test_a_file_that_can_not_be_read_is_read_later(
@@ -820,7 +820,7 @@ def test_rejected_events_are_kept_with_the_answer_and_bounded(
     assert sum(one.stat().st_size for one in kept) <= REJECTED_BYTES
     assert kept[-2:][0] == path
     assert not (place / "v1" / "rejected" / f"{0:020d}-x").exists()
-    assert "1 of the oldest files of rejected events were removed" in caplog.text  # at once
+    assert "1 of the oldest files of rejected events was removed" in caplog.text  # at once
     outbox.rest()
     assert f"{21 + 1 - len(kept) - 1} of the oldest files of rejected" in caplog.text  # the others
 
@@ -845,7 +845,7 @@ def test_a_rejected_event_that_fits_in_part_is_reported_and_costs_no_other(
         resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, hard))
         outbox.failed(take(outbox), DeliveryError("no", 422))
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        assert "1 rejected events could not be kept: [Errno 28] No space" in caplog.text
+        assert "1 rejected event could not be kept: [Errno 28] No space" in caplog.text
         outbox.failed(take(outbox), DeliveryError("no", 422))
         assert balance(outbox)["failed"] == 3
         assert [one.event["n"] for one in Outbox(place).rejected()] == [1, 3]
@@ -880,7 +880,7 @@ def test_an_answer_that_can_not_be_kept_is_reported_and_the_event_settled(
     put(outbox, 1, 2)
     answer: Any = Answer(RuntimeError("no text"))
     outbox.failed(take(outbox), DeliveryError("no", 400, body=answer))
-    assert "1 rejected events could not be kept: no text" in caplog.text
+    assert "1 rejected event could not be kept: no text" in caplog.text
     answer.trouble = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         outbox.failed(take(outbox), DeliveryError("no", 400, body=answer))
@@ -906,7 +906,7 @@ def test_a_rejected_event_that_can_not_be_kept_is_counted_all_the_same(
     (place / "v1" / "rejected").rmdir()
     outbox.failed(take(outbox), DeliveryError("no", 422))
     assert balance(outbox)["failed"] == 1
-    assert "1 rejected events could not be kept" in caplog.text
+    assert "1 rejected event could not be kept" in caplog.text
 
 
 # -- ending ----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from valued import _errors
 
 ERRORS: list[valued.ValuedError] = [
     valued.ValidationError("a: one", "b: another"),
-    valued.SerializationError("attributes.items[0].price", "nan is no number in JSON"),
+    valued.SerializationError("attributes.items[0].price", "raised KeyError: 5", "raised KeyError"),
     valued.NotConnectedError("call valued.connect(token) first"),
     valued.DeliveryError("the service answered 503", 503, 9, 12.345, "busy", 30.0),
     _errors.PicklingError("the client can't be pickled"),
@@ -85,6 +85,12 @@ def test_serialization_error_says_where_and_why() -> None:
     error = valued.SerializationError("a.b", "wrong")
     assert (error.path, error.reason, str(error)) == ("a.b", "wrong", "a.b: wrong")
     assert str(valued.SerializationError("", "wrong")) == "wrong"
+
+
+def test_serialization_error_has_a_summary_that_may_be_logged() -> None:
+    assert valued.SerializationError("a.b", "secret", "wrong").summary == "a.b: wrong"
+    assert valued.SerializationError("", "secret", "wrong").summary == "wrong"
+    assert valued.SerializationError("a.b", "secret").summary == "a.b: a value that can't be sent"
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ def test_an_exit_right_after_it_is_the_same_end_with_one_bound_and_one_line(
         done = run("-c", ENDS, server.url, str(pause))
         took.append(time.monotonic() - started - pause)
         assert done.returncode == 0
-        said.append([re.match(r"[^,:]+", line)[0] for line in done.stderr.splitlines()])  # type: ignore[index]
+        said.append([re.match(r"valued: ([^,:]+)", line)[1] for line in done.stderr.splitlines()])  # type: ignore[index]
     over.set()
     first = "3 events are not delivered after 3 s"
     assert said == [[first], [first, "the process ends with 3 events not delivered"]]

@@ -37,9 +37,19 @@ MAY_IMPORT = {
     "_fork": ["_weak"],
     "_leaving": ["_fork", "_weak"],
     "_options": ["_errors", "_typing"],
-    "_converters": ["_errors"],
-    "_serializer": ["_errors", "_typing", "_converters"],
-    "_events": ["_errors", "_typing", "_serializer"],
+    "_secret": [],
+    "_recording": ["_errors", "_fork"],
+    "_reporting": ["_errors", "_typing"],
+    "_values": [],
+    "_hints": ["_values"],
+    "_converters": ["_errors", "_values", "_hints"],
+    "_keys": ["_errors", "_typing", "_values", "_converters"],
+    "_serializer": ["_errors", "_typing", "_values", "_hints", "_converters", "_keys"],
+    "_times": ["_errors"],
+    "_events": ["_errors", "_typing", "_reporting", "_values", "_serializer", "_times"],
+    "_refusals": [
+        "_errors", "_typing", "_fork", "_options", "_reporting", "_serializer", "_events",
+    ],
     "_changes": ["_typing", "_serializer"],
     "_retry": ["_errors"],
     "_load": [],
@@ -53,7 +63,6 @@ MAY_IMPORT = {
     "_outbox": ["_errors", "_typing", "_options", "_schedule", "_entries"],
     "_directory": ["_errors", "_typing", "_options", "_records", "_owners", "_segments", "_store"],
     "_executors": ["_errors", "_typing", "_fork", "_options"],
-    "_reporting": ["_errors", "_typing"],
     "_signals": ["_fork", "_leaving", "_reporting"],
     "_files": ["_owners", "_segments", "_store", "_reporting"],
     "_reading": [
@@ -74,26 +83,35 @@ MAY_IMPORT = {
     "_sender": [
         "_typing", "_fork", "_leaving", "_options", "_outbox", "_executors", "_process_sender",
     ],
-    "_pool": ["_fork", "_weak"],
-    "_route": ["_pool"],
+    "_seams": ["_fork"],
+    "_pool": ["_fork", "_weak", "_seams"],
+    "_route": ["_secret", "_seams", "_pool"],
     "_connection": [
-        "_errors", "_typing", "_version", "_fork", "_options", "_serializer", "_reporting", "_pool",
-        "_route",
+        "_errors", "_typing", "_version", "_fork", "_options", "_secret", "_serializer",
+        "_reporting", "_pool", "_route",
     ],
     "_client": [
-        "_errors", "_typing", "_fork", "_options", "_durable", "_serializer", "_events",
-        "_executors", "_sender", "_connection", "_celery",
+        "_errors", "_typing", "_fork", "_options", "_durable", "_secret", "_recording",
+        "_converters", "_serializer", "_events", "_refusals", "_executors", "_sender",
+        "_connection", "_celery",
     ],
-    "_scope": ["_errors", "_typing", "_serializer", "_events", "_changes", "_context", "_client"],
+    "_scope_data": ["_errors", "_typing", "_serializer", "_changes", "_context", "_client"],
+    "_scope": [
+        "_errors", "_typing", "_secret", "_values", "_serializer", "_events", "_changes",
+        "_context", "_client", "_scope_data",
+    ],
     "_shared": [
-        "_errors", "_typing", "_leaving", "_sender", "_serializer", "_context", "_client", "_scope",
+        "_errors", "_typing", "_leaving", "_secret", "_sender", "_serializer", "_context",
+        "_client", "_scope",
     ],
+    "_matching": ["_errors", "_serializer"],
 }  # fmt: skip
 
 #: What an import of the library must not bring in: it costs time, or starts to patch and hook.
 NOT_AT_IMPORT = [
-    "asyncio", "billiard", "celery", "concurrent.futures", "django", "flask", "gevent", "gunicorn",
-    "multiprocessing", "psutil", "rich", "rq", "sqlite3", "uwsgi", "valued.cli",
+    "_pytest", "asyncio", "billiard", "celery", "concurrent.futures", "django", "flask", "gevent",
+    "gunicorn",    "multiprocessing", "psutil", "requests", "rich", "rq",
+    "socket", "sqlite3", "urllib3", "uwsgi", "valued._hints", "valued._sender", "valued.cli",
     "valued.integrations",
 ]  # fmt: skip
 
@@ -209,7 +227,8 @@ def test_one_module_alone_reads_the_environment() -> None:
         for node in ast.walk(_tree(path))
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv")
     }
-    assert reading == {"_options.py"}
+    # The others set what programs are to read that a test starts.
+    assert reading - {"testing.py", "pytest_plugin.py"} == {"_options.py"}
 
 
 # What makes something that a fork would break, replaced by what notes who makes it. The library is
@@ -285,8 +304,8 @@ def test_public_names_are_sorted_and_complete() -> None:
     assert valued.__all__ == sorted(valued.__all__)
     public = {
         name
-        for name, value in vars(valued).items()
-        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+        for name in dir(valued)
+        if not name.startswith("_") and not isinstance(getattr(valued, name), types.ModuleType)
     }
     assert public == set(valued.__all__) - {"__version__"}
 

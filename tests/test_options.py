@@ -20,7 +20,8 @@ from valued import _options
 from valued._executors import DEFAULT_WORKERS
 from valued._options import Environment, Options, Overflow, environment
 
-VARIABLES = ["VALUED_ENV", "DJANGO_ENV", "FLASK_ENV", "APP_ENV", "ENVIRONMENT", "ENV"]
+#: What frameworks and deployments set, which is no business of ours.
+OTHERS = ["DJANGO_ENV", "FLASK_ENV", "APP_ENV", "ENVIRONMENT", "ENV"]
 
 
 def problems(**given: Any) -> tuple[str, ...]:
@@ -54,6 +55,10 @@ def test_defaults_are_what_a_web_worker_can_run_with() -> None:
         "outbox_max_size": 1_073_741_824,
         "defaults": None,
         "isolate_tasks": None,
+        "enabled": None,
+        "invalid": None,
+        "anonymous": None,
+        "before_send": None,
     }
 
 
@@ -68,6 +73,10 @@ def test_defaults_are_what_a_web_worker_can_run_with() -> None:
         {"executor": Executor},
         {"executor": lambda: ThreadPoolExecutor(5)},
         {"on_error": print},
+        {"enabled": True},
+        {"invalid": "log"},
+        {"anonymous": "drop"},
+        {"before_send": lambda event: event},
     ],
     ids=str,
 )
@@ -212,7 +221,7 @@ def test_on_error_must_be_callable(bad: Any) -> None:
 def test_every_bad_option_is_named_at_once() -> None:
     found = problems(max_workers=0, timeout=0, overflow="x", executor=5, on_error=5)
     names = [sentence.split(":")[0] for sentence in found]
-    assert names == ["max_workers", "timeout", "overflow", "on_error", "executor"]
+    assert names == ["max_workers", "timeout", "on_error", "overflow", "executor"]
 
 
 @pytest.mark.parametrize("connect", [valued.Client, valued.connect])
@@ -361,19 +370,8 @@ def test_certificates_to_trust_come_from_the_environment(
 
 @pytest.fixture
 def unset(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in VARIABLES:
+    for name in ("VALUED_ENV", *OTHERS):
         monkeypatch.delenv(name, raising=False)
-
-
-@pytest.mark.usefixtures("unset")
-@pytest.mark.parametrize("place", range(len(VARIABLES)))
-def test_first_variable_that_is_set_counts(monkeypatch: pytest.MonkeyPatch, place: int) -> None:
-    for blank in VARIABLES[:place]:
-        monkeypatch.setenv(blank, " " * place)
-    monkeypatch.setenv(VARIABLES[place], "development")
-    for later in VARIABLES[place + 1 :]:
-        monkeypatch.setenv(later, "test")
-    assert environment() is Environment.DEVELOPMENT
 
 
 @pytest.mark.usefixtures("unset")
@@ -393,31 +391,79 @@ def test_first_variable_that_is_set_counts(monkeypatch: pytest.MonkeyPatch, plac
 def test_name_of_an_environment(
     monkeypatch: pytest.MonkeyPatch, name: str, expected: Environment
 ) -> None:
-    monkeypatch.setenv("ENV", name)
+    monkeypatch.setenv("VALUED_ENV", name)
     assert environment() is expected
 
 
 @pytest.mark.usefixtures("unset")
-def test_running_pytest_is_a_test_where_no_variable_is_set(
+def test_running_pytest_is_a_test_where_nothing_else_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert environment() is Environment.TEST  # this very process
     monkeypatch.setenv("VALUED_ENV", "")
     assert environment() is Environment.TEST
-    monkeypatch.setenv("ENV", "production")
+    monkeypatch.setenv("VALUED_ENV", "production")
     assert environment() is Environment.PRODUCTION
 
 
+ASK = "from valued._options import environment; print(environment().value)"
+
+
 @pytest.mark.usefixtures("unset")
-def test_program_that_a_test_starts_is_no_test_nor_one_that_imports_pytest(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("variable", OTHERS)
+@pytest.mark.parametrize("name", ["test", "development"])
+def test_no_variable_of_others_counts(
+    monkeypatch: pytest.MonkeyPatch, variable: str, name: str
 ) -> None:
-    program = "from valued._options import environment; print(environment().value)"
-    assert run("-c", program).stdout == "production\n"  # it inherits the variables of pytest
-    for name in ("PYTEST_VERSION", "PYTEST_CURRENT_TEST"):
-        monkeypatch.delenv(name, raising=False)
-    assert run("-c", f"import pytest; {program}").stdout == "production\n"
-    assert environment() is Environment.PRODUCTION  # in this process: without the variables
+    monkeypatch.setenv(variable, name)
+    assert run("-c", ASK).stdout == "production\n"
+
+
+@pytest.mark.usefixtures("unset")
+def test_program_that_a_test_starts_is_no_test_nor_one_that_imports_a_test_runner() -> None:
+    assert run("-c", ASK).stdout == "production\n"  # it inherits the variables of pytest
+    assert run("-c", f"import pytest, unittest; {ASK}").stdout == "production\n"
+
+
+_TEST_FILE = """
+import unittest
+from valued._options import environment
+
+class TestIt(unittest.TestCase):
+    def test_it(self):
+        print("it is", environment().value)
+"""
+
+
+@pytest.mark.usefixtures("unset")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("-m", "pytest", "-s", "test_it.py"),
+        ("-m", "unittest", "test_it"),
+        (str(Path(sys.executable).with_name("pytest")), "-s", "test_it.py"),
+        ("manage.py", "test"),
+        ("-m", "coverage", "run", "--data-file=none", "-m", "pytest", "-s", "test_it.py"),
+    ],
+    ids=["python -m pytest", "unittest", "pytest", "manage.py test", "coverage run -m pytest"],
+)
+def test_test_runners_are_told_by_how_they_were_started(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    (tmp_path / "test_it.py").write_text(_TEST_FILE, "utf-8")
+    manage = "import test_it\ntest_it.TestIt('test_it').debug()\n"
+    (tmp_path / "manage.py").write_text(manage, "utf-8")
+    assert "it is test" in run(*command, cwd=tmp_path).stdout
+
+
+@pytest.mark.usefixtures("unset")
+def test_command_of_manage_py_is_no_test_and_neither_is_no_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "manage.py").write_text(ASK, "utf-8")
+    assert run("manage.py", "migrate", cwd=tmp_path).stdout == "production\n"
+    monkeypatch.setattr(sys, "argv", [])  # as where Python is embedded
+    assert environment() is Environment.PRODUCTION
 
 
 @pytest.mark.usefixtures("unset")

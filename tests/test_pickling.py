@@ -82,12 +82,12 @@ def test_a_child_that_multiprocessing_starts_gets_it_whole(
     assert TOKEN not in result.stdout
     sent = {event["key"]: event for event in server.events}
     assert server.keys() == ["child", "parent"]
-    assert sent["parent"]["pid"] == found["parent"]
-    assert sent["child"]["pid"] == found["pid"] != found["parent"]
+    assert sent["parent"]["attributes"]["pid"] == found["parent"]
+    assert sent["child"]["attributes"]["pid"] == found["pid"] != found["parent"]
     if what == "scope":
         assert sent["child"]["user"] == {"id": 1}
         assert sent["child"]["customer"] == {"id": 12}
-        assert sent["child"]["attributes"] == {"default": True}
+        assert sent["child"]["attributes"] == {"default": True, "pid": found["pid"]}
     authorizations = {request.headers["Authorization"] for request in server.requests}
     assert authorizations == {f"Bearer {TOKEN}"}
 
@@ -102,7 +102,7 @@ def test_a_pool_gets_it_with_its_workers_and_not_with_a_task(server: Server, met
     assert "set VALUED_TOKEN" in found["refused"]
     assert TOKEN not in found["refused"]
     assert server.keys() == [f"task-{number}" for number in range(6)]
-    pids = {event["key"]: event["pid"] for event in server.events}
+    pids = {event["key"]: event["attributes"]["pid"] for event in server.events}
     assert [pids[f"task-{number}"] for number in range(6)] == found["pids"]
 
 

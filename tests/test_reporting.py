@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import re
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ import valued
 from tests.support.clock import Clock
 from tests.support.processes import run
 from tests.support.server import Reply, Server
-from valued._reporting import QUIET, Reporter
+from valued._reporting import QUIET, Reporter, counted
 
 ERROR = valued.DeliveryError("the service answered 503", 503, attempts=2, age=1.5)
 
@@ -46,8 +49,8 @@ def test_one_line_a_minute_of_each_kind_that_tells_how_many_there_were(
     reporter.retrying(ERROR)
     reporter.gave_up(ERROR, b"{}")
     assert lines() == [
-        f"1 deliveries failed and are tried again; the latest: {ERROR}",
-        f"1 events were given up; the latest: {ERROR}",
+        f"1 delivery failed and is tried again; the latest: {ERROR}",
+        f"1 event was given up; the latest: {ERROR}",
     ]
     clock.now = QUIET
     reporter.retrying(ERROR)
@@ -136,7 +139,7 @@ def test_on_error_that_raises_is_logged_with_its_traceback_once_a_minute(
     reporter.gave_up(ERROR, b"{}")
     said = [record for record in caplog.records if "on_error" in record.getMessage()]
     assert [record.getMessage() for record in said] == [
-        "on_error raised 1 times; the events stay given up",
+        "on_error raised 1 time; the events stay given up",
         "on_error raised 100 times; the events stay given up",
     ]
     assert "LookupError: broken on_error" in caplog.text
@@ -250,7 +253,128 @@ def test_a_warning_is_seen_where_no_logging_is_configured() -> None:
         "valued.Client(refuse).action('k', {'user.id': 1})\n"
     )
     done = run("-c", program)
-    assert done.stderr.startswith("1 events were given up; the latest: no (1 attempt")
+    assert done.stderr.startswith("valued: 1 event was given up; the latest: no (1 attempt")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "configure",
+    [
+        "logging.basicConfig(format='%(name)s|%(message)s')",
+        """handler = logging.StreamHandler()
+handler.setFormatter(logging.Formatter('%(name)s|%(message)s'))
+logging.getLogger('valued').addHandler(handler)""",
+    ],
+    ids=["root", "valued"],
+)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_where_logging_is_configured_a_line_is_said_once_and_as_it_is(
+    configure: str, when: str
+) -> None:
+    imports = ["import logging", "import valued"]
+    program = [*imports, configure] if when == "after" else [imports[0], configure, imports[1]]
+    program += [
+        "from valued._reporting import Reporter",
+        "Reporter(None).retrying(valued.DeliveryError('no'))",
+    ]
+    done = run("-c", "\n".join(program))
+    assert done.stderr.startswith("valued|1 delivery failed and is tried again; the latest: no")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_library_that_is_silenced_stays_silent() -> None:
+    program = (
+        "import logging, valued\n"
+        "logging.getLogger('valued').addHandler(logging.NullHandler())\n"
+        "from valued._reporting import Reporter\n"
+        "Reporter(None).retrying(valued.DeliveryError('no'))\n"
+    )
+    assert run("-c", program).stderr == ""
+
+
+@pytest.fixture
+def logger() -> Iterator[logging.Logger]:
+    """The logger `valued`, cut off from the root's handlers; pytest adds its own to it."""
+    logger = logging.getLogger("valued")
+    before = logger.handlers[:]
+    logger.propagate = False
+    yield logger
+    logger.propagate = True
+    logger.handlers[:] = before
+
+
+def test_a_stream_that_is_closed_says_nothing_and_the_others_go_on(
+    logger: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logger.handlers.clear()
+    closed, stream, errors = io.StringIO(), io.StringIO(), io.StringIO()
+    closed.close()
+    for one, level in ((closed, 0), (stream, 0), (errors, logging.ERROR)):
+        handler = logging.StreamHandler(one)
+        handler.setLevel(level)
+        logger.addHandler(handler)
+    Reporter(None).retrying(ERROR)
+    assert stream.getvalue() == f"1 delivery failed and is tried again; the latest: {ERROR}\n"
+    assert errors.getvalue() == ""
+    assert capsys.readouterr().err == ""
+
+
+def test_where_each_stream_is_closed_the_line_is_on_stderr(
+    logger: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    closed = io.StringIO()
+    closed.close()
+    logger.handlers[:] = [logging.StreamHandler(closed)]
+    Reporter(None).retrying(ERROR)
+    line = f"valued: 1 delivery failed and is tried again; the latest: {ERROR}\n"
+    assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize("handlers", [0, 1])
+def test_where_stderr_is_closed_too_nothing_is_raised(
+    handlers: int, logger: logging.Logger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr("sys.stderr", closed)
+    logger.handlers[:] = [logging.StreamHandler(closed)] * handlers
+    logger.warning("nobody hears it")
+
+
+def test_the_end_of_pytest_with_the_service_down_is_no_logging_error(tmp_path: Path) -> None:
+    # The application's handler writes where pytest has redirected stderr, and closed it since.
+    (tmp_path / "test_app.py").write_text(
+        "import logging, socket, sys, valued\n"
+        "def test_app():\n"
+        "    logging.getLogger('valued').addHandler(logging.StreamHandler(sys.stderr))\n"
+        "    with socket.create_server(('127.0.0.1', 0)) as probe:\n"
+        "        port = probe.getsockname()[1]\n"
+        "    url = f'http://127.0.0.1:{port}/events'\n"
+        "    client = valued.Client('t0ken-of-tests', url, shutdown_timeout=0.2)\n"
+        "    client.action('a', {'user.id': 1})\n"
+    )
+    settings = tmp_path / "pytest.ini"
+    settings.write_text("[pytest]\n")
+    plain = ("-p", "no:cacheprovider", "-p", "no:logging", "-c", str(settings))
+    done = run("-m", "pytest", "-q", *plain, str(tmp_path))
+    assert done.returncode == 0, done.stdout
+    assert "Logging error" not in done.stderr + done.stdout
+    assert "1 event not delivered: shutdown_timeout (0.2 s) is over" in done.stderr
+
+
+def test_each_line_that_counts_is_right_for_one() -> None:
+    templates = {
+        line
+        for path in Path(valued.__file__).parent.glob("_*.py")
+        for line in re.findall(r'"([^"\n]*%d [^"\n]*)"', path.read_text("utf-8"))
+        if re.match(r"(?:the process ends with |on_error raised )?%d (?!bytes|\{)", line)
+    }
+    assert len(templates) >= 10
+    for line in templates:
+        one = counted(line, 1)
+        assert one != line, line
+        assert not re.match(r".*%d \w+s (?:were|are)\b", one)
+        assert counted(line, 2) == line
 
 
 def test_what_comes_too_late_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -258,3 +382,16 @@ def test_what_comes_too_late_is_said_once(caplog: pytest.LogCaptureFixture) -> N
     reporter.too_late()
     reporter.too_late()
     assert len(caplog.records) == 1
+
+
+def test_one_event_that_is_left_is_told_in_the_singular(caplog: pytest.LogCaptureFixture) -> None:
+    opened = threading.Event()
+    client = valued.Client(lambda _event: opened.wait(10), shutdown_timeout=0.1)
+    client.action("a", {"user.id": 1})
+    assert not valued.flush_all()
+    opened.set()
+    assert client.flush(10)
+    client.close(10)
+    (line,) = caplog.messages
+    assert line.startswith("1 event is not delivered after 0.1 s: if the process ends now, it is l")
+    assert line.endswith("ost, unless it is in an outbox")

@@ -316,7 +316,7 @@ def test_what_close_could_not_wait_for_is_dropped_counted_and_said(
     service.hold.set()
     assert client.flush(BOUND)
     assert client.stats()["dropped_by_reason"]["closed"] == 3
-    assert "1 events were dropped as their last try failed: not now" in caplog.text
+    assert "1 event was dropped as the last try failed: not now" in caplog.text
     assert not inner(client).outbox.postponed()
     assert service.got == []
 
@@ -460,7 +460,7 @@ def test_where_no_thread_can_be_started_the_caller_delivers(
         record(client, "a", "b")
     assert service.got == ["a", "b"]
     assert service.threads == {threading.get_ident()}
-    assert "1 times no thread could be started" in caplog.text
+    assert "1 time no thread could be started" in caplog.text
     record(client, "c")
     assert client.flush(BOUND)
     assert len(service.threads) == 2

@@ -133,6 +133,18 @@ def test_two_keys_that_disagree_are_refused(data: dict[str, Any], names: str) ->
     assert refusal({"x": [0, data]}).path == f"x[1].{error.path}"
 
 
+@pytest.mark.parametrize(
+    "data", [{"a": 5, "a.b.c": 1}, {"a.b": 5, "a.b.c": 1}, {"a.b.c": {}, "a.b": 5}]
+)
+def test_two_keys_that_disagree_further_down_are_refused(data: dict[str, Any]) -> None:
+    assert refusal(data).reason.startswith("two keys disagree: a")
+
+
+def test_key_of_three_parts_with_an_empty_one_is_refused() -> None:
+    for key in ("a..b.c", "a.b.", ".a.b"):
+        assert "has an empty part" in refusal({key: 1}).reason
+
+
 def test_of_two_keys_for_one_leaf_the_later_counts() -> None:
     assert valued.normalize({"a.b": 1, ("a", "b"): 2}) == {"a": {"b": 2}}
     assert valued.normalize({"a": {"b": 2}, "a.b": [1]}) == {"a": {"b": [1]}}
@@ -152,7 +164,7 @@ def test_dotted_siblings_meet_at_every_depth() -> None:
 def test_number_without_a_form_in_json_is_refused_with_its_place(value: float) -> None:
     error = refusal({"attributes": {"items": [{"price": value}]}})
     assert error.path == "attributes.items[0].price"
-    assert error.reason == f"{value} is no number in JSON: send None in its place"
+    assert error.reason == "NaN or an infinity is no number in JSON: send None in its place"
     assert refusal(value).path == ""
 
 
@@ -179,8 +191,8 @@ def test_error_names_the_path_the_type_and_how_to_register(data: object, path: s
     error = refusal(data)
     assert error.path == path
     assert error.reason == (
-        f"no converter for {__name__}.Unknown: make one known with "
-        "valued.register(Unknown, function), or give the class a to_valued_data() method"
+        f"no converter for {__name__}.Unknown: give the class a to_valued_data() method, "
+        f"or write: from {__name__} import Unknown; valued.register(Unknown, str)"
     )
     assert str(error) == (f"{path}: {error.reason}" if path else error.reason)
     assert error.__cause__ is None
@@ -201,7 +213,7 @@ def test_int_too_long_to_be_written_is_refused_with_its_place() -> None:
     for value in (10**4_300, -(10**4_300)):
         error = refusal({"a": [value]})
         assert error.path == "a[0]"
-        assert error.reason.startswith("an integer is too long to be written (Exceeds the limit")
+        assert error.reason == "an integer is too long to be written: send it as a text"
         assert "too long" in refusal({"a": {value: 1}}).reason
 
 

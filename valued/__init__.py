@@ -3,12 +3,14 @@
 >>> import valued
 >>> client = valued.Client("TOKEN")
 >>> client.action("report.generated", {"user.id": 123})
+
+PYTEST_DONT_REWRITE: pytest, whose plugin is in this package, else warns where it is imported first.
 """
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
 from valued._client import Client
-from valued._connection import Connection
 from valued._converters import register
-from valued._directory import Outbox, Owned, Rejected
 from valued._errors import (
     DeliveryError,
     NotConnectedError,
@@ -18,7 +20,6 @@ from valued._errors import (
     ValuedError,
 )
 from valued._events import Config, validate
-from valued._executors import ImmediateExecutor, set_executor
 from valued._scope import Isolated, Scope
 from valued._serializer import normalize
 from valued._shared import (
@@ -39,9 +40,15 @@ from valued._shared import (
     sync_customer,
     sync_user,
 )
-from valued._signals import flush_on_signals
 from valued._typing import Executor, Stats, Transport
 from valued._version import __version__
+
+if _TYPE_CHECKING:
+    from valued import testing as testing
+    from valued._connection import Connection
+    from valued._directory import Outbox, Owned, Rejected
+    from valued._executors import ImmediateExecutor, set_executor
+    from valued._signals import flush_on_signals
 
 __all__ = [
     "Client",
@@ -86,7 +93,41 @@ __all__ = [
     "validate",
 ]
 
-# Tracebacks, documentation and pickles name what the user typed, whatever file it lives in.
+#: What is imported when it is first asked for. `Connection` imports `requests`, which takes longer
+#: than all the rest; a client imports it, too.
+_LATE = {
+    "Connection": "_connection",
+    "ImmediateExecutor": "_executors",
+    "Outbox": "_directory",
+    "Owned": "_directory",
+    "Rejected": "_directory",
+    "flush_on_signals": "_signals",
+    "set_executor": "_executors",
+}
+
+
+def _named(value: object) -> object:
+    """*value* as tracebacks, documentation and pickles name it: as it is typed."""
+    if callable(value) and hasattr(value, "__module__"):
+        value.__module__ = "valued"
+    return value
+
+
 for _name in __all__:
-    if hasattr(globals()[_name], "__module__") and callable(globals()[_name]):
-        globals()[_name].__module__ = "valued"
+    _named(globals().get(_name))
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATE and name != "testing":
+        raise AttributeError(f"module 'valued' has no attribute {name!r}")
+    import importlib
+
+    if name == "testing":
+        return importlib.import_module("valued.testing")
+    value = _named(getattr(importlib.import_module(f"valued.{_LATE[name]}"), name))
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from valued import _celery, _events
-from valued._connection import Connection
-from valued._errors import PicklingError, ValidationError
-from valued._executors import DEFAULT_WORKERS
-from valued._fork import trial_pickle
-from valued._options import Durability, Options, Overflow
-from valued._sender import Sender
+from valued import _celery, _converters, _events, _options, _recording
+from valued._errors import PicklingError, ValidationError, ValuedError
+from valued._fork import import_psutil, trial_pickle
+from valued._options import Anonymous, Durability, Invalid, Options, Overflow
+from valued._refusals import Refusals
+from valued._secret import hide
 from valued._serializer import Snapshot, encode
-from valued._typing import ScopeLike
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from valued._connection import Connection
     from valued._typing import Data, Executor, JSONObject, OnError, Stats, Transport, Wire
 
 
@@ -60,6 +60,18 @@ class Client:
     * *isolate_tasks* (default None): whether each task of Celery's starts with those defaults, and
       what it sets ends with it; None: ``VALUED_ISOLATE_TASKS``, else True.
 
+    * *enabled* (default None): False: events are checked and not sent, and no token is needed;
+      None: False where ``VALUED_DISABLED`` is 1, else True.
+    * *invalid* (default None): ``"raise"``, or ``"log"``: an event that can't be sent is counted
+      and logged, by its field and never its value, and the call returns. What can't be sent of a
+      scope's data is left out likewise. None: ``VALUED_INVALID``, else ``"raise"``.
+    * *anonymous* (default None): ``"raise"``, or ``"drop"``: an action, or a page view, that lacks
+      the ids it needs is counted, and the call returns. None: ``VALUED_ANONYMOUS``, else
+      ``"raise"``.
+    * *before_send* (default None): called with each event, a dict of its own, in the caller, before
+      it is queued. What it returns is checked and sent. The event is counted as ``refused`` where
+      that is None, and where it raises, which is logged.
+
     Raises `ValidationError`, which names the argument and the fix. Making a client starts nothing:
     threads and connections come with the first event, in each process its own, so a client made
     before a fork works in every child. Any thread may call anything.
@@ -85,8 +97,16 @@ class Client:
         outbox_max_size: int = 1_073_741_824,
         defaults: Data = None,
         isolate_tasks: bool | None = None,
+        enabled: bool | None = None,
+        invalid: Invalid | None = None,
+        anonymous: Anonymous | None = None,
+        before_send: Callable[[JSONObject], JSONObject | None] | None = None,
         **unknown: NoReturn,
     ) -> None:
+        token = hide(token)
+        _begin_recording()
+        if (token or _options.token_from_environment()) is None and _recording.target is not None:
+            enabled = False  # a test needs no token
         options = Options.of(
             {
                 "executor": executor,
@@ -104,6 +124,10 @@ class Client:
                 "outbox_max_size": outbox_max_size,
                 "defaults": _defaults(defaults),
                 "isolate_tasks": isolate_tasks,
+                "enabled": enabled,
+                "invalid": invalid,
+                "anonymous": anonymous,
+                "before_send": before_send,
             },
             unknown,
         )
@@ -111,25 +135,45 @@ class Client:
             if endpoint is not None:
                 raise ValidationError("endpoint: a transport has its own; give a token with it")
             self._build(token, options)
-        else:
+        elif options.enabled:
+            # Only here: it costs more than all the rest of the library.
+            from valued._connection import Connection
+            from valued._executors import DEFAULT_WORKERS
+
             # One more: at the end of a process its main thread delivers beside the workers.
             size = 1 + (options.max_workers or DEFAULT_WORKERS)
-            self._build(Connection(token, endpoint, timeout=timeout, pool_size=size), options)
+            connection = Connection(token, endpoint, timeout=options.timeout, pool_size=size)
+            self._build(connection, options)
+        else:
+            self._build(None, options)
 
-    def _build(self, transport: Connection | Transport, options: Options) -> None:
+    def _build(self, transport: Connection | Transport | None, options: Options) -> None:
+        _begin_recording()  # here, too, for a client that was unpickled
         self._transport = transport
         self._options = options
+        self._refusals = Refusals(options)
+        self._is_sent = bool(options.enabled)
+        self._is_looked_at = options.before_send is not None or not options.enabled
         # Here, too: who connects while a signal is being sent is not called.
         _celery.listen()
+        # In this thread, with all that it imports: a worker, or a forked child, imports nothing.
+        from valued._sender import Sender
+
+        _converters.prepare()
+        if transport is None or not options.enabled:
+            self._sender = Sender(lambda *_: None, options)
+            return
+        import_psutil()
         outbox = None
         if options.outbox is not None:
             # Only here: it costs an import that few need, and needs what Windows doesn't have.
             from valued._durable import durable
 
             outbox = durable(options)
-        if isinstance(transport, Connection):
-            release = transport.close
-            self._sender = Sender(transport.post, options, release=release, outbox=outbox)
+        connection = _as_connection(transport)
+        if connection is not None:
+            release = connection.close
+            self._sender = Sender(connection.post, options, release=release, outbox=outbox)
         else:
             self._sender = Sender(_wire(transport), options, outbox=outbox)
 
@@ -141,21 +185,21 @@ class Client:
         *data*: a mapping (or a scope, or an object that converts to one) with ``user.id``,
         ``customer.id`` or both, and whatever else is to be sent; *fields* win over it. It is
         copied, checked and queued; nothing is sent in the caller unless the environment is
-        ``test``. Raises `ValidationError` and `SerializationError` for bad input; trouble in
-        delivery raises nothing. Any thread may call, signal handlers too. A forked child's events
-        are its own.
+        ``test``. Raises `ValidationError` and `SerializationError` for bad input (but see
+        *invalid* and *anonymous*); trouble in delivery raises nothing. Any thread may call, signal
+        handlers too. A forked child's events are its own.
         """
-        self._record(_events.action(key, _events.gather(data, fields)))
+        self._record(_events.action, data, fields, key)
 
     def page_view(self, url: str, data: Data = None, /, **fields: Any) -> None:
         """Record that a user looked at *url*; ``user.id`` is required. Otherwise like `action`."""
-        self._record(_events.page_view(url, _events.gather(data, fields)))
+        self._record(_events.page_view, data, fields, url)
 
     pageview = page_view
 
     def sync(self, data: Data = None, /, **fields: Any) -> None:
         """Send what is known of a user, or of a customer: one of them. Otherwise like `action`."""
-        self._record(_events.sync(_events.gather(data, fields)))
+        self._record(_events.sync, data, fields)
 
     def sync_user(self, data: Data = None, /, **fields: Any) -> None:
         """Send what is known of a user: *data* with its ``id``. Otherwise like `action`."""
@@ -170,7 +214,7 @@ class Client:
 
         *data*: a mapping, or a `valued.Config` built step by step. Otherwise like `action`.
         """
-        self._record(_events.config(_events.gather(data, fields)))
+        self._record(_events.config, data, fields)
 
     # -- delivery ----------------------------------------------------------------------------------
 
@@ -211,8 +255,11 @@ class Client:
         ``retried`` attempts after the first; ``dropped_by_reason`` splits ``dropped``; ``pid`` and
         ``started`` (seconds since the epoch) say which process this is. Zero in a forked child at
         first.
+
+        Not accepted, and so in none of these: ``disabled`` (the client is, or a test records),
+        ``invalid``, ``anonymous`` and ``refused`` (by *before_send*). What raised is not counted.
         """
-        return self._sender.stats()
+        return {**self._sender.stats(), **self._refusals.figures()}  # type: ignore[typeddict-item]
 
     def park(self, timeout: float | None = 5.0) -> bool:
         """Flush, then end this process's threads, so that it is safe to fork.
@@ -229,16 +276,20 @@ class Client:
 
     def __exit__(
         self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
         self.close()
 
     def __repr__(self) -> str:
-        if isinstance(self._transport, Connection):
-            return f"Client(endpoint={self._transport.endpoint!r})"
-        return f"Client(transport={type(self._transport).__name__})"
+        transport = getattr(self, "_transport", None)  # there is none where the constructor raised
+        connection = _as_connection(transport)
+        if connection is not None:
+            return f"Client(endpoint={connection.endpoint!r})"
+        if transport is None:
+            return "Client(enabled=False)"
+        return f"Client(transport={type(transport).__name__})"
 
     def __copy__(self) -> Self:
         return self
@@ -257,15 +308,57 @@ class Client:
         return _restored, (type(self), self._transport, self._options)
 
     def _sync_party(self, name: str, data: Data, fields: dict[str, Any]) -> None:
-        if isinstance(data, ScopeLike):
-            data = data.to_dict().get(name)
-        party = _events.gather(data, fields)
-        self._record(_events.sync_party(name, party))
+        try:
+            data = _events.data_of_party(name, data)
+        except ValuedError as error:
+            if not self._refusals.tolerates(error):
+                raise
+        else:
+            self._record(_events.sync_party, data, fields, name)
 
-    def _record(self, event: JSONObject) -> None:
+    def _record(
+        self, make: Callable[..., JSONObject], data: Data, fields: dict[str, Any], *subject: object
+    ) -> None:
+        try:
+            event = make(*subject, _events.gather(data, fields))
+        except ValuedError as error:
+            if not self._refusals.tolerates(error):
+                raise
+            return
         if not _celery.listening:  # it may have been imported since then
             _celery.listen()
+        if not (self._is_looked_at or _recording.target is not None or _recording.blocked):
+            self._sender.accept(encode(event))
+            return
+        recorded = _recording.target is not None
+        if self._is_sent or recorded:
+            reviewed = self._refusals.review(event)
+            if reviewed is None:
+                return
+            event = reviewed
+        if recorded:
+            _recording.record(encode(event))
+        if recorded or not self._is_sent:
+            self._refusals.count("disabled")
+            return
+        connection = _as_connection(self._transport)
+        if _recording.blocked and connection is not None:
+            _recording.refuse(connection.endpoint)
         self._sender.accept(encode(event))
+
+
+def _begin_recording() -> None:
+    """In a program that a test has started: what that asked for."""
+    target, blocked = _options.recording_from_environment()
+    if target is not None and _recording.target is None:
+        _recording.begin(target)
+    _recording.blocked = _recording.blocked or blocked
+
+
+def _as_connection(transport: object) -> Connection | None:
+    # There is none where nobody has imported the class, which is costly.
+    module = sys.modules.get("valued._connection")
+    return transport if module and isinstance(transport, module.Connection) else None
 
 
 def _defaults(given: Data) -> Snapshot | None:
@@ -284,7 +377,9 @@ def _check_pickle(name: str, part: object) -> None:
         ) from error
 
 
-def _restored(cls: type[Client], transport: Connection | Transport, options: Options) -> Client:
+def _restored(
+    cls: type[Client], transport: Connection | Transport | None, options: Options
+) -> Client:
     client = cls.__new__(cls)
     client._build(transport, options)  # noqa: SLF001 - of the class itself
     return client

@@ -6,7 +6,9 @@ child closes the descriptors that it inherited without a word on the wire.
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import re
 import sys
 import traceback
 import urllib.parse
@@ -30,35 +32,29 @@ from valued._options import (
 from valued._pool import Adapter
 from valued._reporting import log
 from valued._route import Answer, Route
+from valued._secret import Secret, hide, redacted
 from valued._serializer import encode
 from valued._version import __version__
 
 if TYPE_CHECKING:
     from valued._typing import JSONObject
 
+_UNAUTHORIZED: Final = frozenset({401, 403})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 _PYTHON: Final = ".".join(map(str, sys.version_info[:3]))
 USER_AGENT: Final = f"valued-client/{__version__} (Python/{_PYTHON})"
 
 
-class _Secret(str):
-    """A text that does its work as one, but never shows in a `repr` (of a dict, of a frame)."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "'<secret>'"
-
-
 class _Bearer(AuthBase):
     """Sets our ``Authorization``; as `auth` it goes before a ``~/.netrc`` entry for the host."""
 
-    def __init__(self, authorization: str) -> None:
+    def __init__(self, authorization: Secret) -> None:
         self._authorization = authorization
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = self._authorization
+        # A plain text: recorders save it with the request, and a class of ours would get into it.
+        request.headers["Authorization"] = str.__str__(self._authorization)
         return request
 
 
@@ -82,16 +78,21 @@ class Connection:
         timeout: float = 10.0,
         pool_size: int = 10,
     ) -> None:
+        # First of all: who shows the frames of an exception shows what is in them.
+        token, endpoint = hide(token), hide(endpoint)
         problems = [
             *seconds("timeout", timeout, zero=False),
             *whole("pool_size", pool_size, least=1),
         ]
         if problems:
             raise ValidationError(*problems)
-        self._token = _Secret(_checked_token(token))
+        self._token = _checked_token(token)
         self._token_given = token is not None
         self.endpoint: Final = _checked_endpoint(endpoint)
         _warn_of_clear_text(self.endpoint)
+        # For what this imports: a worker, and a forked child, are to import nothing any more.
+        with contextlib.suppress(requests.RequestException):  # it is raised again for each event
+            requests.Request("POST", self.endpoint).prepare()
         self._timeout = timeout
         self._pool_size = pool_size
         self._route: PerProcess[Route] = PerProcess(self._new_route)
@@ -101,7 +102,7 @@ class Connection:
         """The headers of a request, a new dict: content type, authorization, user agent."""
         return {
             "Content-Type": "application/json",
-            "Authorization": _Secret(f"Bearer {self._token}"),
+            "Authorization": Secret(f"Bearer {self._token}"),
             "User-Agent": USER_AGENT,
         }
 
@@ -138,18 +139,22 @@ class Connection:
             headers["Idempotency-Key"] = idempotency_key
         bound = self._timeout if timeout is None else timeout
         try:
-            answer = self._route.get().send(body, headers, bound)
+            # Not kept here: it may repeat the token, and who shows frames would show it.
+            failure = self._refusal(self._route.get().send(body, headers, bound))
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            _clear_frames(error)
-            raise DeliveryError(_reason(error)) from error
+            failure = self._no_answer(error)
+        except Exception as error:
+            if _is_clean(error, self._token):
+                raise
+            failure = self._no_answer(error)
         except BaseException as error:  # out of a signal handler, or a timeout of gevent's
-            _clear_frames(error)
+            _is_clean(error, self._token)
             raise
-        if not 200 <= answer.status <= 299:
-            # Some proxies answer with the request that they refuse.
-            said = answer.content.decode("utf-8", "replace").replace(self._token, "<secret>")
-            answer = answer._replace(content=b"")  # or this frame would show it
-            raise _refusal(answer, said)
+        if failure is not None:
+            try:
+                raise failure
+            finally:
+                del failure  # else it and this frame would hold each other
 
     def close(self) -> None:
         """Close this process's connections. They are made again with the next request."""
@@ -158,7 +163,8 @@ class Connection:
             route.close()
 
     def __repr__(self) -> str:
-        return f"Connection(endpoint={self.endpoint!r})"
+        # It may be half made: who shows a constructor that raises asks for this, too.
+        return f"Connection(endpoint={getattr(self, 'endpoint', None)!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Its configuration. Raises `PicklingError` where the token would get into a file."""
@@ -167,13 +173,13 @@ class Connection:
                 "a token is pickled only for a child that multiprocessing is starting: set "
                 "VALUED_TOKEN and give no token, then it is read again where this is unpickled"
             )
-        token = str(self._token) if self._token_given else None
+        token = self._token if self._token_given else None
         return _restored, (token, self.endpoint, self._timeout, self._pool_size)
 
     def _new_route(self) -> Route:
         session = requests.Session()
         session.headers.update(self.headers)
-        session.auth = _Bearer(self.headers["Authorization"])
+        session.auth = _Bearer(Secret(self.headers["Authorization"]))
         # Not from `requests`: it would look up ~/.netrc, and the system's proxies, which on macOS
         # crashes in a forked child. The variables alone are asked, once.
         session.trust_env = False
@@ -184,18 +190,45 @@ class Connection:
         session.mount("https://", adapter)
         return Route(session, self.endpoint)
 
+    def _no_answer(self, error: Exception) -> DeliveryError:
+        failure = DeliveryError(redacted(_reason(error), self._token))
+        if _is_clean(error, self._token):
+            failure.__cause__ = error
+        return failure
+
+    def _refusal(self, answer: Answer) -> DeliveryError | None:
+        """What *answer* says; None if it is that all is well."""
+        if 200 <= answer.status <= 299:
+            return None
+        # Proxies answer with the request that they refuse, services with the token.
+        said = redacted(answer.content.decode("utf-8", "replace"), self._token)
+        status_line = redacted(f"{answer.status} {answer.reason}", self._token)
+        reason = f"the service answered {status_line[:500].rstrip()}"
+        if answer.status in _REDIRECTS:
+            reason += " (redirects are not followed: set the endpoint to where it leads)"
+        elif answer.status in _UNAUTHORIZED:
+            source = "was given as token=…" if self._token_given else "came from VALUED_TOKEN"
+            where = redacted(self.endpoint.partition("?")[0], self._token)
+            reason += f" at {where} (check the token, which {source}, and the endpoint)"
+        return DeliveryError(
+            reason,
+            answer.status,
+            body=said[:500],
+            retry_after=_retry_after(answer.headers.get("Retry-After")),
+        )
+
 
 def _restored(token: str | None, endpoint: str, timeout: float, pool_size: int) -> Connection:
     return Connection(token, endpoint, timeout=timeout, pool_size=pool_size)
 
 
-def _checked_token(token: object) -> str:
-    given = token_from_environment() if token is None else token
+def _checked_token(token: object) -> Secret:
+    given = hide(token_from_environment()) if token is None else token
     if given is None:
         raise ValidationError("token: none was given; pass one, or set VALUED_TOKEN")
     where = "VALUED_TOKEN" if token is None else "token"
-    if not isinstance(given, str):
-        raise ValidationError(f"{where}: expected a text, got {type(given).__name__}")
+    if not isinstance(given, Secret):
+        raise ValidationError(f"{where}: expected a text, got {_name(given)}")
     if not given:
         raise ValidationError(f"{where}: it is empty; copy the token from your account")
     if not given.isascii() or not given.isprintable() or " " in given:
@@ -203,28 +236,76 @@ def _checked_token(token: object) -> str:
             f"{where}: it holds blanks, control characters or letters outside ASCII; "
             "copy it again, without a line end"
         )
+    if given.lower().startswith(("http://", "https://")):
+        raise ValidationError(
+            f"{where}: it is a URL; the token comes first, and the endpoint behind it"
+        )
     return given
 
 
 def _checked_endpoint(endpoint: object) -> str:
-    given = endpoint_from_environment() if endpoint is None else endpoint
+    given = hide(endpoint_from_environment()) if endpoint is None else endpoint
     if given is None:
         return DEFAULT_ENDPOINT
     where = "VALUED_ENDPOINT" if endpoint is None else "endpoint"
     expected = "expected an http(s) URL, such as 'http://127.0.0.1:4567/events'"
-    if not isinstance(given, str):
-        raise ValidationError(f"{where}: {expected}, got {type(given).__name__}")
+    if not isinstance(given, Secret):
+        raise ValidationError(f"{where}: {expected}, got {_name(given)}")
+    problem = _endpoint_problem(given)
+    if problem is _NO_URL:
+        raise ValidationError(f"{where}: {expected}; {problem}{_hint(given)}")
+    if problem is not None:
+        raise ValidationError(f"{where}: {problem}")
+    return str.__str__(given)
+
+
+def _name(given: object) -> str:
+    return "bytes" if isinstance(given, bytes) else type(given).__name__
+
+
+# What was given is not shown: a token in the endpoint's place is a likely mistake.
+_NO_URL: Final = "what was given is none"
+
+
+def _endpoint_problem(given: Secret) -> str | None:
+    plain = str.__str__(given)
     try:
-        parts = urllib.parse.urlsplit(given)
+        parts = urllib.parse.urlsplit(plain)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
-        usable = False
-    # What was given is not shown: a token in the endpoint's place is a likely mistake.
-    if not usable or any(character.isspace() for character in given):
-        raise ValidationError(f"{where}: {expected}; what was given is none")
+        return _NO_URL
+    if not usable or any(character.isspace() for character in plain):
+        return _NO_URL
     if parts.username is not None or parts.password is not None:
-        raise ValidationError(f"{where}: it holds a user name; the token is what authorizes")
-    return given
+        return "it holds a user name; the token is what authorizes"
+    return None
+
+
+#: What is shown since it can only be an address: a host with a top-level domain, or with a port, in
+#: small letters, as nearly no token is; then maybe a path.
+_ADDRESS: Final = re.compile(
+    r"""
+    /* (?P<host>
+        (?: localhost | (?: [0-9]{1,3} \. ){3} [0-9]{1,3} | \[ [0-9a-f:.]+ \]
+          | (?: [a-z0-9-]{1,63} \. )+ [a-z]{2,18} ) (?: : [0-9]{1,5} )?
+      | [a-z][a-z0-9-]{0,31} : [0-9]{2,5} )
+    (?P<path> / [a-z0-9/._-]{0,60} )?
+    """,
+    re.VERBOSE,
+)
+
+
+def _hint(given: Secret) -> str:
+    """The URL that *given* would be with a scheme, to be pasted; empty if that is none."""
+    address = _ADDRESS.fullmatch(given)
+    if address is None:
+        return ""
+    host = address["host"]
+    local = _is_loopback(host.strip("[]")) or _is_loopback(host.rpartition(":")[0].strip("[]"))
+    meant = f"{'http' if local else 'https'}://{host}{address['path'] or '/events'}"
+    if _endpoint_problem(Secret(meant)) is not None:
+        return ""
+    return f"; did you mean '{meant}'?"
 
 
 #: Hosts that this process, or one that it was forked from, has warned of.
@@ -259,19 +340,39 @@ def _proxies(endpoint: str) -> dict[str, str]:
     return dict(urllib.request.getproxies_environment())
 
 
-def _clear_frames(error: BaseException) -> None:
-    """Empty the frames below this module that *error* and its causes hold.
+#: Attributes in which exceptions of `requests`, of mocks and of recorders hold a request.
+_REQUESTS: Final = ("request", "response", "failed_request")
 
-    The request is in them, as bytes with the token, and error trackers record the locals of frames.
-    """
+
+def _chain(error: BaseException) -> list[BaseException]:
+    """*error*, and all exceptions that it leads to."""
     known: list[BaseException] = []
-    waiting: list[BaseException | None] = [error]
+    waiting: list[object] = [error]
     while waiting:
         one = waiting.pop()
-        if one is not None and one not in known:
+        if isinstance(one, BaseException) and one not in known:
             known.append(one)
-            traceback.clear_frames(one.__traceback__)
-            waiting += (one.__cause__, one.__context__)
+            waiting += (one.__cause__, one.__context__, *one.args, *vars(one).values())
+    return known
+
+
+def _is_clean(error: BaseException, token: str) -> bool:
+    """Whether *error* says nothing of *token*, once its frames and requests are taken from it.
+
+    A request is in the frames below this module, as bytes, and in attributes. Error trackers record
+    both.
+    """
+    chain = _chain(error)
+    for one in chain:
+        traceback.clear_frames(one.__traceback__)
+        for name in _REQUESTS:
+            if vars(one).get(name) is not None:
+                setattr(one, name, None)
+    try:
+        said = "\n".join(f"{one}\n{one.args}\n{vars(one)}" for one in chain)
+    except Exception:  # noqa: BLE001 - it is a stranger's: what can't be read is not passed on
+        return False
+    return redacted(said, token) == said
 
 
 def _reason(error: Exception) -> str:
@@ -281,19 +382,10 @@ def _reason(error: Exception) -> str:
         cause = cause.args[0]
     reason = getattr(cause, "reason", None)
     cause = reason if isinstance(reason, Exception) else cause
-    return f"no answer: {type(cause).__name__}: {cause}"
-
-
-def _refusal(answer: Answer, said: str) -> DeliveryError:
-    reason = f"the service answered {answer.status} {answer.reason}".rstrip()
-    if answer.status in _REDIRECTS:
-        reason += " (redirects are not followed: set the endpoint to where it leads)"
-    return DeliveryError(
-        reason,
-        answer.status,
-        body=said[:500],
-        retry_after=_retry_after(answer.headers.get("Retry-After")),
-    )
+    try:
+        return f"no answer: {type(cause).__name__}: {cause}"
+    except Exception:  # noqa: BLE001 - it is a stranger's
+        return f"no answer: {type(cause).__name__}"
 
 
 def _retry_after(header: str | None) -> float | None:

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, Union
 
 from valued._changes import REMOVE, Change, Replace, applied, composed, merging
 from valued._errors import ValidationError
-from valued._events import mapping
+from valued._events import gather
 from valued._fork import PerProcess
-from valued._serializer import Snapshot, merge, normalize
+from valued._serializer import Snapshot, merge
 
 if TYPE_CHECKING:
     from valued._typing import JSONObject
@@ -114,12 +114,13 @@ class Unit:
     """The data of one unit of work, shared by all contexts in which it is entered.
 
     *lazy*: functions that give a field at its first use. *whole*: one that gives a mapping of
-    several. Any thread may call anything.
+    several. *gather*: normalizes what they give. Any thread may call anything.
     """
 
     __slots__ = (
         "_assigned",
         "_calling",
+        "_gather",
         "_lazy",
         "_whole",
         "_whole_is_known",
@@ -132,8 +133,10 @@ class Unit:
         data: Snapshot,
         lazy: Lazy | None = None,
         whole: Callable[[], object] | None = None,
+        gather: Callable[[object, dict[str, Any]], JSONObject] = gather,
     ) -> None:
         self.data = data  # never changed but replaced, under `_lock`
+        self._gather = gather
         self._assigned: set[str] = set()  # the fields that were set as a whole
         self._lazy = lazy or _NOTHING
         self._whole = whole
@@ -203,13 +206,13 @@ class Unit:
         return True
 
     def _keep(self, name: str, found: object) -> None:
-        plain = normalize({name: found})
+        plain = self._gather({name: found}, {})
         with _lock.get():
             if self._is_open(name):  # else it was set meanwhile
                 self.data = merge(plain, self.data)
 
     def _keep_whole(self, found: object) -> None:
-        plain = mapping(found, "data")
+        plain = self._gather(found, {})
         with _lock.get():
             self._whole_is_known = True
             # What was set in the unit takes precedence. A user as a whole: two users are not mixed.
@@ -242,6 +245,10 @@ class Layer:
         """The data."""
         return self.data
 
+    def known(self) -> Snapshot:
+        """The same."""
+        return self.data
+
     def change(self, key: Key, change: Change) -> None:
         """Make a change that counts until the block ends."""
         hold(key, Layer(applied(change, self.data), self.before, self.block))
@@ -269,12 +276,13 @@ class UnitLayer:
 
     def read(self, over: JSONObject, only: str | None = None) -> Snapshot:
         """The data as it is now; *over* and *only* as for `Unit.fill`."""
-        data = self._data()
+        data = self.known()
         if self.unit.has_functions and self.unit.fill(data, over, only):
-            data = self._data()
+            data = self.known()
         return data
 
-    def _data(self) -> Snapshot:
+    def known(self) -> Snapshot:
+        """The data as it is now, without asking for what is absent."""
         data = self.unit.data
         return data if self.changes is None else applied(self.changes, data)
 

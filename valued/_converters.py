@@ -13,27 +13,26 @@ before a registration.
 
 from __future__ import annotations
 
-import datetime
-import enum
 import functools
-import math
-import numbers
-import types
-from collections import UserString
-from collections.abc import Callable, Mapping, Sequence, Set
-from typing import Any, Final, TypeVar, overload
+from collections.abc import Callable
+from typing import Any, Final, NoReturn, TypeVar, overload
 
 from valued._errors import ValidationError
+from valued._values import (
+    BUILT_IN,
+    NATIVE,
+    Unconvertible,
+    class_of,
+    full_name_of,
+    imported,
+    is_class,
+    late,
+    name_of,
+    qualname_of,
+)
 
 C = TypeVar("C")
 R = TypeVar("R")
-
-#: JSON has a form for these: they are sent as they are, and no converter is asked.
-NATIVE: Final = frozenset({str, int, float, bool, type(None), dict, list, tuple})
-
-
-class Unconvertible(Exception):
-    """A converter's refusal; the argument says why, and the serializer where."""
 
 
 class _Registered:
@@ -45,100 +44,22 @@ class _Registered:
         self.cls = cls
         self.convert = convert
 
-    def __call__(self, value: object) -> object:
-        return self.convert(value)
-
-
-def _no_converter(value: object) -> object:
-    cls = value.__class__
-    raise Unconvertible(
-        f"no converter for {cls.__module__}.{cls.__qualname__}: make one known with "
-        f"valued.register({cls.__qualname__}, function), or give the class a to_valued_data() "
-        "method"
-    )
-
 
 def _by_method(value: Any) -> object:
     return value.to_valued_data()
 
 
-def _fields(value: Any) -> object:
-    import dataclasses  # there already, where there is a dataclass; see `_LATE`
+def no_converter(value: object) -> NoReturn:
+    from valued import _hints  # what only errors need costs nobody else
 
-    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value.__class__)}
-
-
-def _bytes(value: object) -> object:
-    raise Unconvertible(
-        f"{type(value).__name__} is no text: decode it first, for example with "
-        ".decode() or base64.b64encode"
-    )
+    raise Unconvertible(_hints.for_value(value, class_of(value)))
 
 
-def _generator(value: object) -> object:
-    raise Unconvertible("a generator can be read only once: give a list of it, list(…)")
-
-
-def text_of(value: object) -> str:
-    """The content of a text, whose class may print it otherwise, or of a proxy of one."""
-    return str.__str__(value) if issubclass(type(value), str) else str(value)
-
-
-def _decimal(value: Any) -> str:
-    if not value.is_finite():
-        raise Unconvertible(f"{value} is no number in JSON: send None in its place")
-    return str(value)
-
-
-def _set(value: Set[Any]) -> list[Any]:
-    try:
-        return sorted(value)  # the same set gives the same text in every process
-    except TypeError:
-        return list(value)
-
-
-_BUILT_IN: Final[dict[type, Callable[[Any], object]]] = {
-    object: _no_converter,
-    # The first six and None as subclasses, and as what proxies say they are.
-    str: text_of,
-    int: int,
-    float: float,
-    bool: bool,
-    dict: lambda value: dict(value.items()),
-    list: list,
-    tuple: list,
-    type(None): lambda _: None,
-    numbers.Integral: int,
-    numbers.Real: float,
-    UserString: str,
-    Mapping: lambda value: dict(value.items()),
-    Sequence: list,
-    Set: _set,
-    enum.Enum: lambda value: value.value,
-    datetime.datetime: lambda value: value.isoformat(),
-    datetime.date: lambda value: value.isoformat(),
-    datetime.time: lambda value: value.isoformat(),
-    bytes: _bytes,
-    bytearray: _bytes,
-    memoryview: _bytes,
-    types.GeneratorType: _generator,
+_BUILT_IN: Final[dict[type, Any]] = {
+    cls: _Registered(cls, convert) for cls, convert in [(object, no_converter), *BUILT_IN.items()]
 }
-#: Classes of modules that are not imported for their sake, by module and name: an application that
-#: has such an object has imported it, and all others would pay for it.
-_LATE: Final[dict[tuple[str, str], Callable[[Any], object]]] = {
-    ("uuid", "UUID"): str,
-    ("decimal", "Decimal"): _decimal,
-}
-
-
-def _late(cls: type) -> Callable[[Any], object] | None:
-    if hasattr(cls, "__dataclass_fields__"):
-        return _fields
-    names = ((base.__module__, base.__qualname__) for base in cls.__mro__)
-    return next((_LATE[name] for name in names if name in _LATE), None)
-
-
-_entries: Final = {cls: _Registered(cls, convert) for cls, convert in _BUILT_IN.items()}
+# Of the application, by class.
+_registered: Final[dict[type, _Registered]] = {}
 # Another object after each registration: a dispatcher that was made under an earlier one may miss
 # an entry. So threads need no lock.
 _version = object()
@@ -146,17 +67,28 @@ _version = object()
 
 def _dispatcher() -> tuple[object, Callable[[type], Callable[..., object]]]:
     version = _version  # before the entries, which may be newer than it, but never older
-    registry = functools.singledispatch(_entries[object])
-    for cls, entry in list(_entries.items()):
+    registry = functools.singledispatch(_BUILT_IN[object])
+    late = {cls: _Registered(cls, convert) for cls, convert in imported().items()}
+    # A copy, as another thread may register meanwhile.
+    for cls, entry in {**_BUILT_IN, **late, **dict(_registered)}.items():
         registry.register(cls, entry)
     return version, registry.dispatch
 
 
-_current = _dispatcher()
+#: Of the version None, which is no longer the current one: nothing is imported until it is needed.
+_current: tuple[object, Callable[[type], Callable[..., object]]] = (None, lambda _cls: no_converter)
+
+
+def prepare() -> None:
+    """Import what converting needs, in the thread of who makes a client."""
+    converter_for(object)
 
 
 def converter_for(cls: type) -> Callable[[Any], object]:
-    """The converter of the most specific class. Raises `Unconvertible` where two are equally so."""
+    """The converter of the most specific class; `no_converter` where there is none.
+
+    Raises `Unconvertible` where two are equally specific, and what methods of the class raise.
+    """
     global _current
     version, dispatch = _current
     if version is not _version:
@@ -166,17 +98,21 @@ def converter_for(cls: type) -> Callable[[Any], object]:
         home = next((base for base in cls.__mro__ if "to_valued_data" in vars(base)), None)
     try:
         found = dispatch(cls)
-    except RuntimeError as error:  # two unrelated abstract base classes match
-        if home is not None:
+    except RuntimeError as error:
+        if not str(error).startswith("Ambiguous dispatch"):  # what a class was asked, and raised
+            raise
+        if home is not None:  # two unrelated abstract base classes match
             return _by_method
+        from valued import _hints
+
         raise Unconvertible(
-            f"two converters fit {cls.__module__}.{cls.__qualname__} equally well ({error}): "
-            f"settle it with valued.register({cls.__qualname__}, function)"
+            f"two converters fit {full_name_of(cls)} equally well: "
+            f"{_hints.by_method_or(_hints.registration(cls, 'str'))}"
         ) from error
     assert isinstance(found, _Registered)
     if home is not None and _is_nearer(cls, home, found.cls):
         return _by_method
-    return (_late(cls) if found.cls is object else None) or found
+    return (late(cls) if found.cls is object else None) or found.convert
 
 
 def _is_nearer(cls: type, home: type, other: type) -> bool:
@@ -203,40 +139,38 @@ def register(cls: type[Any], converter: Callable[[Any], object] | None = None) -
     objects with converters of their own included. Without *converter* it is a decorator. Returns
     the converter. The latest registration for a class counts.
 
+    A user or a customer that is given as an object needs such a converter, or a
+    ``to_valued_data`` method, which says what is sent of it; it returns a mapping.
+
     Raises `ValidationError` where *cls* is no class, is one that JSON has a form for (``str``,
     ``int``, ``dict`` …) or a protocol that ``issubclass`` refuses, or where *converter* can't be
     called. Any thread may call; a forked child keeps what was registered before the fork.
     """
     global _version
-    if not issubclass(type(cls), type):  # by its type: up to 3.10, list[int] says it is a class
+    if not is_class(cls):
         raise ValidationError(
-            f"cls: expected a class, got {type(cls).__name__}; write "
+            f"cls: expected a class, got {name_of(type(cls))}; write "
             "valued.register(Location, function) or @valued.register(Location)"
         )
-    if cls in NATIVE:
+    try:  # each look-up would fail with what these raise: for a protocol, for example
+        issubclass(object, cls)
+        hasattr(cls, "__abstractmethods__")
+        native = cls in NATIVE
+    except Exception as error:
         raise ValidationError(
-            f"cls: {cls.__name__} is sent as it is; register a class of your own in its place"
+            f"cls: {qualname_of(cls)} can't say what its subclasses are "
+            f"({name_of(type(error))}); register a class or an abstract base class"
+        ) from error
+    if native:
+        raise ValidationError(
+            f"cls: {name_of(cls)} is sent as it is; register a class of your own in its place"
         )
     if converter is None:
         return lambda function: register(cls, function)
     if not callable(converter):
         raise ValidationError(
-            f"converter: expected a function of one {cls.__name__}, got {type(converter).__name__}"
+            f"converter: expected a function of one {name_of(cls)}, got {name_of(type(converter))}"
         )
-    try:
-        issubclass(object, cls)
-    except TypeError as error:  # a protocol, for example; each look-up would fail with it
-        raise ValidationError(
-            f"cls: {cls.__qualname__} can't say what its subclasses are ({error}); "
-            "register a class or an abstract base class"
-        ) from error
-    _entries[cls] = _Registered(cls, converter)
+    _registered[cls] = _Registered(cls, converter)
     _version = object()
     return converter
-
-
-def finite(value: float) -> float:
-    """*value* if JSON has a number for it. Raises `Unconvertible`."""
-    if math.isfinite(value):
-        return value
-    raise Unconvertible(f"{value} is no number in JSON: send None in its place")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from valued import _retry
 from valued._errors import DeliveryError
 from valued._fork import Birthplace
-from valued._reporting import log
+from valued._reporting import counted, log
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -142,7 +142,7 @@ class Delivery:
             with self._being_told():
                 if self._outbox.dropped(item, self._abandoned[1]):
                     self._reporter.warn(
-                        "late", "%d events were dropped as their last try failed: %s", error
+                        "late", "%d events were dropped as the last try failed: %s", error
                     )
         else:
             self._outbox.postpone(item, now + pause)
@@ -171,12 +171,13 @@ class Delivery:
         count = self._outbox.pending()
         if count > 0:
             self._said_left = end, count
-            log.warning(
+            line = (
                 "%d events are not delivered after %g s: if the process ends now, they are lost, "
-                "unless they are in an outbox",
-                count,
-                self._options.seconds_at_end(),
+                "unless they are in an outbox"
             )
+            if count == 1:
+                line = line.replace("they are", "it is")
+            log.warning(counted(line, count), count, self._options.seconds_at_end())
 
     def lose_the_rest(self, end: float | None) -> None:
         """The time that the process has, until *end*, is over: drop what is pending, and say it.

@@ -29,14 +29,17 @@ class SerializationError(ValuedError, TypeError):
     """A value that can't be sent as JSON.
 
     ``path`` says where it is (``attributes.items[0].price``; empty for the value itself),
-    ``reason`` what is wrong and how to mend it. ``__cause__`` is the exception of the converter,
-    where one raised.
+    ``reason`` what is wrong and how to mend it. ``summary`` says both in words that may be logged:
+    no value, and nothing that another's exception says. ``__cause__`` is the exception of the
+    converter, where one raised.
     """
 
-    def __init__(self, path: str, reason: str) -> None:
+    def __init__(self, path: str, reason: str, summary: str | None = None) -> None:
         super().__init__(path, reason)
         self.path = path
         self.reason = reason
+        words = "a value that can't be sent" if summary is None else summary
+        self.summary = f"{path}: {words}" if path else words
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}" if self.path else self.reason

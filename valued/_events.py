@@ -7,23 +7,42 @@ serve the calls, ``valued.validate``, and whoever receives events.
 from __future__ import annotations
 
 import copy
-import datetime
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from valued._errors import ValidationError
-from valued._serializer import merge, normalize
-from valued._typing import JSONObject
+from valued._serializer import merge, normalize, refuse_as_party
+from valued._times import now, with_offset
+from valued._typing import JSONObject, ScopeLike
+from valued._values import is_a
 
-_MISSING_USER: Final = "Missing user.id: a page view is somebody's; give {'user.id': …}"
+_MISSING_USER: Final = "Missing user.id: a page view is somebody's; give {'user.id': 1}"
 _MISSING_ID: Final = "Missing user.id or customer.id: give one of them, as in {'user.id': 1}"
-_MISTAKEN: Final = (
-    ("user_id", "what is meant is {'user.id': …}"),
-    ("customer_id", "what is meant is {'customer.id': …}"),
-    ("data", "the mapping is given without a name"),
-)
+_MISSING_IN_SYNC: Final = "Missing user.id or customer.id: a sync needs one, as in {'user.id': 1}"
+
+#: The top-level fields that the service knows.
+_KNOWN: Final = frozenset({"category", "key", "user", "customer", "attributes", "occured_at"})
+
+_USER_ID: Final = "{'user.id': 1}"
+_CUSTOMER_ID: Final = "{'customer.id': 1}"
+_ATTRIBUTES: Final = "{'attributes': {'format': 'pdf'}}"
+_OCCURED_AT: Final = "{'occured_at': '2026-11-23T10:00:00+01:00'}"
+
+#: Near misses of those, and what other clients call them. All else is sent.
+_MISTAKEN: Final = {
+    **dict.fromkeys(("user_id", "userId", "userid", "uid", "distinct_id"), _USER_ID),
+    **dict.fromkeys(("usr", "users"), "{'user': {'id': 1}}"),
+    **dict.fromkeys(("customer_id", "customerId", "customerid"), _CUSTOMER_ID),
+    **dict.fromkeys(("costumer", "customers"), "{'customer': {'id': 1}}"),
+    **dict.fromkeys(("attribute", "attrs", "properties", "props"), _ATTRIBUTES),
+    **dict.fromkeys(("timestamp", "occurred_at", "occurredAt", "occuredAt"), _OCCURED_AT),
+    "data": "the mapping without a name, as in action('report.generated', {'user.id': 1})",
+}
+
+#: Names of unknown fields that are warned of, at most.
+_MOST_NAMES: Final = 100
+_warned_of: Final[set[str]] = set()
 _BOTH: Final = "Cannot include both user and customer in one sync: send two"
 
 
@@ -40,8 +59,9 @@ def mapping(data: object, name: str) -> JSONObject:
     plain = normalize(data)
     if isinstance(plain, dict):
         return plain
+    hint = "; the key, or the URL, is the first argument" if isinstance(data, str) else ""
     raise ValidationError(
-        f"{name}: expected a mapping, such as {{'user.id': 1}}, got {type(data).__name__}"
+        f"{name}: expected a mapping, such as {{'user.id': 1}}, got {type(data).__name__}{hint}"
     )
 
 
@@ -53,7 +73,7 @@ def action(key: object, data: JSONObject) -> JSONObject:
 def page_view(url: object, data: JSONObject) -> JSONObject:
     """The event of a page view. Raises `ValidationError`."""
     url = _plain_text(url)
-    if not isinstance(url, str) or not url:
+    if type(url) is not str or not url:
         raise ValidationError(_no_text("url", url, "'https://example.com/reports'"))
     attributes = data.get("attributes")
     source = attributes.get("source") if isinstance(attributes, dict) else None
@@ -62,7 +82,7 @@ def page_view(url: object, data: JSONObject) -> JSONObject:
         if value is not None and not isinstance(value, dict):
             raise ValidationError(
                 f"{name}: expected a mapping, got {type(value).__name__}; "
-                f"name the value, as in {{'{name}.name': …}}"
+                f"name the value, as in {{'{name}.plan': 'pro'}}"
             )
     data = merge(data, {"attributes": {"source": {"url": url}}})
     return _finished({"category": "pageview"}, data)
@@ -73,12 +93,28 @@ def sync(data: JSONObject) -> JSONObject:
     return _finished({"category": "sync"}, data)
 
 
+def data_of_party(name: str, data: object) -> object:
+    """What a sync of one party is given: a scope's party, or data. Raises `SerializationError`.
+
+    What is refused as a user of an event is refused here.
+    """
+    if is_a(data, ScopeLike):
+        data = data.to_dict().get(name)  # type: ignore[attr-defined]
+    refuse_as_party(name, data)
+    if data is None or type(data) is dict:
+        return data
+    plain = normalize({name: data})[name]
+    return plain if isinstance(plain, dict) else data
+
+
 def sync_party(name: str, party: JSONObject) -> JSONObject:
     """The event of a sync of *party*: the user or the customer, by *name*. Raises the same."""
     if party.get("id") is None:
-        raise ValidationError(
-            f"Missing user.id or customer.id: give the {name}'s id, as in sync_{name}({{'id': 1}})"
-        )
+        hint = f"give the {name}'s id, as in sync_{name}({{'id': 1}})"
+        inner = party.get(name)
+        if isinstance(inner, dict) or f"{name}_id" in party:
+            hint = f"sync_{name} takes the {name} itself, as in sync_{name}({{'id': 1}})"
+        raise ValidationError(f"Missing user.id or customer.id: {hint}")
     return sync({name: party})
 
 
@@ -103,40 +139,84 @@ def validate(event: object) -> None:
         raise ValidationError(*problems)
 
 
+def checked(event: object) -> JSONObject:
+    """*event*, a whole one, normalized. Raises what `validate` raises."""
+    plain = mapping(event, "event")
+    problems = _problems(plain)
+    if problems:
+        raise ValidationError(*problems)
+    given = plain.get("occured_at")
+    return {**plain, "occured_at": now() if given is None else with_offset(given)}
+
+
+def is_anonymous(error: Exception) -> bool:
+    """Whether all that an action, or a page view, lacks is somebody's id."""
+    return isinstance(error, ValidationError) and error.problems in _ANONYMOUS
+
+
+_ANONYMOUS: Final = ((_MISSING_USER,), (_MISSING_ID,))
+
+
 def _finished(fixed: JSONObject, data: JSONObject) -> JSONObject:
     # Twice: once for the place that it has in the table of the API, once to overrule the data.
     event = {**fixed, **data, **fixed}
-    problems = _problems(event)
+    strange = not event.keys() <= _KNOWN
+    problems = _problems(event, strange=strange)
     if problems:
         raise ValidationError(*problems)
+    if strange:
+        _warn_of_unknown(event)
     given = event.get("occured_at")
-    event["occured_at"] = now() if given is None else _with_offset(given)
+    event["occured_at"] = now() if given is None else with_offset(given)
     return event
+
+
+def _warn_of_unknown(event: JSONObject) -> None:
+    from valued._reporting import log  # who makes a client has imported it
+
+    for name in event.keys() - _KNOWN - _warned_of:
+        if event["category"] != "config" and len(_warned_of) < _MOST_NAMES:
+            _warned_of.add(name)
+            log.warning(
+                "%.100s is no field of an event that is known here, and is sent as it is: "
+                "did you mean attributes.%.100s? This is said once.",
+                name,
+                name,
+            )
 
 
 def _plain_text(value: object) -> object:
     # A subclass of `str`, or a proxy of one, would get to the encoder else.
-    return normalize(value) if isinstance(value, str) else value
+    return normalize(value) if is_a(value, str) else value
 
 
 def _only(data: JSONObject, *names: str) -> JSONObject:
     return {name: data[name] for name in names if name in data}
 
 
-def _problems(event: JSONObject) -> list[str]:
+def _problems(event: JSONObject, *, strange: bool = True) -> list[str]:
+    """What keeps *event* from being sent. *strange*: it may have fields that are unknown."""
     category = event.get("category")
     required = _REQUIRED.get(category) if isinstance(category, str) else None
     if required is None:
         return [f"category: expected one of {', '.join(_REQUIRED)}, got {_shown(category)}"]
     problems = required(event)
-    if "occurred_at" in event:
+    if strange and category != "config":
+        problems += [
+            f"{name}: an event has no such field; what is meant is {_MISTAKEN[name]}"
+            for name in event
+            if name in _MISTAKEN
+        ]
+    attributes = event.get("attributes")
+    if attributes is not None and not isinstance(attributes, dict):
         problems.append(
-            "occurred_at: the service spells it occured_at; as it is, it would be no time at all"
+            "attributes: expected a mapping, such as {'format': 'pdf'}, got "
+            f"{type(attributes).__name__}"
         )
     given = event.get("occured_at")
     if given is not None:
         try:
-            _with_offset(given)
+            with_offset(given)
         except ValidationError as error:
             problems += error.problems
     return problems
@@ -145,7 +225,7 @@ def _problems(event: JSONObject) -> list[str]:
 def _required_by_action(event: JSONObject) -> list[str]:
     key = event.get("key")
     problems = _somebody(event)
-    if not isinstance(key, str) or not key:
+    if type(key) is not str or not key:
         problems.insert(0, _no_text("key", key, "'report.generated'"))
     return problems
 
@@ -153,18 +233,26 @@ def _required_by_action(event: JSONObject) -> list[str]:
 def _required_by_page_view(event: JSONObject) -> list[str]:
     problems = _party(event, "user")
     if not problems and not _is_given(event, "user"):
-        problems.append(_MISSING_USER + _mistaken(event))
+        problems.append(_MISSING_USER)
     problems += _party(event, "customer")
     source = event.get("attributes")
     source = source.get("source") if isinstance(source, dict) else None
     url = source.get("url") if isinstance(source, dict) else None
-    if not isinstance(url, str) or not url:
+    if type(url) is not str or not url:
         problems.append(_no_text("attributes.source.url", url, "'https://example.com/reports'"))
+    elif not _URL.match(url):
+        problems.append(
+            "url: expected one with a scheme, such as 'https://example.com/reports', or a path "
+            "that begins with a slash, such as '/reports'"
+        )
     return problems
 
 
+_URL: Final = re.compile(r"/|[A-Za-z][A-Za-z0-9+.-]*:")
+
+
 def _required_by_sync(event: JSONObject) -> list[str]:
-    problems = _somebody(event)
+    problems = _somebody(event, _MISSING_IN_SYNC)
     if event.get("user") is not None and event.get("customer") is not None:
         problems.append(_BOTH)
     return problems
@@ -177,7 +265,10 @@ def _required_by_config(event: JSONObject) -> list[str]:
 def _of_config(event: JSONObject) -> Iterator[str]:
     data = event.get("data")
     if not isinstance(data, dict) or not (data.get("goals") or data.get("signals")):
-        yield "config: give goals or signals, such as goals=[{'name': …, 'action_key': …}]"
+        yield (
+            "config: give goals or signals, such as "
+            "goals=[{'name': 'First report', 'action_key': 'report.generated'}]"
+        )
         return
     for name in ("goals", "signals"):
         entries = data.get(name)
@@ -204,18 +295,12 @@ _REQUIRED: Final[dict[str, Callable[[JSONObject], list[str]]]] = {
 }
 
 
-def _somebody(event: JSONObject) -> list[str]:
+def _somebody(event: JSONObject, missing: str = _MISSING_ID) -> list[str]:
     """The problems of an event that needs a user or a customer."""
     problems = _party(event, "user") + _party(event, "customer")
     if not problems and not _is_given(event, "user") and not _is_given(event, "customer"):
-        problems.append(_MISSING_ID + _mistaken(event))
+        problems.append(missing)
     return problems
-
-
-def _mistaken(event: JSONObject) -> str:
-    """A hint for who gave the id, or all of the data, by another name."""
-    found = [f"; {name} is a field of its own, {hint}" for name, hint in _MISTAKEN if name in event]
-    return "".join(found)
 
 
 def _is_given(event: JSONObject, name: str) -> bool:
@@ -229,7 +314,8 @@ def _party(event: JSONObject, name: str) -> list[str]:
     if party is None:
         return []
     if not isinstance(party, dict):
-        return [f"{name}: expected a mapping with an id, got {type(party).__name__}"]
+        kind = type(party).__name__
+        return [f"{name}: expected a mapping with an id, such as {{'id': 1}}, got {kind}"]
     identity = party.get("id")
     # A bool is an int to Python; as an id it is a mistake.
     if identity is None or (isinstance(identity, int) and not isinstance(identity, bool)):
@@ -246,61 +332,7 @@ def _no_text(name: str, value: object, example: str) -> str:
 def _shown(value: object) -> str:
     if value is None:
         return "nothing"
-    return "an empty text" if value == "" and isinstance(value, str) else type(value).__name__
-
-
-# Date and time of ISO 8601, as `datetime.isoformat` and JavaScript's `toISOString` write them.
-# Not `datetime.fromisoformat`: up to 3.10, it knows no "Z" and but two lengths of a fraction; from
-# 3.14 on, an hour 24.
-_TIME: Final = re.compile(
-    r"(?P<year>\d{4})-(?P<month>\d\d)-(?P<day>\d\d)"
-    r"[T ](?P<hour>\d\d):(?P<minute>\d\d)(:(?P<second>\d\d)([.,](?P<fraction>\d+))?)?"
-    r"(?P<offset>Z|[+-]([01]\d|2[0-3])(:?[0-5]\d(:?[0-5]\d)?)?)?",
-    re.ASCII,
-)
-
-
-def _with_offset(given: object) -> str:
-    """*given* as it is; where it has no offset it is local time, as for ``datetime.astimezone``.
-
-    Raises `ValidationError` where it is no time.
-    """
-    match = _TIME.fullmatch(given) if isinstance(given, str) else None
-    if match is None:
-        raise ValidationError(
-            "occured_at: expected a time in ISO 8601, such as '2026-11-23T10:00:00+01:00', or a "
-            f"datetime, got {_shown(given)}"
-        )
-    try:
-        year, month, day, hour, minute = map(
-            int, match.group("year", "month", "day", "hour", "minute")
-        )
-        second, microsecond = int(match["second"] or 0), int(f"{match['fraction'] or '':0<6.6}")
-        moment = datetime.datetime(year, month, day, hour, minute, second, microsecond)
-        return match[0] if match["offset"] else moment.astimezone().isoformat()
-    except (ValueError, OverflowError) as error:  # the 31st of February; local time in the year 1
-        raise ValidationError(
-            f"occured_at: there is no such time ({error}); give one such as "
-            "'2026-11-23T10:00:00+01:00', or a datetime"
-        ) from None
-
-
-_latest: tuple[int, str] = (-1, "")  # the last second that was asked for, and its text
-
-
-def now() -> str:
-    """The time, local, to the second, with its UTC offset: ``2026-11-23T10:00:00+01:00``."""
-    global _latest  # one tuple, read and replaced whole: threads need no lock for it
-    second = int(time.time())
-    latest = _latest
-    if latest[0] != second:
-        # Not `datetime`: Python 3.13.0 crashes in it where it finalizes objects at its end.
-        local = time.localtime(second)
-        sign, offset = "-" if local.tm_gmtoff < 0 else "+", abs(local.tm_gmtoff)
-        text = time.strftime("%Y-%m-%dT%H:%M:%S", local)
-        text = f"{text}{sign}{offset // 3600:02}:{offset // 60 % 60:02}"
-        _latest = latest = (second, text)
-    return latest[1]
+    return "an empty text" if is_a(value, str) and value == "" else type(value).__name__
 
 
 class Config:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from os import PathLike
 
-    from valued._typing import Data, Executor, OnError
+    from valued._typing import Data, Executor, JSONObject, OnError
 
 DEFAULT_ENDPOINT: Final = "https://ingest.valued.app/events"
 
@@ -23,6 +23,8 @@ MOST_SECONDS: Final = 1_000_000
 
 Overflow = _Literal["drop_newest", "drop_oldest", "block", "caller_runs"]
 Durability = _Literal["process", "power"]
+Invalid = _Literal["raise", "log"]
+Anonymous = _Literal["raise", "drop"]
 
 #: Bytes; two files of an outbox, below which it would drop what it is writing.
 LEAST_SIZE: Final = 8 * 1024 * 1024
@@ -36,8 +38,6 @@ class Environment(enum.Enum):
     TEST = "test"
 
 
-# In this order, the first that is set: ours, then what frameworks and deployments use.
-_VARIABLES: Final = ("VALUED_ENV", "DJANGO_ENV", "FLASK_ENV", "APP_ENV", "ENVIRONMENT", "ENV")
 _NAMES: Final = {
     "test": Environment.TEST,
     "testing": Environment.TEST,
@@ -47,17 +47,24 @@ _NAMES: Final = {
 
 
 def environment() -> Environment:
-    """The environment: the first variable that is set and not empty; else, a running pytest."""
-    for variable in _VARIABLES:
-        name = os.environ.get(variable, "").strip().lower()
-        if name:
-            return _NAMES.get(name, Environment.PRODUCTION)
-    # Both: the module alone may be imported by an application, and the variables alone are
-    # inherited by every program that a test starts.
-    under_pytest = "PYTEST_VERSION" in os.environ or "PYTEST_CURRENT_TEST" in os.environ
-    if under_pytest and "pytest" in sys.modules:
-        return Environment.TEST
-    return Environment.PRODUCTION
+    """The environment: ``VALUED_ENV`` where it is set; else, whether this is a run of tests.
+
+    No other variable counts: ``ENV=test`` stands on staging hosts, too.
+    """
+    name = os.environ.get("VALUED_ENV", "").strip().lower()
+    if name:
+        return _NAMES.get(name, Environment.PRODUCTION)
+    return Environment.TEST if _is_test_run() else Environment.PRODUCTION
+
+
+def _is_test_run() -> bool:
+    # By the program and its arguments: applications import test runners, too.
+    *folders, program = sys.argv[0].replace("\\", "/").split("/") if sys.argv else [""]
+    if program == "__main__.py" and folders:  # python -m …
+        program = folders[-1]
+    if program.removesuffix(".exe") in ("pytest", "py.test", "unittest", "python -m unittest"):
+        return True
+    return program in ("manage.py", "django-admin", "django") and sys.argv[1:2] == ["test"]
 
 
 def threads_are_off() -> bool:
@@ -84,6 +91,15 @@ def outbox_from_environment() -> str | None:
     return os.environ.get("VALUED_OUTBOX") or None
 
 
+def recording_from_environment() -> tuple[str | None, bool]:
+    """What `valued.testing` asks of programs that a test starts.
+
+    ``VALUED_RECORD``: a directory to record events in. ``VALUED_BLOCK``: whether real endpoints are
+    refused.
+    """
+    return os.environ.get("VALUED_RECORD") or None, os.environ.get("VALUED_BLOCK") == "1"
+
+
 _TRUE: Final = frozenset({"1", "true", "yes", "on"})
 _FALSE: Final = frozenset({"0", "false", "no", "off", ""})
 
@@ -97,6 +113,14 @@ def switch_from_environment(variable: str, default: bool) -> bool:  # noqa: FBT0
     if said not in _TRUE | _FALSE:
         raise ValidationError(f"{variable}: expected 1 or 0, got {given[:20]!a}")
     return said in _TRUE
+
+
+def _choice_from_environment(variable: str, names: tuple[str, ...]) -> str:
+    """What *variable* says, the first of *names* where it is not set. Raises `ValidationError`."""
+    said = os.environ.get(variable, "").strip().lower() or names[0]
+    if said not in names:
+        raise ValidationError(f"{variable}: expected {' or '.join(names)}, got {said[:20]!a}")
+    return said
 
 
 def ca_bundle_from_environment() -> str | None:
@@ -160,6 +184,18 @@ class Options(NamedTuple):
     #: Whether each task of Celery's starts with the defaults of the client's scopes. Default
     #: ``VALUED_ISOLATE_TASKS``, else True.
     isolate_tasks: bool | None = None
+    #: Whether events are sent. False: they are checked, counted as ``disabled``, and dropped; no
+    #: token is needed. Default: False where ``VALUED_DISABLED`` is 1, else True.
+    enabled: bool | None = None
+    #: What becomes of an event that can't be sent: ``"raise"`` (default), or ``"log"``: it is
+    #: counted and logged, and the call returns. Default ``VALUED_INVALID``.
+    invalid: Invalid | None = None
+    #: What becomes of an action, or a page view, without the ids it needs: ``"raise"`` (default),
+    #: or ``"drop"``: it is counted, and the call returns. Default ``VALUED_ANONYMOUS``.
+    anonymous: Anonymous | None = None
+    #: Called with each event, a dict of its own, in the caller; what it returns is sent. None:
+    #: nothing is. Where it raises, nothing is, either; that is logged.
+    before_send: Callable[[JSONObject], JSONObject | None] | None = None
 
     def seconds_at_end(self) -> float:
         """How long the end of a process may wait."""
@@ -179,12 +215,6 @@ class Options(NamedTuple):
             *seconds("outbox_max_age", self.outbox_max_age, zero=False),
             *whole("outbox_max_size", self.outbox_max_size, least=LEAST_SIZE),
         ]
-        if self.overflow not in get_args(Overflow):
-            names = ", ".join(map(repr, get_args(Overflow)))
-            problems.append(f"overflow: got a {_kind(self.overflow)} that is none of {names}")
-        if self.durability not in get_args(Durability):
-            names = ", ".join(map(repr, get_args(Durability)))
-            problems.append(f"durability: got a {_kind(self.durability)} that is none of {names}")
         if self.outbox is not None and os.name == "nt":
             problems.append(
                 "outbox: it needs Linux or macOS; leave it (and VALUED_OUTBOX) out, and events "
@@ -194,9 +224,17 @@ class Options(NamedTuple):
             problems.append(
                 f"on_error: expected a function of (error, event), got {_kind(self.on_error)}"
             )
-        if not (self.isolate_tasks is None or isinstance(self.isolate_tasks, bool)):
-            kind = _kind(self.isolate_tasks)
-            problems.append(f"isolate_tasks: expected True, False or None, got {kind}")
+        problems += _not_one_of("overflow", self.overflow, get_args(Overflow))
+        problems += _not_one_of("durability", self.durability, get_args(Durability))
+        problems += _not_one_of("invalid", self.invalid, get_args(Invalid))
+        problems += _not_one_of("anonymous", self.anonymous, get_args(Anonymous))
+        for name in ("isolate_tasks", "enabled"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                problems.append(f"{name}: expected True, False or None, got {_kind(value)}")
+        if self.before_send is not None and not callable(self.before_send):
+            kind = _kind(self.before_send)
+            problems.append(f"before_send: expected a function of one event, got {kind}")
         return problems + executor_problems(self.executor)
 
     @classmethod
@@ -205,28 +243,59 @@ class Options(NamedTuple):
 
         Of a name that is not one of them it says which one is close.
         """
-        problems = []
-        for name in unknown:
-            import difflib  # for a mistake only
-
-            close = difflib.get_close_matches(name, cls._fields, 1)
-            hint = (
-                f"did you mean {close[0]}?"
-                if close
-                else f"the options are {', '.join(cls._fields)}"
-            )
-            problems.append(f"{name}: no such option; {hint}")
+        problems = [f"{name}: no such option; {_hint(name, cls._fields)}" for name in unknown]
         if problems:
             raise ValidationError(*problems)
-        isolate = given.get("isolate_tasks")
-        if isolate is None:
-            isolate = switch_from_environment("VALUED_ISOLATE_TASKS", default=True)
-        outbox = outbox_path(given.get("outbox"))
-        options = cls(**{**given, "outbox": outbox, "isolate_tasks": isolate})
+        said: dict[str, Any] = {"outbox": outbox_path(given.get("outbox"))}
+        for name, ask in _FROM_ENVIRONMENT.items():
+            if given.get(name) is None:
+                said[name] = ask()
+        options = cls(**{**given, **said})
         problems = options.problems()
         if problems:
             raise ValidationError(*problems)
         return options
+
+
+#: What counts where an option is not given, or None.
+_FROM_ENVIRONMENT: Final[dict[str, Callable[[], object]]] = {
+    "isolate_tasks": lambda: switch_from_environment("VALUED_ISOLATE_TASKS", default=True),
+    "enabled": lambda: not switch_from_environment("VALUED_DISABLED", default=False),
+    "invalid": lambda: _choice_from_environment("VALUED_INVALID", get_args(Invalid)),
+    "anonymous": lambda: _choice_from_environment("VALUED_ANONYMOUS", get_args(Anonymous)),
+}
+
+#: What other clients call theirs.
+_FOREIGN: Final = {
+    **dict.fromkeys(
+        ("api_key", "key", "write_key", "project_api_key"),
+        "the token is the first argument, as in valued.Client('TOKEN')",
+    ),
+    **dict.fromkeys(
+        ("host", "url", "base_url", "api_host"),
+        "the endpoint, a whole URL, is the second argument, as in "
+        "valued.Client('TOKEN', 'http://127.0.0.1:4567/events')",
+    ),
+    "debug": "write logging.getLogger('valued').setLevel('DEBUG')",
+    **dict.fromkeys(("disabled", "send"), "write enabled=False"),
+    "sync_mode": "write executor=valued.ImmediateExecutor()",
+}
+
+
+def _hint(name: str, options: tuple[str, ...]) -> str:
+    """What who gave the option *name*, which there is not, may have meant."""
+    import difflib  # for a mistake only
+
+    if name in _FOREIGN:
+        return _FOREIGN[name]
+    close = difflib.get_close_matches(name, options, 1)
+    return f"did you mean {close[0]}?" if close else f"the options are {', '.join(options)}"
+
+
+def _not_one_of(name: str, value: object, names: tuple[str, ...]) -> list[str]:
+    if value in names:
+        return []
+    return [f"{name}: got a {_kind(value)} that is none of {', '.join(map(repr, names))}"]
 
 
 def outbox_path(outbox: object) -> str | None:

@@ -26,11 +26,16 @@ import urllib3.connection
 from urllib3.util.connection import is_connection_dropped
 
 from valued._fork import Birthplace, PerProcess
+from valued._seams import WIRE, connections, original, replaced
 from valued._weak import WeakList
 
 if TYPE_CHECKING:
     import socket
 
+    _Base = urllib3.connection.HTTPConnection
+else:
+    # This may be imported amid a test, with a recorder's class in the place of urllib3's.
+    _Base = original(urllib3.connection.HTTPConnection)
 
 #: Seconds that an attempt has at least, however late it is.
 LEAST: Final = 0.001
@@ -117,7 +122,7 @@ class _Answer(http.client.HTTPResponse):
             super().begin()
 
 
-class _LetGo(urllib3.connection.HTTPConnection):
+class _LetGo(_Base):
     """A connection that its process knows of, from its first packet on.
 
     Out of reach is one that is still being made in the instant of the fork: it has carried nothing,
@@ -271,7 +276,9 @@ def _derived(pool: Any, born: Birthplace) -> Any:
     """*pool*, a class of urllib3's pools, with connections and a queue of ours."""
     if issubclass(pool.ConnectionCls, _LetGo):
         return pool
-    connection = type("Connection", (_LetGo, pool.ConnectionCls), {"_born": born})
+    # A pool of somebody else's has the connections that it is to have.
+    base = original(pool.ConnectionCls) if original(pool) is pool else pool.ConnectionCls
+    connection = type("Connection", (_LetGo, base), {"_born": born})
     return type("Pool", (pool,), {"ConnectionCls": connection, "QueueCls": _Stack})
 
 
@@ -285,6 +292,9 @@ def _adopt(manager: Any, born: Birthplace) -> None:
 class Adapter(requests.adapters.HTTPAdapter):
     """A transport adapter for a `requests.Session` that belongs to one process."""
 
+    #: What stands in the place of connections, and an adapter that uses it.
+    _other: tuple[object, requests.adapters.HTTPAdapter] | None = None
+
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         """For direct connections."""
         super().init_poolmanager(*args, **kwargs)
@@ -297,3 +307,22 @@ class Adapter(requests.adapters.HTTPAdapter):
         # Each time: another thread may have made it in this instant, and not come as far as this.
         _adopt(manager, self._born)
         return manager
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        """A pool for a request of the session's own."""
+        if replaced() != WIRE:
+            return super().get_connection_with_tls_context(*args, **kwargs)
+        # Those that are kept lead to the network, and ours know nothing of what stands there now.
+        # One adapter for as long as it does: with each connection that it makes, vcr.py takes its
+        # patch away from all threads for an instant.
+        there = connections()
+        if self._other is None or self._other[0] != there:
+            self._other = there, requests.adapters.HTTPAdapter(pool_maxsize=1, max_retries=0)
+        return self._other[1].get_connection_with_tls_context(*args, **kwargs)
+
+    def close(self) -> None:
+        """Close all connections that are kept."""
+        super().close()
+        if self._other is not None:
+            self._other[1].close()
+            self._other = None

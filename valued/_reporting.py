@@ -10,14 +10,71 @@ import time
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from valued._errors import DeliveryError
     from valued._typing import OnError
 
-# No `NullHandler` on it: where an application configures no logging at all, Python prints warnings
-# on stderr, and a lost event is one that somebody should hear of.
+# No handler on it, not even a `NullHandler`: where an application configures no logging at all,
+# Python prints warnings on stderr, and a lost event is one that somebody should hear of.
 log: Final = logging.getLogger("valued")
+
+#: How a line begins that tells of one of what the message has more of.
+_OF_ONE: Final = {
+    "deliveries failed and are ": "delivery failed and is ",
+    "events are ": "event is ",
+    "events were dropped: they were ": "event was dropped: it was ",
+    "events were ": "event was ",
+    "events not ": "event not ",
+    "of the oldest files of rejected events were ": "of the oldest files of rejected events was ",
+    "places in the outbox are damaged, and were ": "place in the outbox is damaged, and was ",
+    "rejected events ": "rejected event ",
+    "times ": "time ",
+    "times;": "time;",
+}
+
+
+def counted(message: str, count: int) -> str:
+    """*message*, which has ``%d`` and then a plural, as it is to be for *count* of them."""
+    if count == 1:
+        for plural, singular in _OF_ONE.items():
+            message = message.replace(f"%d {plural}", f"%d {singular}", 1)
+    return message
+
+
+def _handlers() -> Iterator[logging.Handler]:
+    """Those that a record of ours goes to, as `logging` finds them."""
+    logger: logging.Logger | None = log
+    while logger is not None:
+        yield from logger.handlers
+        logger = logger.parent if logger.propagate else None
+
+
+def _is_closed(handler: logging.Handler | None) -> bool:
+    return bool(getattr(getattr(handler, "stream", None), "closed", False))
+
+
+class _Lines(logging.Filter):
+    """Sees each record of ours before all handlers. Holds nothing, and is no handler of its own."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether `logging` is to go on with *record*; False: it was seen to."""
+        handlers = list(_handlers())
+        usable = [handler for handler in handlers if not _is_closed(handler)]
+        if not usable:
+            # It comes on stderr without the logger's name, amid what the application says there.
+            record.msg = f"valued: {record.msg}"
+        if len(usable) == len(handlers) and (handlers or not _is_closed(logging.lastResort)):
+            return True
+        # At the end of a process, or of a test, a stream may be closed already. Its handler would
+        # print a traceback in place of the line.
+        for handler in usable or (logging.lastResort,):
+            if handler and not _is_closed(handler) and record.levelno >= handler.level:
+                handler.handle(record)
+        return False
+
+
+log.addFilter(_Lines())
 
 #: Seconds between two log lines of one kind. A broken endpoint then costs a line a minute, which
 #: is enough to alarm and too little to fill a disk.
@@ -44,7 +101,10 @@ class Reporter:
     def warn(
         self, kind: str, message: str, *args: object, count: int = 1, traceback: bool = False
     ) -> None:
-        """Log *message*, whose first argument will be how many there were since the last line."""
+        """Log *message*, whose first argument will be how many there were since the last line.
+
+        It is in the plural; see `counted`.
+        """
         self._lines[kind] = message, args, traceback
         self._unsaid.setdefault(kind, collections.deque()).append(count)
         now = self._clock()
@@ -67,7 +127,8 @@ class Reporter:
                 total += unsaid.popleft()
         if total:
             message, args, traceback = self._lines[kind]
-            _log_safely(logging.WARNING, message, total, *args, exc_info=traceback)
+            line = counted(message, total)
+            _log_safely(logging.WARNING, line, total, *args, exc_info=traceback)
 
     def retrying(self, error: DeliveryError) -> None:
         """An attempt failed, another will follow."""
@@ -85,11 +146,8 @@ class Reporter:
 
     def lost(self, count: int, shutdown_timeout: float) -> None:
         """The process ends, and with it *count* events."""
-        log.warning(
-            "the process ends with %d events not delivered: shutdown_timeout (%g s) is over",
-            count,
-            shutdown_timeout,
-        )
+        line = "the process ends with %d events not delivered: shutdown_timeout (%g s) is over"
+        log.warning(counted(line, count), count, shutdown_timeout)
 
     def too_late(self) -> None:
         """An event came when nothing can be sent any more; said once."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
-import inspect
+import types
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from valued import _events
-from valued._changes import REMOVE, Change, Replace, applied, at, merging
+from valued._changes import Replace
 from valued._client import Client
 from valued._context import (
     Key,
@@ -24,9 +23,12 @@ from valued._context import (
     hold,
     leave,
 )
-from valued._errors import PicklingError
-from valued._serializer import Snapshot, merge, normalize, parts_of
-from valued._typing import JSONObject, ScopeLike
+from valued._errors import PicklingError, ValidationError, ValuedError
+from valued._scope_data import ScopeData
+from valued._secret import hide
+from valued._serializer import Snapshot, merge
+from valued._typing import JSONObject
+from valued._values import is_a
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Scope(ScopeLike):
+class Scope(ScopeData):
     """Data that goes along with each event that is sent through it.
 
     *client*: a `Client`, or whatever ``Client`` takes (token or transport). *data* and *fields*:
@@ -51,94 +53,10 @@ class Scope(ScopeLike):
     def __init__(
         self, client: Client | Transport | str | None = None, data: Data = None, /, **fields: Any
     ) -> None:
+        client = hide(client)
         self._given = client if isinstance(client, Client) else Client(client)
         self._owner = Owner(self._given)
         self._defaults = merge(self._owner.defaults, _events.gather(data, fields))
-
-    # -- data --------------------------------------------------------------------------------------
-
-    def __getitem__(self, key: str | tuple[str, ...]) -> Any:
-        """The value at a dotted key, or a sequence of keys; `KeyError` where there is none."""
-        parts = parts_of(key)
-        value: Any = self._data(only=parts[0])
-        for part in parts:
-            if not isinstance(value, dict) or part not in value:
-                raise KeyError(key)
-            value = value[part]
-        return copy.deepcopy(value)
-
-    def __setitem__(self, key: str | tuple[str, ...], value: object) -> None:
-        """Set the value at a dotted key, or a sequence of keys, in place of what is there."""
-        parts = parts_of(key)
-        plain = normalize({".".join(parts): value})
-        for part in parts:
-            plain = plain[part]
-        self._change(at(parts, Replace(plain)))
-
-    def __delitem__(self, key: str | tuple[str, ...]) -> None:
-        """Remove the value at *key*; `KeyError` where there is none."""
-        self[key]
-        self._change(at(parts_of(key), REMOVE))
-
-    __iter__ = None  # not by `__getitem__` with 0, 1, 2 …; `to_dict` can be iterated
-
-    def __contains__(self, key: str | tuple[str, ...]) -> bool:
-        try:
-            self[key]
-        except KeyError:
-            return False
-        return True
-
-    def get(self, key: str | tuple[str, ...], default: Any = None) -> Any:
-        """The value at *key*, or *default*."""
-        try:
-            return self[key]
-        except KeyError:
-            return default
-
-    @property
-    def user(self) -> Any:
-        """The user, as data; None where there is none. Assigning replaces it."""
-        return self.get("user")
-
-    @user.setter
-    def user(self, value: object) -> None:
-        self["user"] = value
-
-    @property
-    def user_id(self) -> Any:
-        """The user's id; None where there is none. Assigning keeps what else is known of it."""
-        return self.get("user.id")
-
-    @user_id.setter
-    def user_id(self, value: object) -> None:
-        self["user.id"] = value
-
-    @property
-    def customer(self) -> Any:
-        """The customer, as data; None where there is none. Assigning replaces it."""
-        return self.get("customer")
-
-    @customer.setter
-    def customer(self, value: object) -> None:
-        self["customer"] = value
-
-    @property
-    def customer_id(self) -> Any:
-        """The customer's id; None where there is none. Assigning keeps what else is known of it."""
-        return self.get("customer.id")
-
-    @customer_id.setter
-    def customer_id(self, value: object) -> None:
-        self["customer.id"] = value
-
-    def apply(self, data: Data = None, /, **fields: Any) -> None:
-        """Merge *data* and *fields* into what the scope holds; mappings meet, all else replaces."""
-        self._change(merging(_events.gather(data, fields)))
-
-    def reset(self) -> None:
-        """Fall back to the defaults that the scope was made with."""
-        self._change(Replace(self._start()))
 
     @contextlib.contextmanager
     def nested(self, data: Data = None, /, **fields: Any) -> Iterator[Scope]:
@@ -151,7 +69,7 @@ class Scope(ScopeLike):
         context until the generator goes on. Use `isolated` there, and enter it for each step.
         """
         key, block = self._key(), object()
-        more = _events.gather(data, fields)
+        more = self._gather(data, fields)
         before = held(key)
         if isinstance(before, (Layer, UnitLayer)):
             layer: Layer | UnitLayer = before.nested(more, block)
@@ -182,8 +100,8 @@ class Scope(ScopeLike):
         *lazy*: functions by the name of their field, such as ``{"user": current_user}``. One is
         called when an event, or a read of the scope, lacks that field: at most once for each event.
         What it returns is kept; None isn't, so it is asked again. What it raises, the event call
-        raises. Setting the field, also to None, ends it. *data* may be such a function, too, for a
-        whole mapping.
+        raises, or counts and logs, as the client's *invalid* says. Setting the field, also to
+        None, ends it. *data* may be such a function, too, for a whole mapping.
 
         Raises `ValidationError` and `SerializationError`. Any thread may call.
         """
@@ -191,28 +109,30 @@ class Scope(ScopeLike):
         whole = None
         if data is not None and _is_function(data):
             data, whole = None, data
-        more = _events.gather(data, fields)
+        more = self._gather(data, fields)
         start = self._start()
-        functions = None if lazy is None else checked_lazy(lazy)
-        return Isolated(self, key, merge(start, more) if more else start, functions, whole)
-
-    def to_dict(self) -> JSONObject:
-        """What the scope holds in this context, a copy."""
-        return copy.deepcopy(dict(self._data()))
-
-    def to_valued_data(self) -> JSONObject:
-        """The same for the serializer, which changes nothing: a scope goes where a mapping goes."""
-        return self.to_dict()
+        functions = None
+        try:
+            functions = None if lazy is None else checked_lazy(lazy)
+        except ValidationError as error:
+            if not self._tolerates(error):
+                raise
+        known = merge(start, more) if more else start
+        return Isolated(self, key, known, functions, whole, gather=self._gather)
 
     # -- events ------------------------------------------------------------------------------------
 
     def action(self, key: str, data: Data = None, /, **fields: Any) -> None:
         """`Client.action`, with the scope's data below that of the call."""
-        self._client().action(key, self._with(data, fields))
+        known = self._with(data, fields)
+        if known is not None:
+            self._client().action(key, known)
 
     def page_view(self, url: str, data: Data = None, /, **fields: Any) -> None:
         """`Client.page_view`, with the scope's data below that of the call."""
-        self._client().page_view(url, self._with(data, fields))
+        known = self._with(data, fields)
+        if known is not None:
+            self._client().page_view(url, known)
 
     pageview = page_view
 
@@ -223,24 +143,35 @@ class Scope(ScopeLike):
         sent.
         """
         known = self._with(data, fields)
+        if known is None:
+            return
         time = {name: known[name] for name in ("occured_at",) if name in known}
         events = [
             {name: known[name], **time}
             for name in ("user", "customer")
             if _says_more_than_an_id(known.get(name))
         ]
-        for event in events:
-            _events.sync(event)  # raises for either before one is sent
+        try:
+            for event in events:
+                _events.sync(event)  # raises for either before one is sent
+        except ValuedError as error:
+            if not self._tolerates(error):
+                raise
+            return
         for event in events:
             self._client().sync(event)
 
     def sync_user(self, data: Data = None, /, **fields: Any) -> None:
         """`Client.sync_user`, with *data* over the scope's user."""
-        self._client().sync_user(self._party("user", data, fields))
+        party = self._party("user", data, fields)
+        if party is not None:
+            self._client().sync_user(party)
 
     def sync_customer(self, data: Data = None, /, **fields: Any) -> None:
         """`Client.sync_customer`, with *data* over the scope's customer."""
-        self._client().sync_customer(self._party("customer", data, fields))
+        party = self._party("customer", data, fields)
+        if party is not None:
+            self._client().sync_customer(party)
 
     # -- its own -----------------------------------------------------------------------------------
 
@@ -256,42 +187,42 @@ class Scope(ScopeLike):
         return self._given
 
     def _key(self) -> Key:
-        """What the data hangs off in the context."""
         return self._owner.key
 
     def _start(self) -> Snapshot:
-        """What each context, and each unit of work, starts with."""
         return self._defaults
 
-    def _data(self, over: JSONObject | None = None, only: str | None = None) -> Snapshot:
-        entry = held(self._key())
-        if entry is None:
-            return self._start()
-        return entry if isinstance(entry, Snapshot) else entry.read(over or {}, only)
+    def _with(self, data: Data, fields: dict[str, Any]) -> Snapshot | None:
+        """The data of an event; None: it can't be sent, and the client tolerates that."""
+        try:
+            more = _events.gather(data, fields)
+            return merge(self._data(more), more)
+        except Exception as error:  # a lazy function's may be any
+            if not self._tolerates(error):
+                raise
+            return None
 
-    def _change(self, change: Change) -> None:
-        key = self._key()
-        entry = held(key)
-        if entry is None or isinstance(entry, Snapshot):
-            hold(key, applied(change, self._start() if entry is None else entry))
-        else:
-            entry.change(key, change)
-
-    def _with(self, data: Data, fields: dict[str, Any]) -> Snapshot:
-        more = _events.gather(data, fields)
-        return merge(self._data(more), more)
-
-    def _party(self, name: str, data: Data, fields: dict[str, Any]) -> Snapshot:
-        if isinstance(data, ScopeLike):
-            data = data.to_dict().get(name)
-        more = _events.gather(data, fields)
-        known = self._data({name: more}, name).get(name)
+    def _party(self, name: str, data: Data, fields: dict[str, Any]) -> Snapshot | None:
+        try:
+            data = _events.data_of_party(name, data)
+            more = _events.gather(data, fields)
+            known = self._data({name: more}, name).get(name)
+        except Exception as error:
+            if not self._tolerates(error):
+                raise
+            return None
         return merge(known, more) if isinstance(known, dict) else Snapshot(more)
 
 
 def _is_function(data: object) -> bool:
     # Not by `callable`: a proxy of a user, such as Werkzeug's, can be called as well.
-    return inspect.isroutine(data) or isinstance(data, functools.partial)
+    return is_a(data, _FUNCTIONS)
+
+
+_FUNCTIONS: Final = (
+    *(types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.MethodWrapperType),
+    functools.partial,
+)
 
 
 def _restored(cls: type[Scope], client: Client, defaults: JSONObject, data: JSONObject) -> Scope:
@@ -324,8 +255,9 @@ class Isolated(Unit):
         data: Snapshot,
         lazy: Lazy | None = None,
         whole: Callable[[], object] | None = None,
+        **gather: Callable[[object, dict[str, Any]], JSONObject],
     ) -> None:
-        super().__init__(data, lazy, whole)
+        super().__init__(data, lazy, whole, **gather)
         self._scope = scope
         self._key = key  # None: there is no client yet, and nothing to isolate
 
@@ -354,7 +286,7 @@ class Isolated(Unit):
         """
         with _Block(self):
             result = fn(*args, **kwargs)
-        return self._await(result) if inspect.iscoroutine(result) else result  # type: ignore[return-value]
+        return self._await(result) if isinstance(result, types.CoroutineType) else result  # type: ignore[return-value]
 
     async def _await(self, coroutine: Awaitable[T]) -> T:
         with _Block(self):

@@ -42,7 +42,6 @@ class Sender:
         self._outbox = outbox or self._memory
         self._given = None if options.executor is None else Given(options.executor)
         self._here = _fork.PerProcess(self._build)
-        _fork.import_psutil()
 
     def accept(self, body: bytes) -> None:
         """Take over an encoded event. Does no I/O, unless the executor runs it in the caller."""

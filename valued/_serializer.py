@@ -6,22 +6,51 @@ never changed afterwards: merges build new mappings and share what they leave as
 
 Rules where JSON has none: NaN, infinities and bytes are errors; ``Decimal`` goes as text, exactly;
 sets go as lists, sorted where they can be; a lone surrogate goes as its ``\ud800`` escape.
+
+The application's objects are asked by code of theirs, which may raise anything, or never end.
+Whatever they do is an error of ours that names the place; only what ends a program goes through.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import enum
 import json
 from collections.abc import Callable
 from typing import Any, Final
 
-from valued._converters import NATIVE, Unconvertible, converter_for, finite, text_of
+from valued._converters import converter_for, no_converter
 from valued._errors import SerializationError
+from valued._keys import (
+    LONG,
+    MAX_DEPTH,
+    Fault,
+    meet,
+    path_of,
+    placed,
+    raised,
+    shown_key,
+    too_deep,
+    whole,
+    words_of,
+)
 from valued._typing import JSONObject
+from valued._values import (
+    MAX_VALUES,
+    NATIVE,
+    TOO_MANY,
+    Unconvertible,
+    class_of,
+    fields,
+    finite,
+    qualname_of,
+)
 
-#: Containers within containers, at most; far beyond any real event, far below Python's own limit.
-MAX_DEPTH: Final = 100
+#: Fields of an event that stand for somebody. An object there needs a converter that says what of
+#: it is sent: its fields are about a person, a password's hash among them.
+_PARTIES: Final = frozenset({"user", "customer"})
+#: What `normalize_leniently` returns where nothing is left.
+LEFT_OUT: Final = object()
 
 
 class Snapshot(JSONObject):
@@ -34,53 +63,72 @@ class Snapshot(JSONObject):
         return {key: copy.deepcopy(value, memo) for key, value in self.items()}
 
 
-class _Fault(Exception):
-    """What is wrong, and, collected on the way out, where."""
-
-    def __init__(self, reason: str, *, too_deep: bool = False) -> None:
-        self.reason = reason
-        self.too_deep = too_deep
-        self.steps: list[tuple[str, object]] = []  # innermost first: path part, its container
-
-    def within(self, part: str, container: object) -> None:
-        self.steps.append((part, container))
-
-    def error(self) -> SerializationError:
-        steps, reason = self.steps[::-1], self.reason
-        if self.too_deep:
-            steps, reason = _explain_depth(steps, reason)
-        path = "".join(part for part, _ in steps).lstrip(".")
-        return SerializationError(path, reason)
-
-
-def _explain_depth(
-    steps: list[tuple[str, object]], reason: str
-) -> tuple[list[tuple[str, object]], str]:
-    first_seen: dict[int, int] = {}
-    for position, (_, container) in enumerate(steps):
-        if id(container) in first_seen:
-            kind = type(container).__name__
-            return steps[:position], f"circular: this {kind} holds itself; send its id in its place"
-        first_seen[id(container)] = position
-    return [*steps[:4], ("…", None)], reason
-
-
 def normalize(value: object) -> Any:
     """*value* as plain JSON data, a snapshot: ``{"user.id": 1}`` gives ``{"user": {"id": 1}}``.
 
-    Raises `SerializationError`, which names the path, for a value that no converter covers, a
-    converter that raises (its exception is the cause) or returns its own argument, NaN and
-    infinities, an int of more digits than Python writes (4,300), bytes, generators, circular data,
-    nesting deeper than 100, a key that is no text or has an empty part, and two keys that disagree
-    (``{"user": 5, "user.id": 1}``). Of two keys that name the same leaf, the later one counts. Any
+    Raises `SerializationError`, which names the path, for a value that no converter covers, an
+    object other than a mapping as ``user`` or ``customer`` that has no converter of its own (a
+    dataclass, too), a converter that raises (its exception is the cause) or returns its own
+    argument, NaN and infinities, an int of more digits than Python writes (4,300), bytes,
+    generators, circular data, nesting deeper than 100, more than 250,000 values, a key that is no
+    text or has an empty part, and two keys that disagree (``{"user": 5, "user.id": 1}``). Of two
+    keys that name the same leaf, the later one counts. What code of the objects raises is such an
+    error, too; exceptions that are no ``Exception``, such as ``KeyboardInterrupt``, go through. Any
     thread may call; converters run in the caller.
     """
     if type(value) is Snapshot:
         return value
     try:
-        return _plain(value, 0)
-    except _Fault as fault:
-        raise fault.error() from fault.__cause__
+        return _plain(value, 0, [0])
+    except Exception as error:  # noqa: BLE001 - whatever the objects raise
+        fault = raised(error, "reading it")
+    raise fault.error()
+
+
+def normalize_leniently(value: object, report: Callable[[SerializationError], object]) -> Any:
+    """`normalize` for data of which the rest is wanted where a part is wrong; raises nothing.
+
+    In a plain ``dict`` the smallest field that is wrong is left out. Anything else that is wrong is
+    left out as a whole; where that is *value* itself, `LEFT_OUT` is returned. *report* is called
+    for each with its error, in the end; what it raises goes through.
+    """
+    with contextlib.suppress(SerializationError):
+        return normalize(value)
+    faults: list[Fault] = []
+    plain: Any = LEFT_OUT
+    try:
+        if type(value) is dict:
+            plain = _what_is_left(value, 0, [0], [], faults)
+        else:
+            plain = _plain(value, 0, [0])
+    except Exception as error:  # noqa: BLE001 - as above
+        faults.append(raised(error, "reading it"))
+    for fault in faults:
+        report(fault.error())
+    return plain
+
+
+def refuse_as_party(name: str, value: object) -> None:
+    """Raise for an object without a converter that is given as *name*: ``user`` or ``customer``.
+
+    What ``normalize({name: value})`` raises for a dataclass, or a class that is not known, before
+    any converter runs. Does nothing for all else, right or wrong.
+    """
+    try:
+        cls = class_of(value)
+        converter = converter_for(cls)
+    except Exception:  # noqa: BLE001 - `normalize` says what it was
+        return
+    if converter is not fields and converter is not no_converter:
+        return
+    from valued import _hints
+
+    try:
+        fault = Fault(_hints.for_party(name, value, cls))
+    except Exception as error:  # noqa: BLE001 - what the class raises; refused all the same
+        fault = raised(error, "reading it")
+    fault.within(name, value)
+    raise fault.error()
 
 
 def merge(base: JSONObject, over: JSONObject) -> Snapshot:
@@ -97,9 +145,10 @@ def merge(base: JSONObject, over: JSONObject) -> Snapshot:
 def parts_of(key: object) -> list[str]:
     """The path that a key stands for. Raises `SerializationError` for a key that is none."""
     try:
-        return _parts(key)
-    except _Fault as fault:
-        raise fault.error() from None
+        return path_of(key)
+    except Exception as error:  # noqa: BLE001 - whatever the key raises
+        fault = raised(error, "the key")
+    raise fault.error()
 
 
 # Compact, since all of it travels; ASCII, so that its length in bytes is its length in characters.
@@ -128,47 +177,46 @@ def encode(event: JSONObject) -> bytes:
     """Normalized data as JSON. Raises `SerializationError` for data that is not normalized."""
     try:
         return _encode(event).encode("ascii")
-    except (TypeError, ValueError, RecursionError) as error:
+    except Exception as error:
+        advice = "give it to valued.normalize first"
         raise SerializationError(
-            "", f"no plain JSON data ({error}): give it to valued.normalize first"
+            "",
+            f"no plain JSON data ({words_of(error)}): {advice}",
+            f"no plain JSON data: {advice}",
         ) from error
 
 
-_ATOMS: Final = frozenset({str, bool, type(None)})
-#: From 640 digits on, `sys.set_int_max_str_digits` may forbid to write an int.
-_LONG: Final = 10**600
+# Below, classes are compared by identity: a metaclass may say that its classes equal `str`. *work*
+# holds how many values were read, in all containers: a small input can hold the same one often.
 
 
-def _plain(value: Any, depth: int) -> Any:
+def _plain(value: Any, depth: int, work: list[int], party: str = "") -> Any:
     kind = type(value)
-    if kind in _ATOMS:
+    if kind is str or kind is bool or value is None:
         return value
     if kind is int:
-        return _whole(value)
+        return whole(value)
     if kind is dict or kind is Snapshot:
-        return _mapping(value, depth)
+        return _mapping(value, depth, work)
     if kind is list or kind is tuple:
-        return _sequence(value, depth)
+        return _sequence(value, depth, work)
     if kind is float:
-        try:
-            return finite(value)
-        except Unconvertible as refusal:
-            raise _Fault(str(refusal)) from None
-    return _converted(value, depth)
+        return finite(value)
+    return _converted(value, depth, work, party)
 
 
-def _whole(value: int) -> int:
-    if not -_LONG < value < _LONG:
-        try:
-            int.__repr__(value)
-        except ValueError as error:
-            raise _Fault(f"an integer is too long to be written ({error})") from None
-    return value
-
-
-def _mapping(value: dict[Any, Any], depth: int) -> JSONObject:
+def _enter(
+    container: dict[Any, Any] | list[Any] | tuple[Any, ...], depth: int, work: list[int]
+) -> None:
     if depth >= MAX_DEPTH:
-        raise _too_deep()
+        raise too_deep()
+    work[0] += len(container)
+    if work[0] > MAX_VALUES:
+        raise Fault(TOO_MANY)
+
+
+def _mapping(value: dict[Any, Any], depth: int, work: list[int]) -> JSONObject:
+    _enter(value, depth, work)
     result: JSONObject = {}
     key: object = None
     try:
@@ -176,149 +224,134 @@ def _mapping(value: dict[Any, Any], depth: int) -> JSONObject:
         for key, item in list(value.items()):
             if type(key) is str and key and "." not in key and key not in result:
                 kind = type(item)
-                if kind in _ATOMS or (kind is int and -_LONG < item < _LONG):
+                if (
+                    kind is str
+                    or kind is bool
+                    or item is None
+                    or (kind is int and -LONG < item < LONG)
+                ):
                     result[key] = item
+                elif kind is dict:
+                    result[key] = _mapping(item, depth + 1, work)
                 else:
-                    result[key] = _plain(item, depth + 1)
-            elif type(key) is not str or not _placed(result, key, item, depth):
-                _place(result, _parts(key), item, depth)
-    except _Fault as fault:
-        fault.within(f".{_shown(key)}", value)
-        raise
+                    party = key if depth == 0 and key in _PARTIES else ""
+                    result[key] = _plain(item, depth + 1, work, party)
+            elif type(key) is not str or not placed(result, key, item, depth):
+                _place(result, path_of(key), item, depth, work)
+    except Exception as error:  # noqa: BLE001 - whatever a key, a class or a converter raises
+        fault = raised(error, "reading it")
+        fault.within(f".{shown_key(key)}", value)
+        raise fault  # noqa: B904 - its cause it has
     return result
 
 
-def _sequence(value: list[Any] | tuple[Any, ...], depth: int) -> list[Any]:
-    if depth >= MAX_DEPTH:
-        raise _too_deep()
+def _sequence(value: list[Any] | tuple[Any, ...], depth: int, work: list[int]) -> list[Any]:
+    _enter(value, depth, work)
     result: list[Any] = []
     try:
         # A copy, as above. One by one: the length so far is the place of what is wrong.
         for item in list(value):
             kind = type(item)
-            if kind in _ATOMS or (kind is int and -_LONG < item < _LONG):
+            if kind is str or (kind is int and -LONG < item < LONG):
                 result.append(item)
             else:
-                result.append(_plain(item, depth + 1))
-    except _Fault as fault:
+                result.append(_plain(item, depth + 1, work))
+    except Exception as error:  # noqa: BLE001 - as above
+        fault = raised(error, "reading it")
         fault.within(f"[{len(result)}]", value)
-        raise
+        raise fault  # noqa: B904 - as above
     return result
 
 
-def _converted(value: Any, depth: int) -> Any:
+def _converted(value: Any, depth: int, work: list[int], party: str) -> Any:
     current = value
     # Bounded: a converter may return an object of the class that it converts, for ever.
     for _ in range(MAX_DEPTH):
         try:
-            # `__class__`, as lazy objects and proxies (Django's, Werkzeug's) answer for what they
-            # stand for.
-            cls = current.__class__
+            cls = class_of(current)
             converter = converter_for(cls)
+            if party and (converter is fields or converter is no_converter):
+                from valued import _hints
+
+                raise Unconvertible(_hints.for_party(party, current, cls))
             result = converter(current)
-        except Unconvertible as refusal:
-            raise _Fault(str(refusal)) from refusal.__cause__
-        except Exception as error:
-            raise _Fault(
-                f"the converter for {type(current).__qualname__} raised "
-                f"{type(error).__name__}: {error}"
-            ) from error
+        except Exception as error:  # noqa: BLE001 - whatever a converter raises
+            # From it, for the traceback, which begins in the converter.
+            fault = raised(error, f"the converter for {qualname_of(type(current))}")
+            raise fault from fault.__cause__
         if result is current:
-            raise _Fault(
-                f"the converter for {cls.__qualname__} returned its own argument: "
+            raise Fault(
+                f"the converter for {qualname_of(cls)} returned its own argument: "
                 "return the data to send for it"
             )
         if type(result) in NATIVE:
             try:
-                return _plain(result, depth)
-            except _Fault as fault:
+                return _plain(result, depth, work)
+            except Fault as fault:
                 fault.within("", value)  # no part of the path, but it may be part of a circle
                 raise
         current = result
-    raise _Fault(
-        f"{MAX_DEPTH} converters in a row, from {type(value).__qualname__} to "
-        f"{type(current).__qualname__}, led to no data"
+    raise Fault(
+        f"{MAX_DEPTH} converters in a row, from {qualname_of(type(value))} to "
+        f"{qualname_of(type(current))}, led to no data"
     )
 
 
-def _too_deep() -> _Fault:
-    return _Fault(f"nesting deeper than {MAX_DEPTH}", too_deep=True)
+def _what_is_left(
+    data: dict[Any, Any],
+    depth: int,
+    work: list[int],
+    outer: list[tuple[str, object]],
+    faults: list[Fault],
+) -> JSONObject:
+    """*data* without what is wrong in it; *outer*: where it stands, innermost first."""
+    _enter(data, depth, work)
+    result: JSONObject = {}
+    for key, item in list(data.items()):
+        within = [(f".{shown_key(key)}", data), *outer]
+
+        def note(error: Exception, within: list[tuple[str, object]] = within) -> None:
+            fault = raised(error, "reading it")
+            fault.steps += within
+            faults.append(fault)
+
+        try:
+            parts = path_of(key)
+            inner = depth + len(parts)
+            if inner > MAX_DEPTH:
+                raise too_deep()
+            if any(item is container for _, container in within):
+                fault = too_deep()
+                fault.within("", item)  # twice in the path now, so it is called a circle
+                raise fault
+            if type(item) is dict:
+                plain: Any = _what_is_left(item, inner, work, within, faults)
+            else:
+                plain = _plain(item, inner, work, _party(parts, depth))
+        except Exception as error:
+            if work[0] > MAX_VALUES:
+                raise  # it would be the same for all that follows
+            note(error)
+        else:
+            for part in reversed(parts):
+                plain = {part: plain}
+            meet(result, plain, "", note)
+    return result
 
 
-def _placed(result: JSONObject, key: str, item: Any, depth: int) -> bool:
-    """The usual case of `_place`, without its detours: a plain value, and nothing in its way."""
-    kind = type(item)
-    if kind not in _ATOMS and not (kind is int and -_LONG < item < _LONG):
-        return False
-    *path, leaf = key.split(".")
-    if not leaf or "" in path or depth + len(path) >= MAX_DEPTH:
-        return False
-    place = result
-    for part in path:
-        place = place.setdefault(part, {})
-        if type(place) is not dict:
-            return False
-    if type(place.get(leaf)) is dict:
-        return False
-    place[leaf] = item
-    return True
-
-
-def _place(result: JSONObject, parts: list[str], item: Any, depth: int) -> None:
+def _place(result: JSONObject, parts: list[str], item: Any, depth: int, work: list[int]) -> None:
     """Put *item* where the dotted key says, among what is in *result*, which is ours to change."""
     if depth + len(parts) > MAX_DEPTH:
-        raise _too_deep()
-    plain = _plain(item, depth + len(parts))
+        raise too_deep()
+    plain = _plain(item, depth + len(parts), work, _party(parts, depth))
     for part in reversed(parts):
         plain = {part: plain}
-    _meet(result, plain, "")
+    meet(result, plain, "", _raise)
 
 
-def _meet(result: JSONObject, more: JSONObject, path: str) -> None:
-    for key, new in more.items():
-        if key not in result:
-            result[key] = new
-            continue
-        old = result[key]
-        if isinstance(old, dict) and isinstance(new, dict):
-            _meet(old, new, f"{path}{key}.")
-        elif isinstance(old, dict) or isinstance(new, dict):
-            scalar = new if isinstance(old, dict) else old
-            raise _Fault(
-                f"two keys disagree: {path}{key} is both {type(scalar).__name__} and a mapping"
-            )
-        else:
-            result[key] = new
+def _party(parts: list[str], depth: int) -> str:
+    return parts[0] if depth == 0 and len(parts) == 1 and parts[0] in _PARTIES else ""
 
 
-def _parts(key: object) -> list[str]:
-    if isinstance(key, (tuple, list)):
-        parts = [part for element in key for part in _parts(element)]
-        if not parts:
-            raise _Fault("an empty key: name a field")
-        return parts
-    if isinstance(key, enum.Enum):
-        key = key.value
-    if isinstance(key, int) and not isinstance(key, bool):
-        return [str(_whole(int(key)))]
-    if not isinstance(key, str):
-        raise _Fault(
-            f"a key of type {type(key).__name__}: keys are text, such as 'user.id', "
-            "or sequences of text"
-        )
-    text = text_of(key)
-    parts = text.split(".")
-    if not all(parts):
-        what = "has an empty part between its dots" if text else "is empty"
-        raise _Fault(f"the key {text!r} {what}: name a field")
-    return parts
-
-
-def _shown(key: object) -> str:
-    """*key* as part of a path, also where it can't be one."""
-    if isinstance(key, str):
-        return text_of(key)
-    try:
-        return ".".join(_parts(key))
-    except _Fault:
-        return f"<{type(key).__name__}>"
+def _raise(fault: Exception) -> None:
+    raise fault

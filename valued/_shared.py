@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, overload
 
-from valued import _leaving, _sender
+from valued import _leaving
 from valued._client import Client
 from valued._context import Key, Owner
 from valued._errors import NotConnectedError, ValidationError
 from valued._scope import Isolated, Scope
+from valued._secret import hide
 from valued._serializer import Snapshot
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def connect(
     was.
     """
     global _link
+    token = hide(token)
     if isinstance(token, Client):
         if endpoint is not None or options:
             raise ValidationError(
@@ -160,7 +162,11 @@ def flush_all(timeout: Any = _OWN) -> bool:
     call; in a forked child it sees the child's own events only. Nothing is closed: events that are
     recorded later are delivered as always.
     """
-    return _leaving.flush_at_end() if timeout is _OWN else _sender.flush_all(timeout)
+    if timeout is _OWN:
+        return _leaving.flush_at_end()
+    from valued import _sender  # as a client does
+
+    return _sender.flush_all(timeout)
 
 
 def nested(data: Data = None, /, **fields: Any) -> AbstractContextManager[Scope]:

@@ -50,7 +50,8 @@ class Stats(TypedDict):
     """One process's figures.
 
     ``accepted + adopted = delivered + failed + dropped + left + pending``, always; ``adopted``,
-    ``left`` and ``unsaved`` are 0 where events wait in memory.
+    ``left`` and ``unsaved`` are 0 where events wait in memory. ``disabled``, ``invalid``,
+    ``anonymous`` and ``refused`` count events that were not accepted.
     """
 
     accepted: int
@@ -65,6 +66,10 @@ class Stats(TypedDict):
     unsaved: int
     pid: int
     started: float
+    disabled: int
+    invalid: int
+    anonymous: int
+    refused: int
 
 
 class Item(Protocol):

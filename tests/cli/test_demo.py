@@ -35,16 +35,22 @@ def test_each_event_of_each_process_arrives_once() -> None:
     assert conclusion.startswith("Each event arrived once, from ")
 
 
-def test_it_needs_nothing_of_the_environment_and_heeds_nothing_of_it() -> None:
+def test_it_needs_nothing_of_the_environment_and_heeds_nothing_of_it(tmp_path: Path) -> None:
     environment = {
         **os.environ,
         "VALUED_ENV": "test",
         "VALUED_TOKEN": "",
         "VALUED_ENDPOINT": "http://127.0.0.1:9/nobody",
+        "VALUED_OUTBOX": str(tmp_path / "outbox"),
+        "VALUED_DISABLED": "1",
+        "VALUED_INVALID": "nonsense",
+        "VALUED_ANONYMOUS": "drop",
+        "VALUED_RECORD": str(tmp_path),
         "http_proxy": "http://127.0.0.1:9",
     }
     ended = run("-m", "valued", "demo", "--events", "1", env=environment)
     assert (ended.returncode, ended.stderr) == (0, "")
+    assert list(tmp_path.iterdir()) == []
 
 
 LEAVING = """
@@ -133,7 +139,7 @@ def test_event_that_is_lost_is_told_and_the_status_is_1(
         "0",
         shown.out.split()[-1],
     ]
-    assert shown.err == "valued: 1 events were lost, 0 arrived more than once\n"
+    assert shown.err == "valued: 1 event was lost, 0 arrived more than once\n"
 
 
 def test_listener_that_does_not_start_is_one_line(
@@ -184,7 +190,7 @@ def test_account_of_what_went_well() -> None:
 def test_account_of_lost_and_duplicated_events() -> None:
     rows, troubles = demo.compare(SENT, [ARRIVED[0], ARRIVED[0], ARRIVED[2]])
     assert rows[0] == ("parent", 1, 2, 1, 1, 1, 1)
-    assert troubles == ["1 events were lost, 1 arrived more than once"]
+    assert troubles == ["1 event was lost, 1 arrived more than once"]
 
 
 @pytest.mark.parametrize(
@@ -197,7 +203,7 @@ def test_account_of_lost_and_duplicated_events() -> None:
 )
 def test_account_of_events_from_elsewhere(stray: dict[str, Any]) -> None:
     _, troubles = demo.compare(SENT, [*ARRIVED[:2], stray])
-    assert troubles[-1] == "1 events came from another process than the one that recorded them"
+    assert troubles[-1] == "1 event came from another process than the one that recorded them"
 
 
 def test_account_of_a_process_that_failed() -> None:

@@ -108,6 +108,17 @@ def test_usage_error_names_what_is_wrong(
         (["sync-user", "name=x", "--token", "t"], "Missing user.id"),
         (["sync-user", "id=1", "a..b=1", "--token", "t"], "a..b: the key 'a..b' has an empty part"),
         (["send", os.devnull], "token: none was given"),
+        (
+            ["action", "a.b", "user.id=1", "user_id=1", "--token", "t"],
+            "user_id: an event has no",
+        ),
+        (["action", "a.b", "user=1", "--token", "t"], "user: expected a mapping"),
+        (["action", "a.b", "user.id=1.5", "--token", "t"], "user.id: expected an int or a text"),
+        (["action", "a.b", "user.id=1", "properties.a=1", "--token", "t"], "properties: an event"),
+        (["action", "a.b", "user.id=1", "attributes=1", "--token", "t"], "attributes: expected"),
+        (["page-view", "a.b", "user.id=1", "--token", "t"], "url: expected one with a scheme"),
+        (["sync-user", "user.id=1", "--token", "t"], "Missing user.id or customer.id: sync_user"),
+        (["sync-user", "user.id=1", "customer.id=1", "--token", "t"], "Missing user.id"),
     ],
 )
 def test_what_the_library_refuses_is_one_line_and_status_2(
@@ -118,6 +129,49 @@ def test_what_the_library_refuses_is_one_line_and_status_2(
     assert shown.err.startswith(f"valued: {message}")
     assert shown.err.count("\n") == 1
     assert shown.out == ""
+
+
+def test_variable_that_is_neither_on_nor_off_is_one_line_and_status_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VALUED_DISABLED", "maybe")
+    assert main(["action", "a.b", "user.id=1", "--token", "t"]) == 2
+    shown = capsys.readouterr()
+    assert shown.err == "valued: VALUED_DISABLED: expected 1 or 0, got 'maybe'\n"
+    assert shown.out == ""
+
+
+#: What costs more than all the rest of a command together.
+COSTLY = "asyncio http.server multiprocessing psutil requests rich ssl urllib3"
+
+HELP = """
+import contextlib, io, sys
+before = {*sys.modules}  # coverage brings some of these
+from valued.cli import main
+for arguments in ["--help", "--version", ""], *([it, "--help"] for it in sys.argv[2:]):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
+        main([it for it in arguments if it])
+print(sorted({*sys.argv[1].split()} & sys.modules.keys() - before))
+"""
+
+
+def test_help_and_version_import_nothing_that_only_work_needs() -> None:
+    commands = ["listen", "send", "action", "page-view", "sync-user", "sync-customer", "outbox"]
+    ended = run("-c", HELP, COSTLY, *commands, "demo")
+    assert (ended.returncode, ended.stdout) == (0, "[]\n")
+
+
+def test_listening_imports_neither_what_sends_nor_what_finds_processes() -> None:
+    program = (
+        "import sys\n"
+        "before = {*sys.modules}\n"
+        "from valued.cli import main, service\n"
+        "service.Listener.serve = lambda self: None\n"
+        "status = main(['listen', '--port', '0'])\n"
+        "costly = {'psutil', 'requests', 'rich', 'urllib3'}\n"
+        "print(status, sorted(costly & sys.modules.keys() - before))\n"
+    )
+    assert run("-c", program).stdout.splitlines()[-1] == "0 []"
 
 
 def test_interrupted_command_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,17 @@ def test_status_tells_who_owns_what_and_changes_nothing(place: Path, arguments: 
     assert sorted(place.rglob("*")) == before
 
 
+def test_where_events_are_disabled_send_says_so_at_once_and_leaves_all_of_it(
+    place: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VALUED_DISABLED", "1")
+    done = outbox(place, *sending(server), timeout=20)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "valued: nothing was sent: VALUED_DISABLED is set\n"
+    assert server.requests == []
+    assert sum(owner.events for owner in valued.Outbox(place).owners()) == 5
+
+
 def test_send_delivers_what_the_dead_left_and_nothing_of_the_living(
     place: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,7 +207,7 @@ def test_what_is_refused_is_shown_and_written_to_be_mended_and_forgotten(
     assert why.endswith(f"the service answered 422 {phrase}: no user 3")
     assert json.loads(event)["user"] == {"id": 3}
     file = tmp_path / "mend.jsonl"
-    assert outbox(place, "rejected", "--export", str(file)).stderr == "1 events\n"
+    assert outbox(place, "rejected", "--export", str(file)).stderr == "1 event\n"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     file.write_text(file.read_text().replace('"id": 3', '"id": 33'))
     sent = run("-m", "valued", "send", str(file), "--token", "t", "--endpoint", server.url)

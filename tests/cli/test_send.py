@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-import valued
+import valued.testing
 from tests.support.cli import COMMAND, listening, terminal
 from tests.support.processes import run
 from tests.support.server import Reply, Request, Server
@@ -166,7 +166,7 @@ def test_blank_lines_bom_and_crlf_are_no_trouble(
     assert canonical(server.events) == canonical([event(1), event(2)])
     named, last = capsys.readouterr().err.splitlines()
     assert named.startswith(f"{path}:4: ")
-    assert last == "2 delivered, 0 failed, 1 bad lines"
+    assert last == "2 delivered, 0 failed, 1 bad line"
 
 
 @pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf", b"\n\n"])
@@ -225,13 +225,58 @@ def test_event_that_is_given_up_is_named_by_its_line(
     assert main(["send", written(path, *lines), *delivery]) == 1
     lines = capsys.readouterr().err.splitlines()
     # What the library warns of comes at once; the lines' numbers with the end of their chunk.
-    warned = [line.startswith("valued: 1 events were given up; the latest: ") for line in lines]
+    warned = [line.startswith("valued: 1 event was given up; the latest: ") for line in lines]
     assert warned.index(True) < len(lines) - 5
     shown = [line for line in lines if not line.startswith("valued: ")]
     assert shown[0].startswith(f"{path}:7: not JSON")
     for number, line in zip([2, 4, 5, 6], shown[1:-1], strict=True):
         assert line.startswith(f"{path}:{number}: not delivered: the service answered 422")
-    assert shown[-1] == "3 delivered, 4 failed, 1 bad lines"
+    assert shown[-1] == "3 delivered, 4 failed, 1 bad line"
+
+
+def test_where_events_are_disabled_lines_are_checked_and_none_is_sent(
+    path: Path,
+    server: Server,
+    delivery: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("VALUED_DISABLED", "1")
+    assert main(["send", written(path, event(1), event(2)), *delivery]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "0 delivered, 0 failed, 0 bad lines",
+        "valued: nothing was sent: VALUED_DISABLED is set",
+    ]
+    assert main(["send", written(path, b"{", event(2)), "--endpoint", server.url]) == 1
+    assert capsys.readouterr().err.splitlines()[1] == "0 delivered, 0 failed, 1 bad line"
+    assert server.requests == []
+
+
+def test_variables_that_let_bad_events_pass_leave_no_line_untold(
+    path: Path,
+    refusing: Server,
+    delivery: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("VALUED_INVALID", "log")
+    monkeypatch.setenv("VALUED_ANONYMOUS", "drop")
+    lines = [event(1), {"category": "action", "key": "a.b"}, event(2, key="refused")]
+    assert main(["send", written(path, *lines), *delivery]) == 1
+    shown = [it for it in capsys.readouterr().err.splitlines() if not it.startswith("valued: ")]
+    assert shown[0].startswith(f"{path}:2: Missing user.id or customer.id")
+    assert shown[1].startswith(f"{path}:3: not delivered: the service answered 422")
+    assert shown[2] == "1 delivered, 1 failed, 1 bad line"
+
+
+def test_lines_that_a_test_sends_are_recorded_by_it_and_counted(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with valued.testing.recorded() as events:
+        assert main(["send", written(path, event(1), event(2))]) == 0
+    said = "0 delivered, 0 failed, 0 bad lines, 2 recorded for a test\n"
+    assert capsys.readouterr().err == said
+    assert len(events) == 2
 
 
 def test_file_that_is_not_there_is_one_line_and_status_2(
@@ -249,7 +294,7 @@ def test_standard_input_is_read_where_the_file_is_a_dash(
     ended = run("-m", "valued", "send", "-", *delivery, input=text)
     assert ended.returncode == 1
     assert ended.stderr.startswith("<stdin>:2: not JSON")
-    assert ended.stderr.endswith("1 delivered, 0 failed, 1 bad lines\n")
+    assert ended.stderr.endswith("1 delivered, 0 failed, 1 bad line\n")
     assert server.events == [event(1)]
 
 
@@ -321,7 +366,7 @@ def test_ctrl_c_tells_what_was_not_delivered(
     answer.set()
     shown += sending.stderr.read().splitlines()
     assert any(line.startswith("<stdin>:3: not delivered: ") for line in shown)
-    assert shown[-1] == "2 delivered, 1 failed, 1 bad lines, 30 not delivered"
+    assert shown[-1] == "2 delivered, 1 failed, 1 bad line, 30 not delivered"
 
 
 def test_a_slow_service_is_waited_for_in_silence_where_nobody_looks(

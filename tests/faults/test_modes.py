@@ -167,7 +167,7 @@ def test_a_fault_that_passes_costs_an_attempt_and_one_log_line(
 
     def check() -> None:
         assert here.client.flush(BOUND)
-        _assert_lines(caplog, mode, "1 deliveries failed and are tried again; ")
+        _assert_lines(caplog, mode, "1 delivery failed and is tried again; ")
         assert here.client.told == []
         if not mode.slow:  # else a good answer might have been too slow for it, too
             _assert_figures(here.client, delivered=1, failed=0, retried=mode.times)
@@ -195,7 +195,7 @@ def test_a_fault_that_lasts_is_given_up_counted_logged_and_told(
             assert error.age >= LONGEST_RETRY_AFTER
         if mode.slow:
             assert 2 * SLOW <= error.age < 2 * SLOW + 3.0
-        _assert_lines(caplog, mode, "1 deliveries failed and are tri", "1 events were given up; ")
+        _assert_lines(caplog, mode, "1 delivery failed and is tried", "1 event was given up; ")
         _assert_figures(here.client, delivered=0, failed=1, retried=1)
 
     getattr(here, fork_is)(math.inf, check)
@@ -215,7 +215,7 @@ def test_a_refusal_for_good_is_given_up_at_once_counted_logged_and_told(
         assert (error.status, error.attempts, event["key"]) == (mode.status, 1, "a")
         assert mode.says in error.reason
         assert 0 < len(error.body) <= 500
-        _assert_lines(caplog, mode, "1 events were given up; ")
+        _assert_lines(caplog, mode, "1 event was given up; ")
         _assert_figures(here.client, delivered=0, failed=1, retried=0)
 
     getattr(here, fork_is)(math.inf, check)

@@ -355,7 +355,7 @@ def test_a_child_leaves_in_time_when_the_service_never_answers(
     # 0.5 s are for the machine.
     assert 0.5 <= took < 0.5 + CELERY_GRACE + 0.5
     [complaint] = worker.complaints()
-    assert "the process ends with 1 events not delivered" in complaint
+    assert "the process ends with 1 event not delivered" in complaint
 
 
 def has_ended(pid: int) -> bool:

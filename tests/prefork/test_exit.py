@@ -79,7 +79,7 @@ def test_events_arrive_once_at(
         status = done.returncode if done.returncode in (0, -signal.SIGTERM) else 0
     assert done.returncode == status, done.stderr
     if said:
-        assert len(re.findall(rf"^{said}", done.stderr, re.MULTILINE)) == 1
+        assert len(re.findall(rf"^valued: {said}", done.stderr, re.MULTILINE)) == 1
     else:
         assert done.stderr == ""
 
@@ -105,7 +105,9 @@ def test_the_end_does_not_wait_for_the_time_of_a_retry(
     server.script = script
     done = run_program("exits.py", server.url, road)
     assert done.returncode == status, done.stderr
-    assert re.fullmatch(r"1 deliveries failed and are tried again; .* 503 .*\n", done.stderr)
+    assert re.fullmatch(
+        r"(valued: )?1 delivery failed and is tried again; .* 503 .*\n", done.stderr
+    )
     assert server.keys() == ["refused once", "refused once"]
 
 
@@ -115,7 +117,9 @@ def test_what_on_error_records_at_the_end_is_delivered_too(server: Server) -> No
     )
     done = run_program("exits.py", server.url, "on_error_records_while_the_process_ends")
     assert done.returncode == 0
-    assert re.fullmatch("1 deliveries failed .*\n1 events were given up.*\n", done.stderr)
+    assert re.fullmatch(
+        "valued: 1 delivery failed .*\nvalued: 1 event was given up.*\n", done.stderr
+    )
     assert server.keys() == ["refused twice", "refused twice", "told"]
 
 

@@ -157,7 +157,7 @@ def test_what_the_master_could_not_send_is_sent_by_no_worker(
     answers = uwsgi.ask_all() + uwsgi.ask_all()
     uwsgi.end_gracefully()
     uwsgi.wait()
-    assert [line for line in uwsgi.complaints() if "1 deliveries failed" not in line] == []
+    assert [line for line in uwsgi.complaints() if "1 delivery failed" not in line] == []
     assert received(server, "request") == ids(answers)
     # One attempt each, before the fork.
     assert len(set(received(server, "import"))) == len(received(server, "import")) == 3

@@ -47,12 +47,12 @@ def make(what, url):
 def send(key, subject):
     """Send an event by whatever it is, and wait until it is there."""
     if isinstance(subject, valued.Connection):
-        subject({"category": "action", "key": key, "pid": os.getpid()})
+        subject({"category": "action", "key": key, "attributes": {"pid": os.getpid()}})
     elif isinstance(subject, valued.Scope):
-        subject.action(key, {"pid": os.getpid()})
+        subject.action(key, {"attributes.pid": os.getpid()})
         assert subject._given.flush(10)
     else:
-        subject.action(key, {"user.id": 1, "pid": os.getpid()})
+        subject.action(key, {"user.id": 1, "attributes.pid": os.getpid()})
         assert subject.flush(10)
 
 

@@ -87,6 +87,7 @@ client.flush("5")  # type: ignore[arg-type]
 stats = client.stats()
 assert_type(stats, valued.Stats)
 assert_type(stats["accepted"], int)
+assert_type(stats["disabled"] + stats["invalid"] + stats["anonymous"] + stats["refused"], int)
 assert_type(stats["dropped_by_reason"], dict[str, int])
 assert_type(stats["started"], float)
 stats["lost"]  # type: ignore[typeddict-item]
@@ -284,3 +285,24 @@ valued.Client("TOKEN", defaults={"attributes.env": "prod"}, isolate_tasks=False)
 assert_type(valued.flush_all(), bool)
 assert_type(valued.flush_all(timeout=5), bool)
 valued.flush_all(None)
+
+
+# -- control and tests -----------------------------------------------------------------------------
+
+
+def before_send(event: dict[str, Any]) -> dict[str, Any] | None:
+    return event if event["category"] == "action" else None
+
+
+valued.Client("TOKEN", enabled=True, invalid="raise", anonymous="raise", before_send=before_send)
+valued.Client(enabled=False, invalid="log", anonymous="drop", before_send=None)
+valued.Client("TOKEN", invalid="ignore")  # type: ignore[arg-type]
+
+scope.attributes["plan"] = "pro"
+scope.attributes = {"plan": "pro"}
+
+with valued.testing.recorded() as events:
+    assert_type(events.actions, list[str])
+with valued.testing.service() as service:
+    service.fail(503, times=2)
+    assert_type(service.url, str)

@@ -9,11 +9,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
-import json
-import math
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 import valued
 
@@ -137,8 +135,11 @@ def _add_event(parser: argparse.ArgumentParser, name: str, subject: str | None) 
         nargs="*",
         type=_pair,
         metavar="NAME=VALUE",
-        help="such as user.id=1 or attributes.plan=pro; values are JSON where they parse as such, "
-        "text otherwise",
+        help="such as user.id=1 or attributes.plan=pro; a value is JSON where that keeps what was "
+        "typed (7, true, [1, 2]), else text (pro, 007); in quotes of its own, '\"7\"', it is text",
+    )
+    parser.add_argument(
+        "-q", "--quiet", action="store_true", help="say nothing where the event was delivered"
     )
     _add_delivery(parser)
 
@@ -228,22 +229,8 @@ def _is_whole(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 10
 
 
-def _pair(text: str) -> tuple[str, object]:
+def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise argparse.ArgumentTypeError(f"expected NAME=VALUE, as user.id=1, got {text!r}")
-    try:
-        return name, json.loads(value, parse_constant=_no_json, parse_float=_finite)
-    except (ValueError, RecursionError):
-        return name, value
-
-
-def _no_json(constant: str) -> NoReturn:
-    raise ValueError(constant)
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        _no_json(text)
-    return number
+    return name, value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 from typing import TYPE_CHECKING, Any
 
 import valued
@@ -20,6 +21,9 @@ GLANCE = 0.1
 
 #: Seconds that a command which is broken off still waits for what is on its way.
 LAST_MOMENT = 1.0
+
+#: What is said where `is_off`.
+OFF = "nothing was sent: VALUED_DISABLED is set"
 
 
 @contextlib.contextmanager
@@ -52,12 +56,19 @@ def client(token: str | None, endpoint: str | None, **options: Any) -> Iterator[
     """A client, closed with the block; what is not delivered then is dropped.
 
     It sends in the background wherever it runs: what ``VALUED_ENV`` and its like say is meant for
-    an application, and the command line is one of its own. So is ``VALUED_OUTBOX``.
+    an application, and the command line is one of its own. So are ``VALUED_OUTBOX``, and what is
+    to become of bad input and of events of nobody: a command says that they are wrong.
     """
     # A command says itself what became of its events, and when; the log would say it again.
     logging.getLogger("valued").addHandler(logging.NullHandler())
     with variables(VALUED_ENV="production", VALUED_OUTBOX=""):
-        sender = valued.Client(token, endpoint, shutdown_timeout=LAST_MOMENT, **options)
+        sender = valued.Client(
+            *(token, endpoint),
+            shutdown_timeout=LAST_MOMENT,
+            invalid="raise",
+            anonymous="raise",
+            **options,
+        )
         try:
             yield sender
         finally:
@@ -70,20 +81,36 @@ def settle(sender: valued.Client) -> Iterator[None]:
         yield
 
 
+def is_off() -> bool:
+    """Whether ``VALUED_DISABLED`` is set, which counts for commands, too."""
+    # What is neither on nor off, a client refuses.
+    return os.environ.get("VALUED_DISABLED", "").strip().lower() in ("1", "true", "yes", "on")
+
+
+def is_recorded() -> bool:
+    """Whether a test that started this process gets the events, in place of the service."""
+    return bool(os.environ.get("VALUED_RECORD"))
+
+
 class _Said(logging.Handler):
-    def __init__(self, progress: render.Progress) -> None:
+    def __init__(self, progress: render.Progress, thread: int | None) -> None:
         super().__init__(logging.WARNING)
         self._progress = progress
+        self._thread = thread
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._progress.say(f"valued: {record.getMessage()}")
+        if self._thread in (None, record.thread):
+            self._progress.say(f"valued: {record.getMessage()}")
 
 
 @contextlib.contextmanager
-def warnings(progress: render.Progress) -> Iterator[None]:
-    """Say what the library warns of: that a service is down, long before an event is given up."""
+def warnings(progress: render.Progress, *, of_this_thread: bool = False) -> Iterator[None]:
+    """Say what the library warns of: that a service is down, long before an event is given up.
+
+    *of_this_thread*: only what is wrong with the calls that this thread makes.
+    """
     logger = logging.getLogger("valued")
-    handler = _Said(progress)
+    handler = _Said(progress, threading.get_ident() if of_this_thread else None)
     logger.addHandler(handler)
     try:
         yield

@@ -38,6 +38,16 @@ TASKS: Final = 10 * POOL
 #: Seconds in which the listener, told to end, must do so.
 PATIENCE: Final = 10.0
 
+#: What may be set for the applications of this machine, beside their environment and proxies. An
+#: outbox is theirs, with events that are not to go to the demo's listener.
+_UNSET: Final = dict.fromkeys(
+    (
+        *("VALUED_OUTBOX", "VALUED_DISABLED", "VALUED_INVALID", "VALUED_ANONYMOUS"),
+        *("VALUED_RECORD", "VALUED_BLOCK"),
+    ),
+    "",
+)
+
 _HEADINGS: Final = ("process", "pid", "sent", "arrived", "lost", "duplicated", "connections")
 
 
@@ -55,9 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
     count = arguments.events
     began_at = time.monotonic()
     received: list[dict[str, Any]] = []
-    # Whatever is set for the applications of this machine: their environment, their proxies.
     with (
-        delivery.variables(VALUED_ENV="production", no_proxy="127.0.0.1"),
+        delivery.variables(VALUED_ENV="production", no_proxy="127.0.0.1", **_UNSET),
         _listener(received) as endpoint,
     ):
         # The options matter with 10,000 events and more: to wait is better than to drop here.
@@ -237,7 +246,8 @@ def _troubles(
     sent: list[Sent], received: list[dict[str, Any]], *, lost: int, duplicated: int
 ) -> Iterator[str]:
     if lost or duplicated:
-        yield f"{lost} events were lost, {duplicated} arrived more than once"
+        were = render.counted(lost, "event was", "events were")
+        yield f"{were} lost, {duplicated} arrived more than once"
     for name, pid, _, status in sent:
         if status:
             yield f"{name} (pid {pid}) ended with status {status}"
@@ -250,4 +260,5 @@ def _troubles(
         for attributes in [line["event"]["attributes"]]
     )
     if strays:
-        yield f"{strays} events came from another process than the one that recorded them"
+        came = render.counted(strays, "event")
+        yield f"{came} came from another process than the one that recorded them"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import collections
-from typing import TYPE_CHECKING
+import contextlib
+from typing import TYPE_CHECKING, Any
 
-from valued.cli import delivery, render
+import valued
+from valued.cli import delivery, render, values
 
 if TYPE_CHECKING:
     import argparse
-
-    import valued
 
 #: Attempts after the first: who waits at a terminal is to hear of a wrong endpoint in seconds.
 RETRIES = 2
@@ -20,24 +20,47 @@ TIMEOUT = 5.0
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Send the event and wait until it is delivered, or given up, which is told."""
+    """Send the event and wait until it is delivered, or given up; which of them, is told."""
     reasons: list[str] = []
 
     def on_error(error: valued.DeliveryError, _event: object) -> None:
         reasons.append(str(error))
 
-    with delivery.client(
-        arguments.token, arguments.endpoint, retries=RETRIES, timeout=TIMEOUT, on_error=on_error
-    ) as client:
-        _record(client, arguments)
+    data = {name: values.parsed(text) for name, text in arguments.pairs}
+    with contextlib.ExitStack() as stack:
+        # Of this thread: what is wrong with the call. What becomes of the event is told below.
+        with delivery.warnings(render.Progress(), of_this_thread=True):
+            client = stack.enter_context(
+                delivery.client(
+                    *(arguments.token, arguments.endpoint),
+                    retries=RETRIES,
+                    timeout=TIMEOUT,
+                    on_error=on_error,
+                )
+            )
+            if not arguments.quiet:
+                _remark(arguments)
+            _record(client, arguments, data)
         collections.deque(delivery.settle(client), maxlen=0)
+    if delivery.is_off() and not delivery.is_recorded():
+        render.complain(delivery.OFF)
+        return 1
     for reason in reasons:
         render.complain(f"not delivered: {reason}")
+    if not reasons and not arguments.quiet:
+        print(render.line(f"{_named(arguments, data)} was {_fate(arguments)}"))
     return 1 if reasons else 0
 
 
-def _record(client: valued.Client, arguments: argparse.Namespace) -> None:
-    data = dict(arguments.pairs)
+def _fate(arguments: argparse.Namespace) -> str:
+    if delivery.is_recorded():
+        return "recorded for a test, and not sent"
+    endpoint = valued.Connection(arguments.token, arguments.endpoint).endpoint
+    # Its query, where somebody may have put what is nobody else's business, is left out.
+    return f"delivered to {endpoint.partition('?')[0]}"
+
+
+def _record(client: valued.Client, arguments: argparse.Namespace, data: dict[str, Any]) -> None:
     match arguments.command:
         case "action":
             client.action(arguments.subject, data)
@@ -47,3 +70,23 @@ def _record(client: valued.Client, arguments: argparse.Namespace) -> None:
             client.sync_user(data)
         case _:
             client.sync_customer(data)
+
+
+def _remark(arguments: argparse.Namespace) -> None:
+    """Say which values are sent as texts that look like something else."""
+    for name, text in arguments.pairs:
+        remark = values.remark(name, text)
+        if remark is not None:
+            render.complain(remark)
+
+
+def _named(arguments: argparse.Namespace, data: dict[str, Any]) -> str:
+    match arguments.command:
+        case "action":
+            return f"action {arguments.subject}"
+        case "page-view":
+            return f"page view of {arguments.subject}"
+        case "sync-user":
+            return f"sync of user {data['id']}"
+        case _:
+            return f"sync of customer {data['id']}"

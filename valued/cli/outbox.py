@@ -69,6 +69,9 @@ def _send(outbox: valued.Outbox, arguments: argparse.Namespace) -> int:
 
     What can't be delivered stays, so that a service that is down keeps no command for ever.
     """
+    if delivery.is_off():
+        render.complain(delivery.OFF)
+        return 1
     total = sum(owner.events for owner in outbox.owners() if owner.state in GONE)
     with (
         render.progress(total) as progress,
@@ -91,8 +94,8 @@ def _send(outbox: valued.Outbox, arguments: argparse.Namespace) -> int:
     if not finished:
         left = sum(owner.events for owner in outbox.owners() if owner.state in GONE)
         render.complain(
-            f"nothing was delivered for {arguments.timeout:g} s (--timeout); {left} events are "
-            "left to others"
+            f"nothing was delivered for {arguments.timeout:g} s (--timeout); "
+            f"{render.counted(left, 'event is', 'events are')} left to others"
         )
     return 0 if finished and not lost else 1
 
@@ -147,7 +150,8 @@ def _purge(outbox: valued.Outbox, arguments: argparse.Namespace) -> int:
     """Remove what dead owners left, undelivered; 0 unless the answer was no."""
     events = sum(owner.events for owner in outbox.owners() if owner.state in GONE)
     if not arguments.yes:
-        print(f"Remove {events} events that no process will deliver, for good? [y/N] ", end="")
+        shown = render.counted(events, "event")
+        print(f"Remove {shown} that no process will deliver, for good? [y/N] ", end="")
         sys.stdout.flush()
         answer = sys.stdin.readline()
         if not answer:
@@ -156,7 +160,7 @@ def _purge(outbox: valued.Outbox, arguments: argparse.Namespace) -> int:
         if answer.strip().lower() not in ("y", "yes"):
             print("nothing was removed", file=sys.stderr)
             return 1
-    print(f"{outbox.purge()} events removed", file=sys.stderr)
+    print(f"{render.counted(outbox.purge(), 'event')} removed", file=sys.stderr)
     return 0
 
 
@@ -176,5 +180,5 @@ def _write(path: str, events: Iterable[object]) -> int:
         for event in events:
             file.write(json.dumps(event) + "\n")
             count += 1
-    print(f"{count} events", file=sys.stderr)
+    print(render.counted(count, "event"), file=sys.stderr)
     return 0

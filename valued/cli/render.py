@@ -41,6 +41,16 @@ def printable(text: str) -> str:
     )
 
 
+def line(text: str) -> str:
+    """The same in one line: a name that comes from outside can't look like more than it is."""
+    return printable(text).replace("\n", "\\n")
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """As in "1 event" and "2 events". *many*: default *one* with an s."""
+    return f"{count} {one if count == 1 else many or f'{one}s'}"
+
+
 def complain(message: str) -> None:
     """Say on standard error what is wrong."""
     print(f"valued: {printable(message)}", file=sys.stderr, flush=True)
@@ -110,9 +120,7 @@ def event_text(received: Shown) -> tuple[str, str, str]:
         sender = f"from {received.connection}"
     else:
         sender = f"from {received.process} (pid {received.pid}) on {received.connection}"
-    # Without line ends, which would let a key or a name of a process look like more than it is.
-    heading, sender = (printable(text).replace("\n", "\\n") for text in (heading, sender))
-    return heading, sender, printable(json.dumps(event, indent=2, ensure_ascii=False))
+    return line(heading), line(sender), printable(json.dumps(event, indent=2, ensure_ascii=False))
 
 
 def table(stream: TextIO, headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

@@ -81,6 +81,9 @@ def _send(file: BinaryIO, name: str, arguments: argparse.Namespace) -> int:
     print(sending.summary(), file=sys.stderr, flush=True)
     if interrupted:
         raise KeyboardInterrupt
+    if delivery.is_off() and not delivery.is_recorded():
+        render.complain(delivery.OFF)
+        return 1
     return 0 if sending.all_is_well() else 1
 
 
@@ -154,7 +157,10 @@ class _Sending:
     def summary(self) -> str:
         stats = self._client.stats()
         lost = stats["accepted"] - stats["delivered"] - stats["failed"]
-        text = f"{stats['delivered']} delivered, {stats['failed']} failed, {self._bad} bad lines"
+        bad = render.counted(self._bad, "bad line")
+        text = f"{stats['delivered']} delivered, {stats['failed']} failed, {bad}"
+        if stats["disabled"] and delivery.is_recorded():
+            text += f", {stats['disabled']} recorded for a test"
         return f"{text}, {lost} not delivered" if lost else text
 
     def all_is_well(self) -> bool:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import valued
 from valued.cli.peers import Peers, Process
+from valued.cli.render import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -125,9 +126,9 @@ class Listener:
         """What came, in a line."""
         with self._changed:
             return (
-                f"{_counted(self._received, 'event')} received, {self._refused} refused, on "
-                f"{_counted(self._connections, 'connection')} from "
-                f"{_counted(len(self._pids), 'process', 'processes')} of this machine"
+                f"{counted(self._received, 'event')} received, {self._refused} refused, on "
+                f"{counted(self._connections, 'connection')} from "
+                f"{counted(len(self._pids), 'process', 'processes')} of this machine"
             )
 
     # -- for the connections -----------------------------------------------------------------------
@@ -178,10 +179,6 @@ class Listener:
             self._received += 1
             if received.pid is not None:
                 self._pids.add(received.pid)
-
-
-def _counted(count: int, one: str, many: str = "") -> str:
-    return f"{count} {one if count == 1 else many or f'{one}s'}"
 
 
 class _Server(ThreadingHTTPServer):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-
 import valued
+from valued.integrations._saying import say
 
 
 def is_id(value: object) -> bool:
@@ -32,7 +31,5 @@ def _read(key: str, what: str) -> object:
         return valued.scope.get(key)
     except Exception as error:  # noqa: BLE001 - a `user` function of the application's
         # Not its words, which may hold what it was asked for.
-        logging.getLogger("valued").warning(
-            "%s goes without %s: %s was raised", what, key, type(error).__name__
-        )
+        say("%s goes without %s: %s was raised", what, key, type(error).__name__)
         return None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 import valued
+from valued.integrations._saying import say
 
 
 def check(page_views: object) -> None:
@@ -38,7 +38,9 @@ def record(url: str, choose: Callable[[], object] | None = None) -> None:
             return
         valued.page_view(url if chosen is True else chosen)  # type: ignore[arg-type]
     except Exception as error:  # noqa: BLE001 - functions of the application's may raise anything
-        # Not its words, which may hold what it was asked for.
-        logging.getLogger("valued").warning(
-            "a page view was not recorded: %s was raised", type(error).__name__
-        )
+        say_failed(error)
+
+
+def say_failed(error: Exception) -> None:
+    """Log that a page view was not recorded; not the error's words, which may hold a value."""
+    say("a page view was not recorded: %s was raised", type(error).__name__)

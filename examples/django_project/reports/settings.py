@@ -46,6 +46,9 @@ VALUED = {
     # VALUED_ENDPOINT, which production leaves out.
     "TOKEN": os.environ.get("VALUED_TOKEN"),
     "PAGE_VIEWS": True,
+    # Anonymous visitors have no events, and a mistake in one is logged: neither costs a page.
+    "ANONYMOUS": "drop",
+    "INVALID": "log",
     # What is stopped by SIGTERM delivers what it has recorded, whichever server it is.
     "FLUSH_ON_SIGNALS": True,
 }

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any
 
 import valued
 from valued.integrations.django._settings import Settings
@@ -22,38 +19,23 @@ class _Made:
 
 def connect(settings: Settings) -> None:
     """Connect the shared client. Raises `ValidationError`. Called where the application starts."""
-    token_is_set = settings.token is not None or bool(os.environ.get("VALUED_TOKEN"))
-    if settings.enabled and settings.token is None and is_connected_elsewhere():
+    lacks_token = settings.token is None and not os.environ.get("VALUED_TOKEN")
+    if settings.enabled is not False and settings.token is None and is_connected_elsewhere():
         return
-    sends = settings.enabled and token_is_set
+    # Commands, and developers, need no token.
+    enabled = False if lacks_token else settings.enabled
+    options = {**settings.options, "enabled": enabled}
     try:
-        if sends:
-            client = valued.connect(settings.token, settings.endpoint, **settings.options)
-        else:
-            client = _connect_to_nothing(settings.options)
+        client = valued.connect(settings.token, settings.endpoint, **options)
     except valued.ValidationError as error:
         raise valued.ValidationError(*(f"VALUED: {it}" for it in error.problems)) from None
     _Made.client = client
-    _Made.lacks_token = settings.enabled and not sends
+    _Made.lacks_token = lacks_token and settings.enabled is not False and not _is_disabled()
 
 
-def _connect_to_nothing(options: Mapping[str, Any]) -> valued.Client:
-    """Events are checked and dropped: commands, and developers, need no token."""
-    unused = ("executor", "outbox")
-    kept = {name: value for name, value in options.items() if name not in unused}
-    with _no_outbox():
-        return valued.connect(lambda _event: None, executor=valued.ImmediateExecutor(), **kept)
-
-
-@contextlib.contextmanager
-def _no_outbox() -> Iterator[None]:
-    # What drops events must not be given those that other processes have left in an outbox.
-    path = os.environ.pop("VALUED_OUTBOX", None)
-    try:
-        yield
-    finally:
-        if path is not None:
-            os.environ["VALUED_OUTBOX"] = path
+def _is_disabled() -> bool:
+    said = os.environ.get("VALUED_DISABLED", "").strip().lower()
+    return said not in ("", "0", "false", "no", "off")
 
 
 def is_connected_elsewhere() -> bool:
@@ -75,7 +57,7 @@ def warn_where_nothing_is_sent(*, is_installed: bool) -> None:
     elif lacks_token():
         _warn(
             "nothing is sent: there is no token; set VALUED_TOKEN, "
-            "or VALUED = {'TOKEN': …} in Django's settings"
+            "or VALUED = {'TOKEN': '…'} in Django's settings, or VALUED_DISABLED=1 if that is meant"
         )
 
 

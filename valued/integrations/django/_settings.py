@@ -22,7 +22,7 @@ class Settings(NamedTuple):
 
     token: Any = None
     endpoint: str | None = None
-    enabled: bool = True
+    enabled: bool | None = None
     user: Any = "lazy"
     customer: Any = None
     page_views: Any = False
@@ -56,7 +56,7 @@ def read() -> Settings:
     problems += [
         f"VALUED: {name}: expected True or False, got {type(given[name]).__name__}"
         for name in ("ENABLED", "FLUSH_ON_SIGNALS")
-        if not isinstance(given.get(name, False), bool)
+        if not isinstance(given.get(name, False), bool | None if name == "ENABLED" else bool)
     ]
     if problems:
         raise valued.ValidationError(*problems)

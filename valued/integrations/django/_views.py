@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -55,7 +54,7 @@ class PageViews:
         try:
             url = self._url(request, response)
         except Exception as error:  # noqa: BLE001 - the application's own function
-            _say(error)
+            _page_views.say_failed(error)
         else:
             if url is not None:
                 _page_views.record(url)
@@ -73,7 +72,7 @@ class PageViews:
             if url is not None and not _user_is_loaded():
                 await load_user(request)
         except Exception as error:  # noqa: BLE001 - the same, or the database
-            _say(error)
+            _page_views.say_failed(error)
         else:
             if url is not None:
                 _page_views.record(url)
@@ -101,10 +100,3 @@ def _user_is_loaded() -> bool:
         except valued.ValidationError:
             return False
     return True
-
-
-def _say(error: Exception) -> None:
-    # Not its words, which may hold what it was asked for.
-    logging.getLogger("valued").warning(
-        "a page view was not recorded: %s was raised", type(error).__name__
-    )

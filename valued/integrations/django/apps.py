@@ -40,8 +40,8 @@ def check(**_: Any) -> list[Any]:
         found.append(
             checks.Warning(
                 "Nothing is sent to Valued: there is no token.",
-                hint="Set VALUED_TOKEN, or VALUED = {'TOKEN': …} in the settings; "
-                "VALUED = {'ENABLED': False} silences this.",
+                hint="Set VALUED_TOKEN, or VALUED = {'TOKEN': '…'} in the settings; "
+                "VALUED_DISABLED=1, or VALUED = {'ENABLED': False}, silences this.",
                 id="valued.W001",
             )
         )

@@ -1,0 +1,282 @@
+"""The events that a test sees, which of them it means, and what it reads where there are none."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias, overload
+
+from valued._errors import ValidationError, ValuedError
+from valued._serializer import normalize
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+Event: TypeAlias = Mapping[str, Any]
+
+#: The key of an action, the URL of a page view, or what the event has to hold.
+Wanted: TypeAlias = str | Mapping[str, Any] | None
+
+#: Seconds between two looks at what other processes write; they can't be waited for.
+LOOK_AGAIN: Final = 0.01
+
+#: How much is shown: events, and characters of one value.
+SHOWN_EVENTS: Final = 20
+SHOWN_CHARACTERS: Final = 60
+
+#: What the line of an event has said already, or what is no help.
+_UNSAID: Final = {"category", "key", "occured_at", "attributes.source.url"}
+
+
+class Line(NamedTuple):
+    """An event, and the process that recorded it, None where it isn't known."""
+
+    pid: int | None
+    event: dict[str, Any]
+
+
+class Source(Protocol):
+    """Where events come from. Any thread may call."""
+
+    def read(self) -> list[Line]:
+        """All of them, decoded anew."""
+
+    def count(self) -> int:
+        """How many there are."""
+
+    def clear(self) -> None:
+        """Forget them."""
+
+
+class Events(Sequence[dict[str, Any]]):
+    """The events recorded so far, as they would be sent: a sequence of dicts, in their order.
+
+    It is live: each use looks anew, at what all threads and processes have recorded by then. It
+    equals a list of the same events. Any thread may use it, and a forked child, too.
+
+    In `one`, `all` and `none`, *key* is the key of an action or the URL of a page view; *data* and
+    *expected* are what the event has to hold, beside whatever else it holds: in mappings within it,
+    too. Dotted keys are fine (``{"user.id": 1}``), and so are values that the client would convert.
+    None stands for a field that is missing.
+    """
+
+    __module__ = "valued.testing"  # where users find it
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    @property
+    def actions(self) -> list[str]:
+        """The keys of the actions."""
+        return [event["key"] for event in self if event["category"] == "action"]
+
+    @property
+    def page_views(self) -> list[str]:
+        """The URLs of the page views."""
+        return [name_of(event) for event in self if event["category"] == "pageview"]
+
+    @property
+    def syncs(self) -> list[dict[str, Any]]:
+        """The events that synchronize a user or a customer."""
+        return [event for event in self if event["category"] == "sync"]
+
+    @property
+    def pids(self) -> set[int]:
+        """The processes that recorded them."""
+        return {line.pid for line in self._source.read() if line.pid is not None}
+
+    def one(
+        self, key: Wanted = None, data: Mapping[str, Any] | None = None, /, **expected: Any
+    ) -> dict[str, Any]:
+        """The only event that matches. Raises `AssertionError` where none does, or several do."""
+        __tracebackhide__ = True  # pytest shows the line of the test
+        events, sought = list(self), Sought(key, data, expected)
+        found = [event for event in events if sought.matches(event)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise AssertionError(f"{len(found)} events match {sought}, not one\n{listing(events)}")
+        raise AssertionError(
+            f"no event matches {sought}\n{sought.nearest(events)}{listing(events)}"
+        )
+
+    def all(
+        self, key: Wanted = None, data: Mapping[str, Any] | None = None, /, **expected: Any
+    ) -> list[dict[str, Any]]:
+        """The events that match, in their order; maybe none."""
+        sought = Sought(key, data, expected)
+        return [event for event in self if sought.matches(event)]
+
+    def none(
+        self, key: Wanted = None, data: Mapping[str, Any] | None = None, /, **expected: Any
+    ) -> None:
+        """Raise `AssertionError` where an event matches; without arguments, any event does."""
+        __tracebackhide__ = True
+        found = self.all(key, data, **expected)
+        if found:
+            sought = Sought(key, data, expected)
+            raise AssertionError(
+                f"expected no event that matches {sought}, got {len(found)}\n{listing(found)}"
+            )
+
+    def wait(self, count: int, timeout: float = 5.0) -> Self:
+        """Wait until there are *count* events, or more; returns itself.
+
+        *timeout*: seconds. Raises `AssertionError` when they are over.
+        """
+        __tracebackhide__ = True
+        looks = round(timeout / LOOK_AGAIN)  # counted, since a test may have stopped the clock
+        while len(self) < count:
+            if looks <= 0:
+                events = list(self)
+                raise AssertionError(
+                    f"{counted(events)} in {timeout} s, expected {count}\n{listing(events)}"
+                )
+            looks -= 1
+            threading.Event().wait(LOOK_AGAIN)  # `time.sleep` may be replaced, too
+        return self
+
+    def clear(self) -> None:
+        """Forget the events so far."""
+        self._source.clear()
+
+    def __len__(self) -> int:
+        return self._source.count()
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        return [line.event for line in self._source.read()][index]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return iter([line.event for line in self._source.read()])
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, (Events, list, tuple)):
+            return list(self) == list(other)
+        return NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    def __repr__(self) -> str:
+        events = list(self)
+        return f"<{'; '.join([counted(events), *described(events)])}>"
+
+
+class Sought:
+    """The events that have this key or URL, and hold these values. Raises `ValidationError`."""
+
+    def __init__(self, key: Wanted, data: Event | None, expected: Event) -> None:
+        if isinstance(key, Mapping) and data is None:
+            key, data = None, key
+        if not (key is None or isinstance(key, str)):
+            raise ValidationError(f"key: expected a key or a URL, got {type(key).__name__}")
+        self._key = key
+        # A list, since two dotted names may begin alike.
+        self._fields = [*({} if data is None else data).items(), *expected.items()]
+
+    def matches(self, event: Event) -> bool:
+        """Whether *event* is one of them."""
+        return not self._differences(event)
+
+    def nearest(self, events: Sequence[Event]) -> str:
+        """The event that differs least, and how; lines."""
+        if not events:
+            return ""
+        import difflib  # for a failure only
+
+        def distance(number: int) -> tuple[float, int]:
+            name, key = name_of(events[number]), self._key
+            alike = 0.0 if key is None else difflib.SequenceMatcher(None, key, name).ratio()
+            return -alike, len(self._differences(events[number]))
+
+        number = min(range(len(events)), key=distance)
+        lines = [f"    {line}\n" for line in self._differences(events[number])]
+        return "".join([f"the nearest is number {number}:\n", *lines])
+
+    def __str__(self) -> str:
+        parts = [] if self._key is None else [repr(self._key)]
+        parts += [f"{name}={_shown(value)}" for name, value in self._fields]
+        return ", ".join(parts) or "anything"
+
+    def _differences(self, event: Event) -> list[str]:
+        found = [line for name, value in self._fields for line in _at(event, name, value, "")]
+        if self._key is not None and name_of(event) != self._key:
+            what = "url" if event["category"] == "pageview" else "key"
+            found.insert(0, f"{what}: expected {self._key!r}, got {name_of(event)!r}")
+        return found
+
+
+def name_of(event: Event) -> str:
+    """The key of an action, the URL of a page view, of others the category."""
+    category: str = event["category"]
+    if category == "action":
+        return str(event["key"])
+    return str(event["attributes"]["source"]["url"]) if category == "pageview" else category
+
+
+def listing(events: Sequence[Event]) -> str:
+    """The events, a line each."""
+    if not events:
+        return "nothing was recorded"
+    lines = [f"    {number}: {line}" for number, line in enumerate(described(events))]
+    if len(events) > SHOWN_EVENTS:
+        lines.append(f"    … and {len(events) - SHOWN_EVENTS} more")
+    return "\n".join(["recorded:", *lines])
+
+
+def described(events: Sequence[Event]) -> Iterator[str]:
+    """The first events, a line each."""
+    for event in events[:SHOWN_EVENTS]:
+        names = dict.fromkeys([event["category"], name_of(event)])
+        yield " ".join([*names, *_fields(event, "")])
+
+
+def counted(events: Sequence[object]) -> str:
+    """How many there are."""
+    return "1 event" if len(events) == 1 else f"{len(events)} events"
+
+
+def _at(place: object, name: str, wanted: object, path: str) -> Iterator[str]:
+    """The differences of what *place* holds by a dotted *name*."""
+    first, _, rest = name.partition(".")
+    held = place.get(first) if isinstance(place, dict) else None
+    if rest:
+        yield from _at(held, rest, wanted, f"{path}{first}.")
+    else:
+        yield from _compared(held, wanted, f"{path}{first}")
+
+
+def _compared(held: object, wanted: object, path: str) -> Iterator[str]:
+    if not isinstance(wanted, Mapping):
+        if held == wanted:
+            return
+        # As the client would have converted it: a UUID, a date, a user.
+        with contextlib.suppress(ValuedError):
+            wanted = normalize(wanted)
+    if isinstance(wanted, Mapping) and (held is None or isinstance(held, dict)):
+        for name, value in wanted.items():
+            yield from _at(held, name, value, f"{path}.")
+    elif held != wanted:
+        yield f"{path}: expected {_shown(wanted)}, got {_shown(held)}"
+
+
+def _fields(place: Event, path: str) -> Iterator[str]:
+    for name, value in place.items():
+        where = f"{path}{name}"
+        if isinstance(value, dict) and value:
+            yield from _fields(value, f"{where}.")
+        elif where not in _UNSAID:
+            yield f"{where}={_shown(value)}"
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "nothing"
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"

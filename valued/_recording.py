@@ -1,0 +1,107 @@
+"""Events that go into a file in place of the service, while a test looks at them.
+
+There is no lock, thread or descriptor: each event opens the file, appends one line by one write,
+and closes it. So threads, forked children and other programs write into the same file, in order.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from valued._errors import ValuedError
+from valued._fork import PerProcess, identity, import_psutil
+
+#: The file; None: nothing is recorded, events are sent. A fork copies it.
+target: str | None = None
+
+#: Whether an event for an endpoint that isn't on this machine is an error.
+blocked: bool = False
+
+#: A file that nobody can write: a recording that has ended.
+_NOWHERE: Final = ""
+
+# O_BINARY is Windows'. Never O_CREAT: a file that is gone belongs to a test that is over.
+_FLAGS: Final = os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0)
+
+_pid: Final[PerProcess[int]] = PerProcess(lambda: identity()[0])
+
+
+class RealEndpointError(ValuedError, RuntimeError):
+    """A test recorded an event that would be sent to an endpoint that isn't on this machine.
+
+    Raised by the call that records, under pytest with ``valued_block = true``. ``host``: of the
+    endpoint.
+    """
+
+    __module__ = "valued.testing"  # where users find it
+
+    def __init__(self, host: str) -> None:
+        super().__init__(host)
+        self.host = host
+
+    def __str__(self) -> str:
+        return (
+            f"a test would send this event to {self.host}, and valued_block forbids it: "
+            "let the test use the fixture valued_events, or valued.testing.recorded()"
+        )
+
+
+def begin(home: str) -> None:
+    """Record from now on, in a program that a test started, and that doesn't record already.
+
+    *home*: the directory with the recordings of the process that tests. The newest one counts;
+    where there is none, the test is over, and events are dropped.
+    """
+    global target
+    import_psutil()
+    target = _newest(home)
+
+
+def _newest(home: str) -> str:
+    try:
+        numbers = [int(name) for name in os.listdir(home)]
+    except (OSError, ValueError):
+        return _NOWHERE
+    return os.path.join(home, str(max(numbers))) if numbers else _NOWHERE
+
+
+def record(body: bytes) -> None:
+    """Append an event. Where the file is gone, since the test is over, it is dropped."""
+    file = target
+    if not file:
+        return
+    line = b'{"pid":%d,"event":%b}\n' % (_pid.get(), body)
+    try:
+        descriptor = os.open(file, _FLAGS)
+    except OSError:
+        return
+    try:
+        os.write(descriptor, line)
+    except OSError:  # the disk is full; no reason to break the application
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def refuse(endpoint: str) -> None:
+    """Raise `RealEndpointError` unless the host of this URL is this machine."""
+    from urllib.parse import urlsplit
+
+    host = urlsplit(endpoint).hostname or ""
+    if not _is_loopback(host):
+        raise RealEndpointError(host)
+
+
+def _is_loopback(host: str) -> bool:
+    name = host.rstrip(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    import ipaddress
+
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)  # Python before 3.13 doesn't look into it
+    return (mapped or address).is_loopback

@@ -1,0 +1,113 @@
+"""The plugin for pytest: ``valued_events``, ``valued_service``, and two settings.
+
+In ``pytest.ini`` (or wherever pytest's settings are):
+
+* ``valued_disabled = true`` sets ``VALUED_DISABLED=1``, unless it is set, before anything of yours
+  is imported: clients need no token, and send nothing.
+* ``valued_block = true`` makes an event for an endpoint that isn't on this machine an error
+  (`valued.testing.RealEndpointError`), raised by the call that records it.
+
+Both end with the run of pytest. A suite that uses none of these notices nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from valued.testing import Events, Service
+
+
+@pytest.fixture
+def valued_events() -> Iterator[Events]:
+    """What is recorded from now on, a `valued.testing.Events`; nothing is sent."""
+    from valued.testing import recorded
+
+    with recorded() as events:
+        yield events
+
+
+@pytest.fixture
+def valued_service() -> Iterator[Service]:
+    """A `valued.testing.Service`, to which the environment leads clients made from now on."""
+    from valued.testing import service
+
+    with service() as made:
+        yield made
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the settings."""
+    parser.addini(
+        "valued_disabled",
+        "set VALUED_DISABLED=1 for the tests: clients need no token, and send nothing",
+        "bool",
+        default=False,
+    )
+    parser.addini(
+        "valued_block",
+        "make an event for an endpoint of valued that isn't on this machine an error",
+        "bool",
+        default=False,
+    )
+
+
+# A wrapper, since it comes before the hooks of all plugins: some import the application there.
+@pytest.hookimpl(hookwrapper=True)
+def pytest_load_initial_conftests(early_config: pytest.Config) -> Iterator[None]:
+    """Apply the settings before an application is imported."""
+    _apply(early_config)
+    yield
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Apply the settings where the plugin was named by a conftest, which is later."""
+    _apply(config)
+
+
+_applied = pytest.StashKey[bool]()
+
+
+def _apply(config: pytest.Config) -> None:
+    if config.stash.get(_applied, False):
+        return
+    config.stash[_applied] = True
+    until_the_end = contextlib.ExitStack()
+    config.add_cleanup(until_the_end.close)
+    if config.getini("valued_disabled"):
+        until_the_end.enter_context(_set("VALUED_DISABLED"))
+    if config.getini("valued_block"):
+        until_the_end.enter_context(_set("VALUED_BLOCK"))
+        until_the_end.enter_context(_blocked())
+
+
+@contextlib.contextmanager
+def _set(variable: str) -> Iterator[None]:
+    """In the block, *variable* is ``1``, unless it is set: who set it knows why."""
+    import os
+
+    if variable in os.environ:
+        yield
+        return
+    os.environ[variable] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(variable, None)
+
+
+@contextlib.contextmanager
+def _blocked() -> Iterator[None]:
+    from valued import _recording
+
+    before = _recording.blocked
+    _recording.blocked = True
+    try:
+        yield
+    finally:
+        _recording.blocked = before
