@@ -116,8 +116,8 @@ def test_each_option_works_in_the_settings_of_django(
     ("options", "problem"),
     [
         ({"enabled": "no"}, "enabled: expected True, False or None, got str"),
-        ({"invalid": "ignore"}, "invalid: got a str that is none of 'raise', 'log'"),
-        ({"anonymous": True}, "anonymous: got a bool that is none of 'raise', 'drop'"),
+        ({"invalid": "ignore"}, "invalid: expected 'raise' or 'log', got str"),
+        ({"anonymous": True}, "anonymous: expected 'raise' or 'drop', got bool"),
         ({"before_send": "f"}, "before_send: expected a function of one event, got str"),
     ],
 )
@@ -597,5 +597,5 @@ def test_bare_program_prints_lines_that_say_whose_they_are() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
     )
-    assert ended.stderr.startswith("valued: not sent (1 of this kind")
+    assert ended.stderr.startswith("valued: 1 time not sent: key: expected a text")
     assert ended.stderr.endswith(" [__main__:1]\n")

@@ -188,8 +188,8 @@ def test_seconds_that_may_not_be_zero() -> None:
 def test_unknown_overflow_is_refused_with_what_there_is(bad: Any) -> None:
     assert problems(overflow=bad) == (
         (
-            f"overflow: got a {type(bad).__name__} that is none of "
-            "'drop_newest', 'drop_oldest', 'block', 'caller_runs'"
+            "overflow: expected 'drop_newest' or 'drop_oldest' or 'block' or 'caller_runs', got "
+            f"{type(bad).__name__}"
         ),
     )
 
@@ -276,7 +276,10 @@ def test_missing_token_is_refused_with_the_name_of_the_variable() -> None:
     for make in (valued.Client, valued.connect, valued.Scope, valued.Connection):
         with pytest.raises(valued.ValidationError) as caught:
             make()
-        assert str(caught.value) == "token: none was given; pass one, or set VALUED_TOKEN"
+        assert str(caught.value) == (
+            "token: none was given; pass one, or set VALUED_TOKEN, or VALUED_DISABLED=1 to do "
+            "without"
+        )
 
 
 @pytest.mark.parametrize(

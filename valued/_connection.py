@@ -225,12 +225,15 @@ def _restored(token: str | None, endpoint: str, timeout: float, pool_size: int) 
 def _checked_token(token: object) -> Secret:
     given = hide(token_from_environment()) if token is None else token
     if given is None:
-        raise ValidationError("token: none was given; pass one, or set VALUED_TOKEN")
+        hint = "pass one, or set VALUED_TOKEN, or VALUED_DISABLED=1 to do without"
+        raise ValidationError(f"token: none was given; {hint}")
     where = "VALUED_TOKEN" if token is None else "token"
     if not isinstance(given, Secret):
         raise ValidationError(f"{where}: expected a text, got {_name(given)}")
     if not given:
         raise ValidationError(f"{where}: it is empty; copy the token from your account")
+    if given[:7].lower() == "bearer ":
+        raise ValidationError(f"{where}: leave out 'Bearer', it is put before the token")
     if not given.isascii() or not given.isprintable() or " " in given:
         raise ValidationError(
             f"{where}: it holds blanks, control characters or letters outside ASCII; "

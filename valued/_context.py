@@ -206,6 +206,14 @@ class Unit:
         return True
 
     def _keep(self, name: str, found: object) -> None:
+        if name in PARTIES and isinstance(found, Mapping):
+            if not found or ("id" in found and found["id"] is None):
+                return  # nobody, said by a mapping
+            if "id" not in found:
+                raise ValidationError(
+                    f"{name}: a function returned a mapping without an id: let it return "
+                    "{'id': 1}, or None for nobody"
+                )
         plain = self._gather({name: found}, {})
         with _lock.get():
             if self._is_open(name):  # else it was set meanwhile

@@ -61,7 +61,7 @@ def mapping(data: object, name: str) -> JSONObject:
         return plain
     hint = "; the key, or the URL, is the first argument" if isinstance(data, str) else ""
     raise ValidationError(
-        f"{name}: expected a mapping, such as {{'user.id': 1}}, got {type(data).__name__}{hint}"
+        f"{name}: expected a mapping, such as {{'user.id': 1}}, got {_kind(data)}{hint}"
     )
 
 
@@ -81,7 +81,7 @@ def page_view(url: object, data: JSONObject) -> JSONObject:
         # A page view writes below both; what stands there would be lost without a word.
         if value is not None and not isinstance(value, dict):
             raise ValidationError(
-                f"{name}: expected a mapping, got {type(value).__name__}; "
+                f"{name}: expected a mapping, got {_kind(value)}; "
                 f"name the value, as in {{'{name}.plan': 'pro'}}"
             )
     data = merge(data, {"attributes": {"source": {"url": url}}})
@@ -109,12 +109,15 @@ def data_of_party(name: str, data: object) -> object:
 
 def sync_party(name: str, party: JSONObject) -> JSONObject:
     """The event of a sync of *party*: the user or the customer, by *name*. Raises the same."""
+    for field in (name, f"{name}_id"):
+        if field in party:
+            raise ValidationError(
+                f"{field}: sync_{name} takes the {name} itself, as in sync_{name}({{'id': 1}})"
+            )
     if party.get("id") is None:
-        hint = f"give the {name}'s id, as in sync_{name}({{'id': 1}})"
-        inner = party.get(name)
-        if isinstance(inner, dict) or f"{name}_id" in party:
-            hint = f"sync_{name} takes the {name} itself, as in sync_{name}({{'id': 1}})"
-        raise ValidationError(f"Missing user.id or customer.id: {hint}")
+        raise ValidationError(
+            f"Missing user.id or customer.id: give the {name}'s id, as in sync_{name}({{'id': 1}})"
+        )
     return sync({name: party})
 
 
@@ -202,16 +205,17 @@ def _problems(event: JSONObject, *, strange: bool = True) -> list[str]:
         return [f"category: expected one of {', '.join(_REQUIRED)}, got {_shown(category)}"]
     problems = required(event)
     if strange and category != "config":
-        problems += [
+        mistaken = [
             f"{name}: an event has no such field; what is meant is {_MISTAKEN[name]}"
             for name in event
             if name in _MISTAKEN
         ]
+        if mistaken:  # that may be why an id is missing
+            problems = mistaken + [it for it in problems if not it.startswith("Missing")]
     attributes = event.get("attributes")
     if attributes is not None and not isinstance(attributes, dict):
         problems.append(
-            "attributes: expected a mapping, such as {'format': 'pdf'}, got "
-            f"{type(attributes).__name__}"
+            f"attributes: expected a mapping, such as {{'format': 'pdf'}}, got {_kind(attributes)}"
         )
     given = event.get("occured_at")
     if given is not None:
@@ -275,12 +279,12 @@ def _of_config(event: JSONObject) -> Iterator[str]:
         if entries is None:
             continue
         if not isinstance(entries, list):
-            yield f"{name}: expected a list of mappings, got {type(entries).__name__}"
+            yield f"{name}: expected a list of mappings, got {_kind(entries)}"
             continue
         for number, entry in enumerate(entries):
             place = f"{name}[{number}]"
             if not isinstance(entry, dict):
-                yield f"{place}: expected a mapping, got {type(entry).__name__}"
+                yield f"{place}: expected a mapping, got {_kind(entry)}"
                 continue
             for field in ("name", "action_key"):
                 if not isinstance(entry.get(field), str) or not entry[field]:
@@ -314,8 +318,7 @@ def _party(event: JSONObject, name: str) -> list[str]:
     if party is None:
         return []
     if not isinstance(party, dict):
-        kind = type(party).__name__
-        return [f"{name}: expected a mapping with an id, such as {{'id': 1}}, got {kind}"]
+        return [f"{name}: expected a mapping with an id, such as {{'id': 1}}, got {_kind(party)}"]
     identity = party.get("id")
     # A bool is an int to Python; as an id it is a mistake.
     if identity is None or (isinstance(identity, int) and not isinstance(identity, bool)):
@@ -332,7 +335,12 @@ def _no_text(name: str, value: object, example: str) -> str:
 def _shown(value: object) -> str:
     if value is None:
         return "nothing"
-    return "an empty text" if is_a(value, str) and value == "" else type(value).__name__
+    return "an empty text" if is_a(value, str) and value == "" else _kind(value)
+
+
+def _kind(value: object) -> str:
+    # What is normalized already is a dict of ours.
+    return "dict" if is_a(value, dict) else type(value).__name__
 
 
 class Config:

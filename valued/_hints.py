@@ -33,7 +33,13 @@ def for_value(value: object, cls: type) -> str:
         )
     if _has(cls, "__next__"):
         return f"{start}it can be read only once: send list(value)"
-    return start + by_method_or(registration(cls, "str"))
+    return start + by_method_or(registration(cls, _converter(cls)))
+
+
+def _converter(cls: type) -> str:
+    # What `object` prints is an address.
+    own = {name for base in cls.__mro__ if base is not object for name in vars(base)}
+    return "str" if own & {"__str__", "__repr__"} else "lambda it: type(it).__name__"
 
 
 def for_party(party: str, value: object, cls: type) -> str:
@@ -55,6 +61,8 @@ def for_party(party: str, value: object, cls: type) -> str:
 
 def registration(cls: type, converter: str) -> str:
     """The code that registers *converter* for *cls*; empty where no import gets at the class."""
+    if cls in (object, type):
+        return ""  # everything is one
     module, path = type.__dict__["__module__"].__get__(cls), qualname_of(cls).split(".")
     names = [*module.split("."), *path] if type(module) is str else []
     if not names or not all(map(_is_name, names)):

@@ -226,11 +226,11 @@ class Options(NamedTuple):
             )
         problems += _not_one_of("overflow", self.overflow, get_args(Overflow))
         problems += _not_one_of("durability", self.durability, get_args(Durability))
-        problems += _not_one_of("invalid", self.invalid, get_args(Invalid))
-        problems += _not_one_of("anonymous", self.anonymous, get_args(Anonymous))
+        problems += _not_one_of("invalid", self.invalid, (*get_args(Invalid), None))
+        problems += _not_one_of("anonymous", self.anonymous, (*get_args(Anonymous), None))
         for name in ("isolate_tasks", "enabled"):
             value = getattr(self, name)
-            if not isinstance(value, bool):
+            if not (value is None or isinstance(value, bool)):
                 problems.append(f"{name}: expected True, False or None, got {_kind(value)}")
         if self.before_send is not None and not callable(self.before_send):
             kind = _kind(self.before_send)
@@ -268,7 +268,7 @@ _FROM_ENVIRONMENT: Final[dict[str, Callable[[], object]]] = {
 #: What other clients call theirs.
 _FOREIGN: Final = {
     **dict.fromkeys(
-        ("api_key", "key", "write_key", "project_api_key"),
+        ("api_key", "apikey", "api_token", "key", "secret", "write_key", "project_api_key"),
         "the token is the first argument, as in valued.Client('TOKEN')",
     ),
     **dict.fromkeys(
@@ -292,10 +292,11 @@ def _hint(name: str, options: tuple[str, ...]) -> str:
     return f"did you mean {close[0]}?" if close else f"the options are {', '.join(options)}"
 
 
-def _not_one_of(name: str, value: object, names: tuple[str, ...]) -> list[str]:
+def _not_one_of(name: str, value: object, names: tuple[str | None, ...]) -> list[str]:
     if value in names:
         return []
-    return [f"{name}: got a {_kind(value)} that is none of {', '.join(map(repr, names))}"]
+    expected = " or ".join(repr(it) for it in names if it is not None)
+    return [f"{name}: expected {expected}, got {_kind(value)}"]
 
 
 def outbox_path(outbox: object) -> str | None:

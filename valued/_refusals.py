@@ -114,7 +114,7 @@ class Refusals:
             finally:
                 here.reviewing.discard(thread)
         except Exception as error:  # noqa: BLE001 - the function is the application's
-            self._warn(f"before_send raised {type(error).__name__}")
+            self._warn(f"before_send raised {_named(error)}")
             self.count("refused")
             return None
         if found is None:
@@ -135,9 +135,7 @@ class Refusals:
         if len(here.kinds) < MOST_KINDS:
             here.kinds.add(reason)
         kind = reason if reason in here.kinds else "others"
-        here.reporter.warn(
-            kind, "not sent (%d of this kind since the last such line): %s [%s]", reason, _place()
-        )
+        here.reporter.warn(kind, "%d times not sent: %s [%s]", reason, _place())
 
 
 def _place() -> str:
@@ -160,4 +158,14 @@ def _summary(error: Exception) -> str:
     # Others than ours come out of the application's functions.
     if isinstance(error, ValuedError):
         return str(error)
-    return f"a function of the application raised {type(error).__name__}"
+    return f"a function of the application raised {_named(error)}"
+
+
+def _named(error: BaseException) -> str:
+    """Its class, and where it was raised; its words may hold a value."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return type(error).__name__
+    return f"{type(error).__name__} at {trace.tb_frame.f_globals.get('__name__')}:{trace.tb_lineno}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, MutableMapping
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from valued._changes import REMOVE, Change, Replace, applied, at, merging
 from valued._context import PARTIES, Key, held, hold
@@ -15,6 +15,9 @@ from valued._typing import JSONObject, ScopeLike
 if TYPE_CHECKING:
     from valued._client import Client
     from valued._typing import Data
+
+
+_NOTHING: Final = object()
 
 
 class Fields(MutableMapping[str, Any]):
@@ -110,13 +113,10 @@ class ScopeData(ScopeLike):
 
     def __getitem__(self, key: str | tuple[str, ...]) -> Any:
         """The value at a dotted key, or a sequence of keys; `KeyError` where there is none."""
-        parts = parts_of(key)
-        value: Any = self._read(parts[0])
-        for part in parts:
-            if not isinstance(value, dict) or part not in value:
-                raise KeyError(key)
-            value = value[part]
-        return copy.deepcopy(value)
+        value = self.get(key, _NOTHING)
+        if value is _NOTHING:
+            raise KeyError(key)
+        return value
 
     def __setitem__(self, key: str | tuple[str, ...], value: object) -> None:
         """Set the value at a dotted key, or a sequence of keys, in place of what is there."""
@@ -145,18 +145,17 @@ class ScopeData(ScopeLike):
     __iter__ = None  # not by `__getitem__` with 0, 1, 2 …; `to_dict` can be iterated
 
     def __contains__(self, key: str | tuple[str, ...]) -> bool:
-        try:
-            self[key]
-        except KeyError:
-            return False
-        return True
+        return self.get(key, _NOTHING) is not _NOTHING
 
     def get(self, key: str | tuple[str, ...], default: Any = None) -> Any:
         """The value at *key*, or *default*."""
-        try:
-            return self[key]
-        except KeyError:
-            return default
+        parts = parts_of(key)
+        value: Any = self._read(parts[0])
+        for part in parts:
+            if not isinstance(value, dict) or part not in value:
+                return default
+            value = value[part]
+        return copy.deepcopy(value)
 
     @property
     def user(self) -> Any:
@@ -285,7 +284,11 @@ def _no_attribute(name: str) -> str:
 
     names = ("user", "user_id", "customer", "customer_id", "attributes")
     # Without underscores they are nearer: userid is user_id, not user.
-    squeezed = {it.replace("_", ""): it for it in names}
+    squeezed = {it.replace("_", ""): it for it in names} | {"id": "user_id"}
     close = difflib.get_close_matches(name.replace("_", "").lower(), squeezed, 1)
-    hint = f"did you mean scope.{squeezed[close[0]]}?" if close else "it has " + ", ".join(names)
-    return f"a scope has no attribute {name!r}: {hint}; any field is scope[{name!r}]"
+    if close:
+        return f"a scope has no attribute {name!r}: did you mean scope.{squeezed[close[0]]}?"
+    return (
+        f"a scope has no attribute {name!r}: it has {', '.join(names)}; "
+        f"an attribute of its events is scope.attributes[{name!r}]"
+    )

@@ -481,10 +481,10 @@ def test_what_a_function_raises_in_a_page_view_is_logged_and_the_page_served(
     valued_flask.init_app(app, user, page_views=page_views)
     assert get(app, "/page").text == HTML
     assert sent == []
-    error = "ValidationError" if broken == "result" else "LookupError"
-    assert [(record.name, record.levelno, record.getMessage()) for record in caplog.records] == [
-        ("valued", logging.WARNING, f"a page view was not recorded: {error} was raised")
-    ]
+    reason = "url: expected a text" if broken == "result" else "LookupError was raised"
+    [record] = caplog.records
+    assert (record.name, record.levelno) == ("valued", logging.WARNING)
+    assert record.getMessage().startswith(f"a page view was not recorded: {reason}")
 
 
 def test_an_answer_that_is_changed_or_fails_after_the_view_counts_as_it_is_sent(

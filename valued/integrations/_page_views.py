@@ -42,5 +42,10 @@ def record(url: str, choose: Callable[[], object] | None = None) -> None:
 
 
 def say_failed(error: Exception) -> None:
-    """Log that a page view was not recorded; not the error's words, which may hold a value."""
-    say("a page view was not recorded: %s was raised", type(error).__name__)
+    """Log that a page view was not recorded; not the words of others, which may hold a value."""
+    if isinstance(error, valued.SerializationError):
+        say("a page view was not recorded: %s", error.summary)
+    elif isinstance(error, valued.ValuedError):
+        say("a page view was not recorded: %s", error)
+    else:
+        say("a page view was not recorded: %s was raised", type(error).__name__)
