@@ -13,6 +13,7 @@ import pytest
 import valued
 from tests.support.processes import Child
 from tests.support.server import Server
+from valued import _refusals
 from valued.integrations import _saying
 
 _VARIABLES = (
@@ -39,7 +40,9 @@ def _disconnected() -> Iterator[None]:
     yield
     valued.disconnect(0)
     valued.set_executor(None)
-    _saying._said.clear()  # each test may hear of the same for the first time
+    # Each test may hear of the same for the first time.
+    _saying._said.clear()
+    _refusals._log._values.clear()
 
 
 @pytest.fixture

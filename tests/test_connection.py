@@ -35,7 +35,7 @@ from tests.support.processes import run, until
 from tests.support.proxy import Listener, Proxy, read_request
 from tests.support.server import Reply, Server
 from tests.support.tls import Authority, TLSServer
-from valued import Connection, DeliveryError, _connection, _pool
+from valued import Connection, DeliveryError, _endpoint, _pool, _recording
 from valued._connection import _is_clean
 from valued._route import MOST_OF_ANSWER
 
@@ -1027,6 +1027,124 @@ def test_an_exception_of_a_transport_that_is_no_failure_to_send_stays_what_it_is
     assert TOKEN not in everything(caught.value)
 
 
+class Raising(requests.adapters.BaseAdapter):
+    """An adapter of somebody's that fails."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self._error = error
+
+    def send(self, request: requests.PreparedRequest, **_options: Any) -> requests.Response:
+        self._error.request = request  # type: ignore[attr-defined]
+        raise self._error
+
+    def close(self) -> None:
+        pass
+
+
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+class _Waiting:
+    """An executor that never begins."""
+
+    def submit(self, function: Any, *args: Any) -> None:
+        pass
+
+
+def by_connection(url: str, raised: BaseException | None) -> BaseException | None:
+    connection = Connection(TOKEN, url, timeout=5)
+    if raised is not None:
+        connection.session.mount("http://", Raising(raised))
+    try:
+        connection(EVENT)
+    except BaseException as error:
+        return error
+    return None
+
+
+def by_client(url: str, raised: BaseException | None) -> None:
+    del raised
+    executor = valued.ImmediateExecutor()
+    valued.Client(TOKEN, url, retries=0, executor=executor).action("a", {"user.id": 1})
+
+
+def in_the_caller(url: str, raised: BaseException | None) -> None:
+    del raised
+    client = valued.Client(
+        TOKEN, url, retries=0, executor=_Waiting(), max_queue=1, overflow="caller_runs"
+    )
+    for _ in range(2):
+        client.action("a", {"user.id": 1})
+    client.close(0)
+
+
+@pytest.mark.parametrize(
+    ("deliver", "raised"),
+    [
+        (by_connection, None),
+        (by_connection, requests.ConnectionError("no")),
+        (by_connection, LookupError(f"no {TOKEN}")),
+        (by_connection, LookupError("a bug")),
+        (by_connection, KeyboardInterrupt()),
+        (by_client, None),
+        (in_the_caller, None),
+    ],
+)
+def test_an_exception_that_the_caller_handles_stays_as_it_is(
+    deliver: Callable[[str, BaseException | None], BaseException | None],
+    raised: BaseException | None,
+) -> None:
+    """With its answer, and its frames, and all that it came of."""
+    answer = requests.Response()
+    request = requests.Request("GET", "http://application.example/")
+
+    def fail(cause: Exception | None) -> None:
+        precious = "local of the application"
+        raise requests.HTTPError(precious, response=answer, request=request) from cause
+
+    try:
+        try:
+            fail(None)
+        except requests.HTTPError as first:
+            fail(first)
+    except requests.HTTPError as handled:
+        mine = deliver(f"http://127.0.0.1:{closed_port()}/events", raised)
+        cause = handled.__cause__
+        assert isinstance(cause, requests.HTTPError)
+        for error in (handled, cause):
+            assert error.response is answer
+            assert error.request is request
+            assert "precious = 'local of the application'" in everything(error)
+        if mine is not None:
+            text = "\n".join([repr(mine), *map(both_reprs, locals_of(mine))])
+            assert not [part for part in PARTS if part in text]
+
+
+def test_a_caller_that_handles_a_connection_found_closed_is_told_of_the_next_failure() -> None:
+    connection = Connection(TOKEN, f"http://127.0.0.1:{closed_port()}/events")
+    try:
+        raise _pool._Stale
+    except _pool._Stale:
+        assert "refused" in failure(connection).reason
+
+
+def test_where_the_real_service_is_blocked_a_connection_sends_nothing_there(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_recording, "blocked", True)
+    far = Connection(TOKEN, "http://192.0.2.1/e")
+    far.session.mount("http://", Raising(LookupError("it went out")))
+    with pytest.raises(valued.testing.RealEndpointError, match=r"192\.0\.2\.1"):
+        far(EVENT)
+    with pytest.raises(valued.testing.RealEndpointError):
+        far.post(b"{}", "key", 1.0)
+    Connection(TOKEN, server.url)(EVENT)
+    assert server.events == [EVENT]
+
+
 def test_the_request_that_an_exception_holds_is_taken_from_it() -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
@@ -1046,6 +1164,11 @@ def test_the_request_that_an_exception_holds_is_taken_from_it() -> None:
         lambda: Connection("t", TOKEN),
         lambda: Connection("t", TOKEN.encode()),  # type: ignore[arg-type]
         lambda: Connection(TOKEN.encode()),  # type: ignore[arg-type]
+        lambda: Connection([TOKEN]),  # type: ignore[arg-type]
+        lambda: Connection({"token": TOKEN}),  # type: ignore[arg-type]
+        lambda: Connection("t", [TOKEN]),  # type: ignore[arg-type]
+        lambda: Connection("t", f"https://{TOKEN}@127.0.0.1/"),
+        lambda: Connection("t", f"https://u:{TOKEN}@127.0.0.1:99999/"),
         lambda: Connection(TOKEN + " "),
         lambda: Connection(TOKEN, "http://u:p@127.0.0.1/"),
         lambda: Connection(TOKEN, timeout=-1),
@@ -1056,6 +1179,8 @@ def test_the_request_that_an_exception_holds_is_taken_from_it() -> None:
         lambda: valued.Client(TOKEN + " "),
         lambda: valued.Client(TOKEN, no_such_option=1),
         lambda: valued.connect(TOKEN, timeout=0),
+        lambda: valued.connect("https://ingest.valued.app/events", TOKEN),
+        lambda: valued.Client("t", f"https://{TOKEN}@127.0.0.1/"),
         lambda: pickle.dumps(Connection(TOKEN, "http://127.0.0.1/")),
         lambda: pickle.dumps(valued.Client(TOKEN, "http://127.0.0.1/")),
         lambda: copy.deepcopy(Connection(TOKEN, "http://127.0.0.1/")),
@@ -1179,7 +1304,7 @@ def test_an_endpoint_to_which_the_token_would_travel_in_clear_is_told_of_once(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(_connection, "_told_of", set())
+    monkeypatch.setattr(_endpoint, "_told_of", set())
     for _ in range(3):
         Connection(TOKEN, endpoint)
     lines = [record.getMessage() for record in caplog.records]

@@ -9,7 +9,9 @@ import pickle
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -25,6 +27,10 @@ def refuse(_event: JSONObject) -> None:
     """A ``before_send`` that lets nothing through."""
 
 
+async def later(event: JSONObject) -> JSONObject:
+    return event
+
+
 def immediate(sent: list[JSONObject], **options: Any) -> valued.Client:
     return valued.Client(sent.append, executor=valued.ImmediateExecutor(), **options)
 
@@ -38,6 +44,30 @@ class Raising:
 
     def to_valued_data(self) -> object:
         raise ValueError("ada@example.com")
+
+
+def fail() -> object:
+    raise LookupError("ada@example.com")
+
+
+class Account:
+    """A user of which a detail can't be sent."""
+
+    def __init__(self, number: int) -> None:
+        self.id = number
+
+    def to_valued_data(self) -> object:
+        return {"id": self.id, "score": math.nan}
+
+
+class Login:
+    """Data of a whole event, of which the attributes can't be sent."""
+
+    def __init__(self, number: int) -> None:
+        self.id = number
+
+    def to_valued_data(self) -> object:
+        return {"user": {"id": self.id}, "attributes": {"score": math.nan}}
 
 
 # -- each option, by each way ----------------------------------------------------------------------
@@ -119,6 +149,7 @@ def test_each_option_works_in_the_settings_of_django(
         ({"invalid": "ignore"}, "invalid: expected 'raise' or 'log', got str"),
         ({"anonymous": True}, "anonymous: expected 'raise' or 'drop', got bool"),
         ({"before_send": "f"}, "before_send: expected a function of one event, got str"),
+        ({"before_send": later}, "before_send: expected a function without async"),
     ],
 )
 def test_option_that_is_wrong_is_named(options: JSONObject, problem: str) -> None:
@@ -129,9 +160,13 @@ def test_option_that_is_wrong_is_named(options: JSONObject, problem: str) -> Non
 @pytest.mark.parametrize(
     ("variable", "said", "problem"),
     [
-        ("VALUED_DISABLED", "maybe", "VALUED_DISABLED: expected 1 or 0, got 'maybe'"),
-        ("VALUED_INVALID", "warn", "VALUED_INVALID: expected raise or log, got 'warn'"),
-        ("VALUED_ANONYMOUS", "keep", "VALUED_ANONYMOUS: expected raise or drop, got 'keep'"),
+        ("VALUED_DISABLED", "maybe", "VALUED_DISABLED: expected 1 or 0, and it says neither"),
+        ("VALUED_INVALID", "warn", "VALUED_INVALID: expected raise or log, and it says neither"),
+        (
+            "VALUED_ANONYMOUS",
+            "keep",
+            "VALUED_ANONYMOUS: expected raise or drop, and it says neither",
+        ),
     ],
 )
 def test_variable_that_is_wrong_is_named(
@@ -287,6 +322,106 @@ def test_kinds_of_log_lines_are_bounded(
     assert len(caplog.records) == 101
 
 
+def test_place_in_a_list_makes_no_kind_of_its_own_and_neither_does_another_client(
+    sent: list[JSONObject], caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(3):
+        client = immediate(sent, invalid="log")
+        for place in range(3):
+            prices = [0.0] * place + [math.nan]
+            client.action("k", {"user.id": 1, "attributes.prices": prices})
+        assert client.stats()["invalid"] == 3
+    assert len(caplog.records) == 1
+
+
+def test_words_of_the_application_s_own_errors_are_not_logged(
+    sent: list[JSONObject], caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused() -> object:
+        raise valued.ValidationError("no user for ada@example.com")
+
+    scope = valued.Scope(immediate(sent, invalid="log"))
+    with scope.isolated(lazy={"user": refused}):
+        scope.action("k")
+    assert "ada@example.com" not in caplog.text
+    assert "ValidationError at tests.test_control:" in caplog.text
+
+
+def test_name_can_not_forge_a_log_line(
+    sent: list[JSONObject], caplog: pytest.LogCaptureFixture
+) -> None:
+    client = immediate(sent, invalid="log")
+    evil = "x\nCRITICAL root: \x1b[31m\u202efaked"
+    client.action("k", {"user.id": 1, evil: 1})
+    client.config({evil: 1})
+    client.action("k", {"user.id": 1, "attributes": {evil: math.nan}})
+    kind = type(evil, (Exception,), {})
+    client = immediate(sent, before_send=lambda _event: (_ for _ in ()).throw(kind()))
+    client.action("k", {"user.id": 1})
+    assert len(caplog.records) == 4
+    assert all(record.getMessage().isprintable() for record in caplog.records)
+
+
+def test_mistakes_of_keys_are_tolerated_too(sent: list[JSONObject]) -> None:
+    client = immediate(sent, invalid="log")
+    scope = valued.Scope(client, {"user": {"id": 1, "ratio": math.nan}})
+    for key in ("a..b", object(), ""):
+        assert scope.get(key, "default") == "default"  # type: ignore[arg-type]
+        assert key not in scope
+        with pytest.raises(KeyError):
+            del scope[key]  # type: ignore[arg-type]
+        assert scope.attributes.get(key) is None  # type: ignore[call-overload]
+    scope["a..b"] = 1
+    scope.action("k")
+    assert [event["user"] for event in sent] == [{"id": 1}]
+
+
+@pytest.mark.parametrize("lazy", [5, {"user": 5}, {5: fail}, {"user.id": fail}, Raising()])
+def test_lazy_functions_that_are_none_follow_invalid(
+    lazy: Any, sent: list[JSONObject], recorder: valued.Client
+) -> None:
+    with pytest.raises(valued.ValidationError, match=r"^lazy: "):
+        valued.Scope(recorder).isolated(lazy=lazy)
+    client = immediate(sent, invalid="log")
+    with valued.Scope(client).isolated({"user.id": 1}, lazy=lazy) as scope:
+        scope.action("k")
+    assert (client.stats()["invalid"], len(sent)) == (1, 1)
+
+
+def test_lazy_functions_that_can_not_be_read_are_refused(recorder: valued.Client) -> None:
+    class Functions(Mapping[str, Any]):
+        __getitem__ = __iter__ = __len__ = lambda *_: fail()  # type: ignore[assignment]
+
+    with pytest.raises(valued.ValidationError, match=r"^lazy: it can't be read"):
+        valued.Scope(recorder).isolated(lazy=Functions())
+
+
+@pytest.mark.parametrize(
+    ("found", "recorded"),
+    [
+        (None, 0),
+        ({}, 0),
+        ({"id": None, "name": "x"}, 0),
+        ({"user.id": 1}, None),
+        ({"user": {"id": 1}}, None),
+        ({"name": "Ada"}, None),
+    ],
+)
+def test_function_that_gives_a_user_without_an_id_is_a_mistake(
+    found: Any, recorded: int | None, sent: list[JSONObject]
+) -> None:
+    scope = valued.Scope(immediate(sent, anonymous="drop"))
+    with scope.isolated(lazy={"user": lambda: found}):
+        if recorded is None:
+            with pytest.raises(
+                valued.ValidationError, match=r"^user: a function returned a mapping"
+            ):
+                scope.action("k")
+        else:
+            scope.action("k")
+    assert sent == []
+
+
 # -- scopes, where input is left out ---------------------------------------------------------------
 
 
@@ -319,6 +454,17 @@ def test_value_that_a_scope_can_not_hold_is_left_out_and_the_block_runs(
         lambda scope: scope.apply({"user": {"id": {"a": math.nan}}}),
         lambda scope: scope.apply(Unknown()),
         lambda scope: scope.apply(Raising()),
+        lambda scope: setattr(scope, "user", OrderedDict(id=2, score=math.nan)),
+        lambda scope: setattr(scope, "user", Account(2)),
+        lambda scope: scope.apply(user=MappingProxyType({"id": 2, "score": math.nan})),
+        lambda scope: scope.apply(OrderedDict({"user.id": 2, "attributes.score": math.nan})),
+        lambda scope: scope.apply(Login(2)),
+        lambda scope: scope.apply({"user": {b"id": 2, "name": "Bob"}}),
+        lambda scope: scope.apply({"user.": {"id": 2}}),
+        lambda scope: scope.apply({b"user": {"id": 2}}),
+        lambda scope: scope.__setitem__("user..id", 2),
+        lambda scope: scope.__setitem__(("user", b"id"), 2),
+        lambda scope: scope.__setitem__(b"user", {"id": 2}),
     ],
 )
 def test_user_that_can_not_be_sent_leaves_nobody_in_place_of_the_one_before(
@@ -341,10 +487,6 @@ def test_rest_of_a_user_is_kept_where_only_a_detail_can_not_be_sent(
     scope.apply({"user": {"id": 2, "joined": math.nan}})
     scope.action("k")
     assert sent[0]["user"] == {"id": 2}
-
-
-def fail() -> object:
-    raise LookupError("ada@example.com")
 
 
 def test_lazy_function_that_fails_follows_invalid(
@@ -533,6 +675,17 @@ def test_names_that_are_warned_of_are_bounded() -> None:
         "    client.action('k', {'user.id': 1, f'name{number}': 1})\n"
     )
     assert run("-c", program).stderr.count("did you mean") == 100
+
+
+def test_sync_of_a_scope_refuses_near_misses(scope_of: valued.Scope) -> None:
+    for name in ("usr", "user_id", "properties"):
+        with pytest.raises(valued.ValidationError, match=f"^{name}: an event has no such field"):
+            scope_of.sync({name: {"id": 1, "name": "x"}})
+
+
+@pytest.fixture
+def scope_of(recorder: valued.Client) -> valued.Scope:
+    return valued.Scope(recorder, {"user": {"id": 1, "name": "Ada"}})
 
 
 @pytest.mark.parametrize("attributes", [5, "pdf", ["pdf"], True])

@@ -21,7 +21,6 @@ from tests.support.gunicorn import Gunicorn
 from tests.support.processes import run
 from tests.support.server import Server
 from tests.support.uvicorn import ASGIServer
-from tests.testing.support import PLUGIN
 
 EXAMPLES = ROOT / "examples"
 PROJECT = EXAMPLES / "django_project"
@@ -66,8 +65,7 @@ def test_program_of_the_readme_runs(
     python = [block for block in test_readme.SECTIONS[section] if block.language == "python"]
     write_files(tmp_path, python)
     if section in test_readme.DRIVERS:
-        more = PLUGIN if section == "Testing your application" else ()
-        runs(*test_readme.DRIVERS[section], *more, cwd=tmp_path)
+        runs(*test_readme.DRIVERS[section], cwd=tmp_path)
     script = "\n".join(block.code for block in python if block.file is None)
     (tmp_path / "script.py").write_text(script, "utf-8")
     runs("script.py", cwd=tmp_path)

@@ -48,7 +48,8 @@ MAY_IMPORT = {
     "_times": ["_errors"],
     "_events": ["_errors", "_typing", "_reporting", "_values", "_serializer", "_times"],
     "_refusals": [
-        "_errors", "_typing", "_fork", "_options", "_reporting", "_serializer", "_events",
+        "_errors", "_typing", "_fork", "_options", "_reporting", "_values", "_serializer",
+        "_events",
     ],
     "_changes": ["_typing", "_serializer"],
     "_retry": ["_errors"],
@@ -78,11 +79,14 @@ MAY_IMPORT = {
         "_typing", "_fork", "_leaving", "_options", "_executors", "_reporting", "_delivery",
         "_load",
     ],
-    "_context": ["_errors", "_typing", "_fork", "_serializer", "_changes", "_events"],
+    "_context": [
+        "_errors", "_typing", "_fork", "_values", "_serializer", "_changes", "_events",
+    ],
     "_celery": ["_leaving", "_context"],
     "_sender": [
         "_typing", "_fork", "_leaving", "_options", "_outbox", "_executors", "_process_sender",
     ],
+    "_endpoint": ["_errors", "_options", "_secret"],
     "_seams": ["_fork"],
     "_pool": ["_fork", "_weak", "_seams"],
     "_route": ["_secret", "_seams", "_pool"],
@@ -95,14 +99,16 @@ MAY_IMPORT = {
         "_converters", "_serializer", "_events", "_refusals", "_executors", "_sender",
         "_connection", "_celery",
     ],
-    "_scope_data": ["_errors", "_typing", "_serializer", "_changes", "_context", "_client"],
+    "_scope_data": [
+        "_errors", "_typing", "_serializer", "_refusals", "_changes", "_context", "_client",
+    ],
     "_scope": [
         "_errors", "_typing", "_secret", "_values", "_serializer", "_events", "_changes",
         "_context", "_client", "_scope_data",
     ],
     "_shared": [
-        "_errors", "_typing", "_leaving", "_secret", "_sender", "_serializer", "_context",
-        "_client", "_scope",
+        "_errors", "_typing", "_leaving", "_options", "_secret", "_sender", "_serializer",
+        "_context", "_client", "_scope",
     ],
     "_matching": ["_errors", "_serializer"],
 }  # fmt: skip

@@ -434,7 +434,8 @@ from valued._options import environment
 
 class TestIt(unittest.TestCase):
     def test_it(self):
-        print("it is", environment().value)
+        with open("said", "a") as file:
+            file.write("it is " + environment().value)
 """
 
 
@@ -444,11 +445,21 @@ class TestIt(unittest.TestCase):
     [
         ("-m", "pytest", "-s", "test_it.py"),
         ("-m", "unittest", "test_it"),
+        ("-m", "unittest", "discover"),
+        ("-m", "pytest", "-s", "-n", "1", "test_it.py"),
         (str(Path(sys.executable).with_name("pytest")), "-s", "test_it.py"),
         ("manage.py", "test"),
         ("-m", "coverage", "run", "--data-file=none", "-m", "pytest", "-s", "test_it.py"),
     ],
-    ids=["python -m pytest", "unittest", "pytest", "manage.py test", "coverage run -m pytest"],
+    ids=[
+        "python -m pytest",
+        "unittest",
+        "discover",
+        "xdist",
+        "pytest",
+        "manage.py test",
+        "coverage run -m pytest",
+    ],
 )
 def test_test_runners_are_told_by_how_they_were_started(
     tmp_path: Path, command: tuple[str, ...]
@@ -456,7 +467,8 @@ def test_test_runners_are_told_by_how_they_were_started(
     (tmp_path / "test_it.py").write_text(_TEST_FILE, "utf-8")
     manage = "import test_it\ntest_it.TestIt('test_it').debug()\n"
     (tmp_path / "manage.py").write_text(manage, "utf-8")
-    assert "it is test" in run(*command, cwd=tmp_path).stdout
+    done = run(*command, cwd=tmp_path)
+    assert (tmp_path / "said").read_text("utf-8") == "it is test", done.stdout + done.stderr
 
 
 @pytest.mark.usefixtures("unset")

@@ -9,6 +9,7 @@ import io
 import json
 import pickle
 import pprint
+import re
 import reprlib
 import time
 import urllib.parse
@@ -124,10 +125,25 @@ FORMS = {
     "\\x": each("\\x{:02x}".format),
     "\\u": each("\\u{:04X}".format),
     "\\u{}": each("\\u{{{:04x}}}".format),
+    "\\u{}, short": each("\\u{{{:x}}}".format),
     "\\U": each("\\U{:08x}".format),
     "octal": each("\\{:03o}".format),
     "backslashes": each("\\{:c}".format) if TOKEN.isalpha() else TOKEN.replace("/", "\\/"),
     "hex": TOKEN.encode().hex(),
+    "HEX": TOKEN.encode().hex().upper(),
+    "hex:": TOKEN.encode().hex(":"),
+    "large": TOKEN.upper(),
+    "large, in url": urllib.parse.quote(TOKEN.upper(), safe=""),
+    "small, in url": urllib.parse.quote(TOKEN, safe="").lower(),
+    "two lines": f"{TOKEN[:10]}\n{TOKEN[10:]}",
+    "two lines, network": f"{TOKEN[:10]}\r\n{TOKEN[10:]}",
+    "two lines, repr": repr(f"{TOKEN[:10]}\r\n{TOKEN[10:]}"),
+    "two lines, json in json": json.dumps(json.dumps(f"{TOKEN[:10]}\n{TOKEN[10:]}")),
+    "two lines, html": f"{html.escape(TOKEN[:10])}&#10;{html.escape(TOKEN[10:])}",
+    "two lines, url": urllib.parse.quote(f"{TOKEN[:10]}\n{TOKEN[10:]}", safe=""),
+    "two lines, soft": f"{TOKEN[:10]}=\n{TOKEN[10:]}",
+    "each on a line": "\n".join(TOKEN),
+    "base64 in lines": re.sub("(.{16})", "\\1\n", base64.b64encode(TOKEN.encode()).decode()),
     "base64": base64.b64encode(TOKEN.encode()).decode(),
     "mixed": "sk%2flive&plus;ab\\u0026cd&#61;ef\\\\gh%2541ij~k;l",
 }
@@ -175,6 +191,14 @@ def test_each_place_is_found_and_the_rest_is_left_as_it_is() -> None:
     assert redacted("", TOKEN) == ""
 
 
+def test_what_is_at_the_ends_of_the_token_stays_though_it_does_not_count_within() -> None:
+    text = f"key={TOKEN.upper()}=\n: {TOKEN.upper()}\nand:{TOKEN}:"
+    assert redacted(text, TOKEN) == f"key={SHOWN}=\n: {SHOWN}\nand:{SHOWN}:"
+    assert redacted("is =a:b=c: here", "=a:b=c:") == f"is {SHOWN} here"
+    assert redacted("is =:=:=:=: or =:=:", "=:=:=:=:") == f"is {SHOWN} or =:=:"
+    assert redacted(f"İß\N{KELVIN SIGN} {TOKEN.upper()} é", TOKEN) == f"İß\N{KELVIN SIGN} {SHOWN} é"
+
+
 def test_a_token_that_ends_like_the_beginning_of_an_escape_is_found() -> None:
     assert redacted("is 0'0000&amp;\\ here", "0'0000&\\") == f"is {SHOWN} here"
     assert redacted("is 0%2F0000&amp x", "0/0000&amp") == f"is {SHOWN} x"
@@ -191,7 +215,11 @@ def test_a_short_token_is_replaced_where_it_stands_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["\\", "%", "&", "&#", "&#x2", "%41", "a", "&amp", "\\u", "%25", "sk/live+"]
+    "text",
+    [
+        *("\\", "%", "&", "&#", "&#x2", "%41", "a", "&amp", "\\u", "%25", "sk/live+"),
+        *("A", "a\n", "\n", "=", "\\n", "\\u{6", "SK/LIVE+"),
+    ],
 )
 @pytest.mark.parametrize("token", ["\\" * 40, "a" * 50, "%41" * 30, "&#" * 40, "a" * 5000, TOKEN])
 def test_the_time_is_bounded_whatever_is_said(text: str, token: str) -> None:

@@ -103,9 +103,10 @@ class Client:
         before_send: Callable[[JSONObject], JSONObject | None] | None = None,
         **unknown: NoReturn,
     ) -> None:
-        token = hide(token)
+        # No frame of ours shows a token, where this raises: neither of these may be it.
+        token, endpoint, unknown = hide(token), hide(endpoint), dict.fromkeys(unknown)  # type: ignore[assignment]
         _begin_recording()
-        if (token or _options.token_from_environment()) is None and _recording.target is not None:
+        if not (token or _options.token_from_environment()) and _recording.target is not None:
             enabled = False  # a test needs no token
         options = Options.of(
             {
@@ -244,7 +245,7 @@ class Client:
         taken over; 0 where events wait in memory. Raises nothing: trouble with the disk is logged.
         Any thread may call. Never before a fork: a child takes over nothing of its parent's.
         """
-        return self._sender.adopt()
+        return 0 if _recording.target is not None else self._sender.adopt()
 
     def stats(self) -> Stats:
         """This process's figures, a dict.

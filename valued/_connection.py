@@ -1,4 +1,4 @@
-"""Token, endpoint and headers; one POST on kept-alive connections of `requests`.
+"""Headers; one POST on kept-alive connections of `requests`.
 
 Each process has a session, and so connections, of its own, made with its first request. A forked
 child closes the descriptors that it inherited without a word on the wire.
@@ -7,8 +7,6 @@ child closes the descriptors that it inherited without a word on the wire.
 from __future__ import annotations
 
 import contextlib
-import ipaddress
-import re
 import sys
 import traceback
 import urllib.parse
@@ -19,24 +17,20 @@ import requests
 import urllib3
 from requests.auth import AuthBase
 
+from valued import _recording
+from valued._endpoint import checked_endpoint, checked_token, hidden_or_type, warn_of_clear_text
 from valued._errors import DeliveryError, PicklingError, ValidationError
 from valued._fork import PerProcess, is_spawning
-from valued._options import (
-    DEFAULT_ENDPOINT,
-    ca_bundle_from_environment,
-    endpoint_from_environment,
-    seconds,
-    token_from_environment,
-    whole,
-)
+from valued._options import ca_bundle_from_environment, seconds, whole
 from valued._pool import Adapter
-from valued._reporting import log
 from valued._route import Answer, Route
-from valued._secret import Secret, hide, redacted
+from valued._secret import Secret, redacted
 from valued._serializer import encode
 from valued._version import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from valued._typing import JSONObject
 
 _UNAUTHORIZED: Final = frozenset({401, 403})
@@ -79,17 +73,17 @@ class Connection:
         pool_size: int = 10,
     ) -> None:
         # First of all: who shows the frames of an exception shows what is in them.
-        token, endpoint = hide(token), hide(endpoint)
+        token, endpoint = hidden_or_type(token), hidden_or_type(endpoint)
         problems = [
             *seconds("timeout", timeout, zero=False),
             *whole("pool_size", pool_size, least=1),
         ]
         if problems:
             raise ValidationError(*problems)
-        self._token = _checked_token(token)
+        self._token = checked_token(token)
         self._token_given = token is not None
-        self.endpoint: Final = _checked_endpoint(endpoint)
-        _warn_of_clear_text(self.endpoint)
+        self.endpoint: Final = checked_endpoint(endpoint)
+        warn_of_clear_text(self.endpoint)
         # For what this imports: a worker, and a forked child, are to import nothing any more.
         with contextlib.suppress(requests.RequestException):  # it is raised again for each event
             requests.Request("POST", self.endpoint).prepare()
@@ -129,6 +123,10 @@ class Connection:
         *idempotency_key* goes as the header ``Idempotency-Key``. *timeout*: seconds, default the
         connection's.
         """
+        if _recording.blocked:
+            _recording.refuse(self.endpoint)
+        # What the caller is handling becomes the context of what is raised here, and is not ours.
+        handled = sys.exc_info()[1]
         headers = {}
         if idempotency_key is not None:
             if not idempotency_key.isascii() or not idempotency_key.isprintable():
@@ -142,13 +140,13 @@ class Connection:
             # Not kept here: it may repeat the token, and who shows frames would show it.
             failure = self._refusal(self._route.get().send(body, headers, bound))
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            failure = self._no_answer(error)
+            failure = self._no_answer(error, handled)
         except Exception as error:
-            if _is_clean(error, self._token):
+            if _is_clean(error, self._token, handled):
                 raise
-            failure = self._no_answer(error)
+            failure = self._no_answer(error, handled)
         except BaseException as error:  # out of a signal handler, or a timeout of gevent's
-            _is_clean(error, self._token)
+            _is_clean(error, self._token, handled)
             raise
         if failure is not None:
             try:
@@ -190,9 +188,9 @@ class Connection:
         session.mount("https://", adapter)
         return Route(session, self.endpoint)
 
-    def _no_answer(self, error: Exception) -> DeliveryError:
+    def _no_answer(self, error: Exception, handled: BaseException | None) -> DeliveryError:
         failure = DeliveryError(redacted(_reason(error), self._token))
-        if _is_clean(error, self._token):
+        if _is_clean(error, self._token, handled):
             failure.__cause__ = error
         return failure
 
@@ -222,119 +220,6 @@ def _restored(token: str | None, endpoint: str, timeout: float, pool_size: int) 
     return Connection(token, endpoint, timeout=timeout, pool_size=pool_size)
 
 
-def _checked_token(token: object) -> Secret:
-    given = hide(token_from_environment()) if token is None else token
-    if given is None:
-        hint = "pass one, or set VALUED_TOKEN, or VALUED_DISABLED=1 to do without"
-        raise ValidationError(f"token: none was given; {hint}")
-    where = "VALUED_TOKEN" if token is None else "token"
-    if not isinstance(given, Secret):
-        raise ValidationError(f"{where}: expected a text, got {_name(given)}")
-    if not given:
-        raise ValidationError(f"{where}: it is empty; copy the token from your account")
-    if given[:7].lower() == "bearer ":
-        raise ValidationError(f"{where}: leave out 'Bearer', it is put before the token")
-    if not given.isascii() or not given.isprintable() or " " in given:
-        raise ValidationError(
-            f"{where}: it holds blanks, control characters or letters outside ASCII; "
-            "copy it again, without a line end"
-        )
-    if given.lower().startswith(("http://", "https://")):
-        raise ValidationError(
-            f"{where}: it is a URL; the token comes first, and the endpoint behind it"
-        )
-    return given
-
-
-def _checked_endpoint(endpoint: object) -> str:
-    given = hide(endpoint_from_environment()) if endpoint is None else endpoint
-    if given is None:
-        return DEFAULT_ENDPOINT
-    where = "VALUED_ENDPOINT" if endpoint is None else "endpoint"
-    expected = "expected an http(s) URL, such as 'http://127.0.0.1:4567/events'"
-    if not isinstance(given, Secret):
-        raise ValidationError(f"{where}: {expected}, got {_name(given)}")
-    problem = _endpoint_problem(given)
-    if problem is _NO_URL:
-        raise ValidationError(f"{where}: {expected}; {problem}{_hint(given)}")
-    if problem is not None:
-        raise ValidationError(f"{where}: {problem}")
-    return str.__str__(given)
-
-
-def _name(given: object) -> str:
-    return "bytes" if isinstance(given, bytes) else type(given).__name__
-
-
-# What was given is not shown: a token in the endpoint's place is a likely mistake.
-_NO_URL: Final = "what was given is none"
-
-
-def _endpoint_problem(given: Secret) -> str | None:
-    plain = str.__str__(given)
-    try:
-        parts = urllib.parse.urlsplit(plain)
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        return _NO_URL
-    if not usable or any(character.isspace() for character in plain):
-        return _NO_URL
-    if parts.username is not None or parts.password is not None:
-        return "it holds a user name; the token is what authorizes"
-    return None
-
-
-#: What is shown since it can only be an address: a host with a top-level domain, or with a port, in
-#: small letters, as nearly no token is; then maybe a path.
-_ADDRESS: Final = re.compile(
-    r"""
-    /* (?P<host>
-        (?: localhost | (?: [0-9]{1,3} \. ){3} [0-9]{1,3} | \[ [0-9a-f:.]+ \]
-          | (?: [a-z0-9-]{1,63} \. )+ [a-z]{2,18} ) (?: : [0-9]{1,5} )?
-      | [a-z][a-z0-9-]{0,31} : [0-9]{2,5} )
-    (?P<path> / [a-z0-9/._-]{0,60} )?
-    """,
-    re.VERBOSE,
-)
-
-
-def _hint(given: Secret) -> str:
-    """The URL that *given* would be with a scheme, to be pasted; empty if that is none."""
-    address = _ADDRESS.fullmatch(given)
-    if address is None:
-        return ""
-    host = address["host"]
-    local = _is_loopback(host.strip("[]")) or _is_loopback(host.rpartition(":")[0].strip("[]"))
-    meant = f"{'http' if local else 'https'}://{host}{address['path'] or '/events'}"
-    if _endpoint_problem(Secret(meant)) is not None:
-        return ""
-    return f"; did you mean '{meant}'?"
-
-
-#: Hosts that this process, or one that it was forked from, has warned of.
-_told_of: Final[set[str]] = set()
-
-
-def _warn_of_clear_text(endpoint: str) -> None:
-    parts = urllib.parse.urlsplit(endpoint)
-    host = parts.hostname or ""
-    if parts.scheme == "https" or host in _told_of or _is_loopback(host):
-        return
-    _told_of.add(host)
-    log.warning(
-        "the endpoint is http://%s: the token, and all events, travel in clear; use https", host
-    )
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _proxies(endpoint: str) -> dict[str, str]:
     host = urllib.parse.urlsplit(endpoint).netloc
     bypass = urllib.request.proxy_bypass_environment  # type: ignore[attr-defined]  # not in typeshed
@@ -347,25 +232,27 @@ def _proxies(endpoint: str) -> dict[str, str]:
 _REQUESTS: Final = ("request", "response", "failed_request")
 
 
-def _chain(error: BaseException) -> list[BaseException]:
-    """*error*, and all exceptions that it leads to."""
-    known: list[BaseException] = []
+def _chain(error: BaseException, known: Sequence[BaseException] = ()) -> list[BaseException]:
+    """*error*, and all exceptions that it leads to, but not by those that are *known*."""
+    found: list[BaseException] = []
+    seen = set(map(id, known))
     waiting: list[object] = [error]
     while waiting:
         one = waiting.pop()
-        if isinstance(one, BaseException) and one not in known:
-            known.append(one)
+        if isinstance(one, BaseException) and id(one) not in seen:
+            seen.add(id(one))
+            found.append(one)
             waiting += (one.__cause__, one.__context__, *one.args, *vars(one).values())
-    return known
+    return found
 
 
-def _is_clean(error: BaseException, token: str) -> bool:
+def _is_clean(error: BaseException, token: str, handled: BaseException | None = None) -> bool:
     """Whether *error* says nothing of *token*, once its frames and requests are taken from it.
 
     A request is in the frames below this module, as bytes, and in attributes. Error trackers record
-    both.
+    both. *handled*: the caller's exception, which stays as it is with all that it leads to.
     """
-    chain = _chain(error)
+    chain = _chain(error, () if handled is None else _chain(handled))
     for one in chain:
         traceback.clear_frames(one.__traceback__)
         for name in _REQUESTS:

@@ -21,6 +21,7 @@ from valued._errors import ValidationError
 from valued._events import gather
 from valued._fork import PerProcess
 from valued._serializer import Snapshot, merge
+from valued._values import is_a
 
 if TYPE_CHECKING:
     from valued._typing import JSONObject
@@ -311,20 +312,24 @@ class UnitLayer:
 
 def checked_lazy(lazy: object) -> Lazy:
     """*lazy*, a mapping of its own. Raises `ValidationError`, which names the field and the fix."""
-    if not isinstance(lazy, Mapping):
+    functions: dict[object, object] | None = None
+    if is_a(lazy, Mapping):
+        try:
+            functions = dict(lazy)  # type: ignore[call-overload]
+        except Exception as error:
+            raise ValidationError("lazy: it can't be read; give a dict") from error
+    if functions is None:
         raise ValidationError(
             "lazy: expected a mapping of fields to functions, such as "
             f"{{'user': current_user}}, got {type(lazy).__name__}"
         )
-    for name, function in lazy.items():
-        if not isinstance(name, str) or not name or "." in name:
-            shown = repr(name) if isinstance(name, str) else type(name).__name__
-            raise ValidationError(
-                f"lazy: expected the name of a field, such as 'user', got {shown}"
-            )
+    for name, function in functions.items():
+        if type(name) is not str or not name or "." in name:
+            said = repr(name) if type(name) is str else type(name).__name__
+            raise ValidationError(f"lazy: expected the name of a field, such as 'user', got {said}")
         if not callable(function):
             raise ValidationError(
                 f"lazy: expected a function for {name!r}, such as lambda: {{'id': 1}}, "
                 f"got {type(function).__name__}"
             )
-    return dict(lazy)
+    return functions  # type: ignore[return-value]

@@ -81,6 +81,8 @@ _current: tuple[object, Callable[[type], Callable[..., object]]] = (None, lambda
 
 def prepare() -> None:
     """Import what converting needs, in the thread of who makes a client."""
+    from valued import _hints  # noqa: F401 - what its errors need
+
     converter_for(object)
 
 

@@ -15,7 +15,7 @@ from valued._errors import ValidationError
 from valued._serializer import merge, normalize, refuse_as_party
 from valued._times import now, with_offset
 from valued._typing import JSONObject, ScopeLike
-from valued._values import is_a
+from valued._values import is_a, shown
 
 _MISSING_USER: Final = "Missing user.id: a page view is somebody's; give {'user.id': 1}"
 _MISSING_ID: Final = "Missing user.id or customer.id: give one of them, as in {'user.id': 1}"
@@ -104,7 +104,11 @@ def data_of_party(name: str, data: object) -> object:
     if data is None or type(data) is dict:
         return data
     plain = normalize({name: data})[name]
-    return plain if isinstance(plain, dict) else data
+    if isinstance(plain, dict):
+        return plain
+    raise ValidationError(
+        f"{name}: expected a mapping with an id, such as {{'id': 1}}, got {type(data).__name__}"
+    )
 
 
 def sync_party(name: str, party: JSONObject) -> JSONObject:
@@ -125,7 +129,7 @@ def config(data: JSONObject) -> JSONObject:
     """The event of goals and signals. Raises `ValidationError`."""
     unknown = sorted(data.keys() - {"goals", "signals", "occured_at"})
     if unknown:
-        raise ValidationError(f"{unknown[0]}: a config has goals or signals, nothing else")
+        raise ValidationError(f"{shown(unknown[0])}: a config has goals or signals, nothing else")
     content = {name: [] if data.get(name) is None else data[name] for name in ("goals", "signals")}
     return _finished({"category": "config", "data": content}, _only(data, "occured_at"))
 
@@ -181,10 +185,9 @@ def _warn_of_unknown(event: JSONObject) -> None:
         if event["category"] != "config" and len(_warned_of) < _MOST_NAMES:
             _warned_of.add(name)
             log.warning(
-                "%.100s is no field of an event that is known here, and is sent as it is: "
-                "did you mean attributes.%.100s? This is said once.",
-                name,
-                name,
+                "%s is no field of an event that is known here, and is sent as it is: "
+                "did you mean attributes.%s? This is said once.",
+                *[shown(name, 100)] * 2,
             )
 
 
@@ -205,11 +208,7 @@ def _problems(event: JSONObject, *, strange: bool = True) -> list[str]:
         return [f"category: expected one of {', '.join(_REQUIRED)}, got {_shown(category)}"]
     problems = required(event)
     if strange and category != "config":
-        mistaken = [
-            f"{name}: an event has no such field; what is meant is {_MISTAKEN[name]}"
-            for name in event
-            if name in _MISTAKEN
-        ]
+        mistaken = _mistaken(event)
         if mistaken:  # that may be why an id is missing
             problems = mistaken + [it for it in problems if not it.startswith("Missing")]
     attributes = event.get("attributes")
@@ -224,6 +223,21 @@ def _problems(event: JSONObject, *, strange: bool = True) -> list[str]:
         except ValidationError as error:
             problems += error.problems
     return problems
+
+
+def _mistaken(event: JSONObject) -> list[str]:
+    return [
+        f"{name}: an event has no such field; what is meant is {_MISTAKEN[name]}"
+        for name in event
+        if name in _MISTAKEN
+    ]
+
+
+def check_names(data: JSONObject) -> None:
+    """Raise `ValidationError` where *data* has near misses of what an event has on top."""
+    problems = _mistaken(data)
+    if problems:
+        raise ValidationError(*problems)
 
 
 def _required_by_action(event: JSONObject) -> list[str]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias, overload
 
 from valued._errors import ValidationError, ValuedError
-from valued._serializer import normalize
+from valued._serializer import normalize, parts_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -48,6 +47,9 @@ class Source(Protocol):
     def clear(self) -> None:
         """Forget them."""
 
+    def nothing(self) -> str:
+        """What a failure says where there are none."""
+
 
 class Events(Sequence[dict[str, Any]]):
     """The events recorded so far, as they would be sent: a sequence of dicts, in their order.
@@ -57,8 +59,9 @@ class Events(Sequence[dict[str, Any]]):
 
     In `one`, `all` and `none`, *key* is the key of an action or the URL of a page view; *data* and
     *expected* are what the event has to hold, beside whatever else it holds: in mappings within it,
-    too. Dotted keys are fine (``{"user.id": 1}``), and so are values that the client would convert.
-    None stands for a field that is missing.
+    too. Keys and values are what the client takes: dotted keys (``{"user.id": 1}``), dates, objects
+    that it converts. True is not 1. None stands for a field that is missing. These methods raise
+    `ValidationError` or `SerializationError` for a key that the client would refuse.
     """
 
     __module__ = "valued.testing"  # where users find it
@@ -98,7 +101,7 @@ class Events(Sequence[dict[str, Any]]):
         if found:
             raise AssertionError(f"{len(found)} events match {sought}, not one\n{listing(events)}")
         raise AssertionError(
-            f"no event matches {sought}\n{sought.nearest(events)}{listing(events)}"
+            f"no event matches {sought}\n{sought.nearest(events)}{self._listing(events)}"
         )
 
     def all(
@@ -131,7 +134,7 @@ class Events(Sequence[dict[str, Any]]):
             if looks <= 0:
                 events = list(self)
                 raise AssertionError(
-                    f"{counted(events)} in {timeout} s, expected {count}\n{listing(events)}"
+                    f"{counted(events)} in {timeout} s, expected {count}\n{self._listing(events)}"
                 )
             looks -= 1
             threading.Event().wait(LOOK_AGAIN)  # `time.sleep` may be replaced, too
@@ -167,18 +170,28 @@ class Events(Sequence[dict[str, Any]]):
         events = list(self)
         return f"<{'; '.join([counted(events), *described(events)])}>"
 
+    def _listing(self, events: Sequence[Event]) -> str:
+        return listing(events) if events else self._source.nothing()
+
 
 class Sought:
-    """The events that have this key or URL, and hold these values. Raises `ValidationError`."""
+    """The events that have this key or URL, and hold these values."""
 
     def __init__(self, key: Wanted, data: Event | None, expected: Event) -> None:
+        if key is not None and not isinstance(key, Mapping):
+            key = normalize(key)
         if isinstance(key, Mapping) and data is None:
             key, data = None, key
         if not (key is None or isinstance(key, str)):
             raise ValidationError(f"key: expected a key or a URL, got {type(key).__name__}")
+        if not (data is None or isinstance(data, Mapping)):
+            data = normalize(data)
+        if not (data is None or isinstance(data, Mapping)):
+            raise ValidationError(f"data: expected a mapping, got {type(data).__name__}")
         self._key = key
         # A list, since two dotted names may begin alike.
-        self._fields = [*({} if data is None else data).items(), *expected.items()]
+        named = [*({} if data is None else data).items(), *expected.items()]
+        self._fields = [(parts_of(name), value) for name, value in named]
 
     def matches(self, event: Event) -> bool:
         """Whether *event* is one of them."""
@@ -201,7 +214,7 @@ class Sought:
 
     def __str__(self) -> str:
         parts = [] if self._key is None else [repr(self._key)]
-        parts += [f"{name}={_shown(value)}" for name, value in self._fields]
+        parts += [f"{'.'.join(name)}={_shown(value)}" for name, value in self._fields]
         return ", ".join(parts) or "anything"
 
     def _differences(self, event: Event) -> list[str]:
@@ -222,8 +235,6 @@ def name_of(event: Event) -> str:
 
 def listing(events: Sequence[Event]) -> str:
     """The events, a line each."""
-    if not events:
-        return "nothing was recorded"
     lines = [f"    {number}: {line}" for number, line in enumerate(described(events))]
     if len(events) > SHOWN_EVENTS:
         lines.append(f"    … and {len(events) - SHOWN_EVENTS} more")
@@ -242,28 +253,41 @@ def counted(events: Sequence[object]) -> str:
     return "1 event" if len(events) == 1 else f"{len(events)} events"
 
 
-def _at(place: object, name: str, wanted: object, path: str) -> Iterator[str]:
-    """The differences of what *place* holds by a dotted *name*."""
-    first, _, rest = name.partition(".")
-    held = place.get(first) if isinstance(place, dict) else None
-    if rest:
-        yield from _at(held, rest, wanted, f"{path}{first}.")
-    else:
-        yield from _compared(held, wanted, f"{path}{first}")
+def _at(place: object, name: Sequence[str], wanted: object, path: str) -> Iterator[str]:
+    """The differences of what *place* holds by the parts of a *name*."""
+    for part in name:
+        place = place.get(part) if isinstance(place, dict) else None
+    yield from _compared(place, wanted, f"{path}{'.'.join(name)}")
 
 
 def _compared(held: object, wanted: object, path: str) -> Iterator[str]:
     if not isinstance(wanted, Mapping):
-        if held == wanted:
-            return
-        # As the client would have converted it: a UUID, a date, a user.
-        with contextlib.suppress(ValuedError):
-            wanted = normalize(wanted)
+        wanted = _plain(wanted)
     if isinstance(wanted, Mapping) and (held is None or isinstance(held, dict)):
         for name, value in wanted.items():
-            yield from _at(held, name, value, f"{path}.")
-    elif held != wanted:
+            yield from _at(held, parts_of(name), value, f"{path}.")
+    elif not _equal(held, wanted):
         yield f"{path}: expected {_shown(wanted)}, got {_shown(held)}"
+
+
+def _equal(held: object, wanted: object) -> bool:
+    """Whether they are the same data. JSON tells true from 1, at any depth; Python doesn't."""
+    wanted = _plain(wanted)
+    if isinstance(held, list) and isinstance(wanted, (list, tuple)):
+        return len(held) == len(wanted) and all(map(_equal, held, wanted))
+    if isinstance(held, dict) and isinstance(wanted, Mapping):
+        return held.keys() == wanted.keys() and all(_equal(held[key], wanted[key]) for key in held)
+    if isinstance(wanted, (int, float)) and isinstance(held, bool) != isinstance(wanted, bool):
+        return False
+    return bool(held == wanted)
+
+
+def _plain(wanted: object) -> Any:
+    """As the client would have converted it: a UUID, a date, a user."""
+    try:
+        return normalize(wanted)
+    except ValuedError:
+        return wanted  # it compares in its own way, as `mock.ANY` does, or holds what does
 
 
 def _fields(place: Event, path: str) -> Iterator[str]:

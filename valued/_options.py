@@ -62,9 +62,16 @@ def _is_test_run() -> bool:
     *folders, program = sys.argv[0].replace("\\", "/").split("/") if sys.argv else [""]
     if program == "__main__.py" and folders:  # python -m …
         program = folders[-1]
-    if program.removesuffix(".exe") in ("pytest", "py.test", "unittest", "python -m unittest"):
+    if program.removesuffix(".exe") in ("pytest", "py.test", "unittest"):
         return True
+    if program.endswith(" -m unittest"):  # so it calls itself
+        return True
+    if program == "-c":  # as xdist starts its workers
+        return _EXECNET in sys.orig_argv
     return program in ("manage.py", "django-admin", "django") and sys.argv[1:2] == ["test"]
+
+
+_EXECNET: Final = "import sys;exec(eval(sys.stdin.readline()))"
 
 
 def threads_are_off() -> bool:
@@ -111,7 +118,8 @@ def switch_from_environment(variable: str, default: bool) -> bool:  # noqa: FBT0
         return default
     said = given.strip().lower()
     if said not in _TRUE | _FALSE:
-        raise ValidationError(f"{variable}: expected 1 or 0, got {given[:20]!a}")
+        # Not what it says: it may be a secret that was meant for another one.
+        raise ValidationError(f"{variable}: expected 1 or 0, and it says neither")
     return said in _TRUE
 
 
@@ -119,7 +127,7 @@ def _choice_from_environment(variable: str, names: tuple[str, ...]) -> str:
     """What *variable* says, the first of *names* where it is not set. Raises `ValidationError`."""
     said = os.environ.get(variable, "").strip().lower() or names[0]
     if said not in names:
-        raise ValidationError(f"{variable}: expected {' or '.join(names)}, got {said[:20]!a}")
+        raise ValidationError(f"{variable}: expected {' or '.join(names)}, and it says neither")
     return said
 
 
@@ -235,6 +243,8 @@ class Options(NamedTuple):
         if self.before_send is not None and not callable(self.before_send):
             kind = _kind(self.before_send)
             problems.append(f"before_send: expected a function of one event, got {kind}")
+        elif _is_async(self.before_send):
+            problems.append("before_send: expected a function without async: it runs in the call")
         return problems + executor_problems(self.executor)
 
     @classmethod
@@ -277,7 +287,7 @@ _FOREIGN: Final = {
         "valued.Client('TOKEN', 'http://127.0.0.1:4567/events')",
     ),
     "debug": "write logging.getLogger('valued').setLevel('DEBUG')",
-    **dict.fromkeys(("disabled", "send"), "write enabled=False"),
+    "disabled": "write enabled=False",
     "sync_mode": "write executor=valued.ImmediateExecutor()",
 }
 
@@ -286,10 +296,18 @@ def _hint(name: str, options: tuple[str, ...]) -> str:
     """What who gave the option *name*, which there is not, may have meant."""
     import difflib  # for a mistake only
 
-    if name in _FOREIGN:
-        return _FOREIGN[name]
-    close = difflib.get_close_matches(name, options, 1)
+    if name.lower() in _FOREIGN:
+        return _FOREIGN[name.lower()]
+    close = difflib.get_close_matches(name.lower(), (*options, "token", "endpoint"), 1)
     return f"did you mean {close[0]}?" if close else f"the options are {', '.join(options)}"
+
+
+def _is_async(function: object) -> bool:
+    if function is None:
+        return False
+    import inspect  # for who gives one
+
+    return inspect.iscoroutinefunction(function)
 
 
 def _not_one_of(name: str, value: object, names: tuple[str | None, ...]) -> list[str]:

@@ -18,8 +18,8 @@ target: str | None = None
 #: Whether an event for an endpoint that isn't on this machine is an error.
 blocked: bool = False
 
-#: A file that nobody can write: a recording that has ended.
-_NOWHERE: Final = ""
+#: A recording that has ended: the first one is number 1.
+_ENDED: Final = "0"
 
 # O_BINARY is Windows'. Never O_CREAT: a file that is gone belongs to a test that is over.
 _FLAGS: Final = os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0)
@@ -50,38 +50,47 @@ class RealEndpointError(ValuedError, RuntimeError):
 def begin(home: str) -> None:
     """Record from now on, in a program that a test started, and that doesn't record already.
 
-    *home*: the directory with the recordings of the process that tests. The newest one counts;
-    where there is none, the test is over, and events are dropped.
+    *home*: the directory with the recordings of the process that tests. The newest one counts.
     """
     global target
     import_psutil()
-    target = _newest(home)
+    target = _newest(home) or os.path.join(home, _ENDED)
 
 
-def _newest(home: str) -> str:
+def _newest(home: str) -> str | None:
     try:
         numbers = [int(name) for name in os.listdir(home)]
     except (OSError, ValueError):
-        return _NOWHERE
-    return os.path.join(home, str(max(numbers))) if numbers else _NOWHERE
+        return None
+    return os.path.join(home, str(max(numbers))) if numbers else None
 
 
 def record(body: bytes) -> None:
-    """Append an event. Where the file is gone, since the test is over, it is dropped."""
+    """Append an event. Where the recording has ended, the newest one gets it; or it is dropped."""
     file = target
-    if not file:
+    if file is None:  # since the caller looked, another thread has ended the recording
+        return
+    descriptor = _open(file)
+    if descriptor is None:
+        # A process that outlived its test, such as a pool's, is used in another one.
+        newest = _newest(os.path.dirname(file))
+        descriptor = None if newest is None else _open(newest)
+    if descriptor is None:
         return
     line = b'{"pid":%d,"event":%b}\n' % (_pid.get(), body)
-    try:
-        descriptor = os.open(file, _FLAGS)
-    except OSError:
-        return
     try:
         os.write(descriptor, line)
     except OSError:  # the disk is full; no reason to break the application
         pass
     finally:
         os.close(descriptor)
+
+
+def _open(file: str) -> int | None:
+    try:
+        return os.open(file, _FLAGS)
+    except OSError:
+        return None
 
 
 def refuse(endpoint: str) -> None:

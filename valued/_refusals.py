@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from valued import _events
-from valued._errors import SerializationError, ValidationError, ValuedError
+from valued._errors import SerializationError, ValuedError
 from valued._fork import PerProcess
-from valued._serializer import LEFT_OUT, encode, merge, normalize_leniently
+from valued._serializer import encode, merge, normalize, normalize_leniently, parts_of
+from valued._values import name_of, shown
 
 if TYPE_CHECKING:
     from types import FrameType
 
     from valued._options import Options
     from valued._typing import JSONObject
+
+#: The fields that stand for somebody.
+PARTIES: Final = ("user", "customer")
 
 #: Kinds of log lines, at most: a field and a reason, and applications have fields without end.
 MOST_KINDS: Final = 100
@@ -29,11 +34,20 @@ class _Here:
         self.counts = {"disabled": 0, "invalid": 0, "anonymous": 0, "refused": 0}
         # Re-entrant, as a signal handler may record an event.
         self.lock = threading.RLock()
+        self.reviewing: set[int] = set()  # threads that are within `before_send`
+
+
+class _Log:
+    """What one process has logged, of all clients."""
+
+    def __init__(self) -> None:
         from valued._reporting import Reporter  # who makes a client has imported it
 
         self.reporter = Reporter(None)
         self.kinds: set[str] = set()
-        self.reviewing: set[int] = set()  # threads that are within `before_send`
+
+
+_log: Final[PerProcess[_Log]] = PerProcess(_Log)
 
 
 class Refusals:
@@ -78,27 +92,48 @@ class Refusals:
         except ValuedError:
             if self._raises:
                 raise
+        unsure: set[str] = set()
         found: JSONObject = {}
-        places: list[str] = []
-
-        def leave_out(error: SerializationError) -> None:
-            places.append(error.path)
-            self._leave_out(error)
-
         for given in (data, fields):
-            plain = normalize_leniently({} if given is None else given, leave_out)
-            if isinstance(plain, dict):
-                found = merge(found, plain)
-            elif plain is not LEFT_OUT:
-                self._leave_out(ValidationError("data: expected a mapping"))
-                places.append("")
-        for party in ("user", "customer"):
-            if any(
-                f"{place}." in (".", f"{party}.") or f"{place}.".startswith(f"{party}.id.")
-                for place in places
-            ):
+            if type(given) is dict:
+                for key, value in list(given.items()):
+                    found = merge(found, self._part(key, value, unsure))
+            elif given is not None:
+                try:
+                    found = merge(found, _events.mapping(given, "data"))
+                except ValuedError as error:
+                    self._leave_out(error)
+                    unsure.update(PARTIES)
+        for party in unsure:
+            now = found.get(party)
+            if not (isinstance(now, dict) and "id" in now):
                 found[party] = None
         return found
+
+    def _part(
+        self, key: object, value: object, unsure: set[str], within: tuple[str, ...] = ()
+    ) -> JSONObject:
+        """What can be sent of one field; *unsure*: the parties whose id may be what can't."""
+        try:
+            return normalize({key: value})  # type: ignore[no-any-return]
+        except Exception as error:  # noqa: BLE001 - of a key's own, too, as it is looked up
+            fault = error
+        try:
+            first, *below = parts_of(key)
+        except ValuedError:
+            self._leave_out(fault)
+            unsure.update(within or parties_of(key))
+            return {}
+        if first in PARTIES and not below and type(value) is dict:
+            found: JSONObject = {}
+            for name, detail in list(value.items()):
+                found = merge(found, self._part((first, name), detail, unsure, (first,)))
+            return found
+        if first in PARTIES and (not below or below[0] == "id"):
+            self._leave_out(fault)
+            unsure.add(first)
+            return {}
+        return normalize_leniently({".".join([first, *below]): value}, self._leave_out)  # type: ignore[no-any-return]
 
     def review(self, event: JSONObject) -> JSONObject | None:
         """*event* as ``before_send`` wants it sent; None: not at all. Raises nothing of its."""
@@ -114,7 +149,7 @@ class Refusals:
             finally:
                 here.reviewing.discard(thread)
         except Exception as error:  # noqa: BLE001 - the function is the application's
-            self._warn(f"before_send raised {_named(error)}")
+            _warn(f"before_send raised {_named(error)}")
             self.count("refused")
             return None
         if found is None:
@@ -128,14 +163,28 @@ class Refusals:
 
     def _leave_out(self, error: Exception, place: str = "") -> None:
         self.count("invalid")
-        self._warn(place + _summary(error))
+        _warn(place + _summary(error))
 
-    def _warn(self, reason: str) -> None:
-        here = self._here.get()
-        if len(here.kinds) < MOST_KINDS:
-            here.kinds.add(reason)
-        kind = reason if reason in here.kinds else "others"
-        here.reporter.warn(kind, "%d times not sent: %s [%s]", reason, _place())
+
+def parties_of(key: object) -> tuple[str, ...]:
+    """The parties that a key may mean which can't be read as one."""
+    while type(key) in (tuple, list) and key:
+        key = key[0]  # type: ignore[index]
+    name = key.partition(".")[0] if type(key) is str else ""
+    return PARTIES if not name else (name,) if name in PARTIES else ()
+
+
+def _warn(reason: str) -> None:
+    log = _log.get()
+    kind = _INDEX.sub("[]", reason)
+    if len(log.kinds) < MOST_KINDS:
+        log.kinds.add(kind)
+    kind = kind if kind in log.kinds else "others"
+    log.reporter.warn(kind, "%d times not sent: %s [%s]", reason, _place())
+
+
+#: A place in a list: whichever it is, it is one kind.
+_INDEX: Final = re.compile(r"\[\d+\]")
 
 
 def _place() -> str:
@@ -153,19 +202,21 @@ def _is_ours(module: str) -> bool:
 
 def _summary(error: Exception) -> str:
     """What is wrong, without any value: events are about people, and logs keep what they get."""
-    if isinstance(error, SerializationError):
-        return error.summary
-    # Others than ours come out of the application's functions.
-    if isinstance(error, ValuedError):
-        return str(error)
+    place = _raised_at(error)
+    if isinstance(error, ValuedError) and _is_ours(place.partition(":")[0]):
+        return error.summary if isinstance(error, SerializationError) else str(error)
     return f"a function of the application raised {_named(error)}"
 
 
 def _named(error: BaseException) -> str:
     """Its class, and where it was raised; its words may hold a value."""
+    return f"{name_of(type(error))} at {_raised_at(error)}"
+
+
+def _raised_at(error: BaseException) -> str:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     if trace is None:
-        return type(error).__name__
-    return f"{type(error).__name__} at {trace.tb_frame.f_globals.get('__name__')}:{trace.tb_lineno}"
+        return "valued:0"  # made here, and never raised
+    return f"{shown(str(trace.tb_frame.f_globals.get('__name__')))}:{trace.tb_lineno}"

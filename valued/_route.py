@@ -14,6 +14,7 @@ nothing at all by then was not begun, as far as anybody can tell; for the rest t
 from __future__ import annotations
 
 import http.client
+import sys
 import time
 import urllib.parse
 from collections.abc import Mapping
@@ -81,6 +82,9 @@ class Route:
     def send(self, body: bytes, headers: dict[str, str], seconds: float) -> Answer:
         """Post *body*, in *seconds* as a whole. Raises what `requests`, urllib3 and sockets do."""
         deadline = time.monotonic() + seconds
+        # The caller's exception is in the chain of each that is raised here, and tells nothing.
+        handled = sys.exc_info()[1]
+        told_before = handled is not None and is_stale(handled)
         while True:
             left = max(LEAST, deadline - time.monotonic())
             try:
@@ -88,7 +92,7 @@ class Route:
             except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
                 ready = self._ready
                 self.forget()  # of urllib3 1.26, a session that somebody closed has new pools
-                if not is_stale(error):
+                if told_before or not is_stale(error):
                     raise
                 # It ends: those that were kept as long are gone, and a new one can't be stale.
                 # None: another thread has found the same, and closes them.

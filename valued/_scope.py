@@ -53,10 +53,11 @@ class Scope(ScopeData):
     def __init__(
         self, client: Client | Transport | str | None = None, data: Data = None, /, **fields: Any
     ) -> None:
-        client = hide(client)
+        # No frame of ours shows a token, where this raises: any of these may be it.
+        client, fields = hide(client), {name: hide(value) for name, value in fields.items()}
         self._given = client if isinstance(client, Client) else Client(client)
         self._owner = Owner(self._given)
-        self._defaults = merge(self._owner.defaults, _events.gather(data, fields))
+        self._defaults = merge(self._owner.defaults, self._gather(data, fields))
 
     @contextlib.contextmanager
     def nested(self, data: Data = None, /, **fields: Any) -> Iterator[Scope]:
@@ -152,6 +153,7 @@ class Scope(ScopeData):
             if _says_more_than_an_id(known.get(name))
         ]
         try:
+            _events.check_names(known)
             for event in events:
                 _events.sync(event)  # raises for either before one is sent
         except ValuedError as error:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from valued._changes import REMOVE, Change, Replace, applied, at, merging
 from valued._context import PARTIES, Key, held, hold
 from valued._errors import NotConnectedError, ValidationError, ValuedError
+from valued._refusals import parties_of
 from valued._serializer import Snapshot, parts_of
 from valued._typing import JSONObject, ScopeLike
 
@@ -41,7 +42,12 @@ class Fields(MutableMapping[str, Any]):
 
     def __getitem__(self, key: str | tuple[str, ...]) -> Any:
         value: Any = self._now()
-        parts = parts_of(key)
+        try:
+            parts = parts_of(key)
+        except ValuedError as error:
+            if not self._scope._tolerates(error):  # noqa: SLF001 - they are one idea
+                raise
+            raise KeyError(key) from None
         for part in parts:
             if not isinstance(value, dict) or part not in value:
                 raise KeyError(key)
@@ -54,13 +60,13 @@ class Fields(MutableMapping[str, Any]):
         if self._may_write():
             place: Any = (*self._path, key)
             self._scope[place] = value
-            self._party = self._id()
+            self._party, self._seen = self._id(), self._read()
 
     def __delitem__(self, key: str | tuple[str, ...]) -> None:
         if self._may_write():
             place: Any = (*self._path, key)
             del self._scope[place]
-            self._party = self._id()
+            self._party, self._seen = self._id(), self._read()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._now())
@@ -84,7 +90,11 @@ class Fields(MutableMapping[str, Any]):
         return self._scope.get((self._path[0], "id")) if self._path[0] in PARTIES else None
 
     def _is_live(self) -> bool:
-        return self._id() == self._party
+        if self._path[0] not in PARTIES:
+            return True
+        known = self._id()
+        # Nobody's id is the same as nobody else's: then all of it has to be.
+        return known == self._party and (known is not None or self._read() == self._seen)
 
     def _may_write(self) -> bool:
         if self._is_live():
@@ -126,6 +136,8 @@ class ScopeData(ScopeLike):
         except ValuedError as error:
             if not self._tolerates(error):
                 raise
+            for party in parties_of(key):  # whoever it was meant to be, it is not the one before
+                self._change({party: Replace(None)})
             return
         place = []
         for part in parts:
@@ -139,7 +151,7 @@ class ScopeData(ScopeLike):
 
     def __delitem__(self, key: str | tuple[str, ...]) -> None:
         """Remove the value at *key*; `KeyError` where there is none."""
-        self[key]
+        self[key]  # which raises it
         self._change(at(parts_of(key), REMOVE))
 
     __iter__ = None  # not by `__getitem__` with 0, 1, 2 …; `to_dict` can be iterated
@@ -149,7 +161,12 @@ class ScopeData(ScopeLike):
 
     def get(self, key: str | tuple[str, ...], default: Any = None) -> Any:
         """The value at *key*, or *default*."""
-        parts = parts_of(key)
+        try:
+            parts = parts_of(key)
+        except ValuedError as error:
+            if not self._tolerates(error):
+                raise
+            return default
         value: Any = self._read(parts[0])
         for part in parts:
             if not isinstance(value, dict) or part not in value:

@@ -2,7 +2,10 @@ r"""The token as a text that doesn't show, and its removal from what others say.
 
 Error trackers record the `repr` of a frame's locals, or of a slice of them, where they are long.
 So `Secret` hides both. Services and proxies quote what they refuse, escaped in their way: ``%2F``,
-``&#x2F;``, ``\/``, ``\u002f``. `redacted` finds the token in each of these, and in Base64.
+``&#x2F;``, ``\/``, ``\u002f``. `redacted` finds the token in each of these, in Base64 and in hex,
+and if it has 8 characters or more, in any case and over ends of lines. It doesn't find a part of
+the token, but for one that ends the text; one with blanks or tags within it; other encodings, such
+as quoted-printable, Base64 of Base64, or hex with blanks; more than three layers of escapes.
 """
 
 from __future__ import annotations
@@ -20,6 +23,9 @@ LONG: Final = 8
 
 #: How often one may be escaped: JSON, in JSON, in HTML.
 _LAYERS: Final = 3
+
+#: What doesn't count in a longer one: its case, and what is at a line's end, or between bytes.
+_FOLDED: Final = {**{big: big + 32 for big in range(65, 91)}, **dict.fromkeys(map(ord, "\r\n=:"))}
 
 
 class Secret(str):
@@ -94,6 +100,8 @@ _NAMED: Final = {
     "verbar": "|", "vert": "|", "verticalline": "|",
 }  # fmt: skip
 
+_LINE_BREAKS: Final = {"n": "\n", "r": "\r"}
+
 #: One character, escaped in some way.
 _KINDS: Final = (
     # of URLs
@@ -108,7 +116,8 @@ _KINDS: Final = (
     # of JSON and programming languages
     r"""
       \\U ( 0000 [0-9a-f]{4} )
-    | \\u \{? ([0-9a-f]{4}) \}?
+    | \\u ([0-9a-f]{4})
+    | \\u \{ ([0-9a-f]{1,6}) \}
     | \\x ([0-9a-f]{2})
     | \\ (?P<octal> [0-7]{3} )
     | \\ (?P<itself> . )
@@ -123,7 +132,7 @@ _WAYS: Final = (*_KINDS, "|".join(_KINDS))
 def _character(found: re.Match[str]) -> str:
     kind, digits = found.lastgroup, found[found.lastindex or 0]
     if kind == "itself":
-        return digits
+        return _LINE_BREAKS.get(digits, digits)
     if kind in ("named", "bare"):
         return _NAMED[digits.lower()]
     number = int(digits, {"decimal": 10, "octal": 8}.get(kind or "", 16))
@@ -163,6 +172,17 @@ def _found(text: str, token: str) -> Iterator[tuple[int, int]]:
             yield start, len(text)
 
 
+def _each_found(text: str, needles: set[str]) -> Iterator[tuple[int, int]]:
+    for needle in needles:
+        yield from _found(text, needle)
+    folded = text.translate(_FOLDED)
+    alike = {needle.translate(_FOLDED) for needle in needles}
+    spans = [span for one in alike if len(one) >= LONG for span in _found(folded, one)]
+    if spans:
+        kept = [place for place, one in enumerate(text) if _FOLDED.get(ord(one), 0) is not None]
+        yield from ((kept[start], kept[end - 1] + 1) for start, end in spans)
+
+
 def _in_base64(token: str) -> Iterator[str]:
     """What is the same of *token* in Base64, whatever is before and behind it."""
     raw = token.encode()
@@ -199,8 +219,8 @@ def _escaped(text: str, needles: set[str], escape: re.Pattern[str]) -> Iterator[
     """Where one of *needles* is in *text*, under up to three layers of *escape*."""
     layer, places = text, list(range(len(text) + 1))
     for _ in range(_LAYERS + 1):
-        for needle in needles:
-            yield from ((places[start], places[end]) for start, end in _found(layer, needle))
+        for start, end in _each_found(layer, needles):
+            yield places[start], places[end]
         if not escape.search(layer):
             break
         layer, places = _unescaped(layer, places, escape)

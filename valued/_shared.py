@@ -8,6 +8,7 @@ from valued import _leaving
 from valued._client import Client
 from valued._context import Key, Owner
 from valued._errors import NotConnectedError, ValidationError
+from valued._options import Options
 from valued._scope import Isolated, Scope
 from valued._secret import hide
 from valued._serializer import Snapshot
@@ -95,7 +96,10 @@ def connect(
     was.
     """
     global _link
-    token = hide(token)
+    # No frame of ours shows a token, where this raises: any of these may be it.
+    token, endpoint = hide(token), hide(endpoint)
+    known = Options._fields
+    options = {name: it if name in known else hide(it) for name, it in options.items()}
     if isinstance(token, Client):
         if endpoint is not None or options:
             raise ValidationError(

@@ -63,6 +63,9 @@ class _Recording:
         with contextlib.suppress(OSError):  # on Windows, somebody may be writing
             os.unlink(self.path)
 
+    def nothing(self) -> str:
+        return "nothing was recorded"
+
     def _content(self) -> bytes:
         try:
             with io.FileIO(self.path) as file:  # a test may have replaced `open`
@@ -74,9 +77,10 @@ class _Recording:
 class _Recordings:
     """The recordings of this process that are under way, the innermost last.
 
-    All of them are in one directory, which is there as long as there are any, and whose name the
-    environment has: a program that started in one test, such as multiprocessing's fork server, may
-    start processes in another one.
+    All of them are in one directory, whose name the environment has. It is there as long as there
+    are any, and keeps its name as long as this process runs: a program that started in one test,
+    such as multiprocessing's fork server, may start processes in another one, and a pool that was
+    made in one test may be used in another one.
     """
 
     def __init__(self) -> None:
@@ -90,7 +94,9 @@ class _Recordings:
         import_psutil()  # which the first event needs, maybe in a child
         # It is there where it could not be removed.
         os.makedirs(self._home, 0o700, exist_ok=True)
-        self._count += 1  # never twice: who was left by a test must not write for another one
+        self._count += (
+            1  # never twice: a process that outlives its test is to notice that it has ended
+        )
         try:
             recording = _Recording(os.path.join(self._home, str(self._count)))
         except OSError:
@@ -128,9 +134,12 @@ def recorded() -> Iterator[Events]:
 
     It reaches every client of this process, whenever it was made, in all threads, the children
     that are forked in the block, and the programs that are started in it, which are told by the
-    variable ``VALUED_RECORD``. Of nested blocks the inner one records. Afterwards all is as it was,
-    and the events can still be read. One thread at a time may enter. Raises `OSError` where no
-    file can be made in the directory for temporary files.
+    variable ``VALUED_RECORD``. Such a process that outlives the block sends nothing, and is seen by
+    the next one. Children that were forked before the block, and programs that don't get the
+    variable, send. Events that were accepted before the block, and are not sent yet, are sent
+    meanwhile. Of nested blocks the inner one records. Afterwards all is as it was, and the events
+    can still be read. One thread at a time may enter. Raises `OSError` where no file can be made in
+    the directory for temporary files.
     """
     recordings = _recordings.get()
     recording = recordings.begin()
@@ -182,8 +191,9 @@ class Request(NamedTuple):
 class _Taken:
     """The events that the service took."""
 
-    def __init__(self) -> None:
+    def __init__(self, requests: list[Request]) -> None:
         self.lines: list[Line] = []
+        self._requests = requests
 
     def read(self) -> list[Line]:
         return self.lines.copy()
@@ -193,6 +203,19 @@ class _Taken:
 
     def clear(self) -> None:
         self.lines.clear()
+
+    def nothing(self) -> str:
+        if self._requests:
+            requests = (
+                "1 request" if len(self._requests) == 1 else f"{len(self._requests)} requests"
+            )
+            return f"nothing was taken of what arrived ({requests})"
+        if _recording.target is not None:
+            return "nothing arrived; a recording is on and takes the events"
+        return (
+            "nothing arrived; a client that was made before the fixture sends elsewhere: "
+            "make the client after the fixture: connect anew"
+        )
 
 
 class Service:
@@ -204,9 +227,9 @@ class Service:
     """
 
     def __init__(self) -> None:
-        taken = _Taken()
-        self.events: Final = Events(taken)
         self.requests: Final[list[Request]] = []
+        taken = _Taken(self.requests)
+        self.events: Final = Events(taken)
         self._listener = _listener(taken, self.requests)
         self.url: Final[str] = self._listener.url
         self._thread = threading.Thread(

@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import threading
+import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
@@ -16,6 +17,7 @@ import pytest
 
 import valued
 from tests.support.django_site import MODULE, Site
+from valued import _recording
 
 django = pytest.importorskip("django")
 pytest.importorskip("rest_framework")
@@ -624,6 +626,28 @@ def test_function_that_fails_breaks_no_page(
 
 
 @pytest.mark.parametrize("path", ["sync/quiet", "async/quiet"])
+@pytest.mark.parametrize("where", ["page", "function"])
+def test_page_view_that_would_go_to_the_real_service_fails_the_test(
+    path: str, where: str, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def choose(_request: Any, _response: Any) -> None:
+        valued.action("a", {"user.id": 1})
+
+    monkeypatch.setattr(_recording, "blocked", True)
+    valued.connect("any", "http://192.0.2.1/e")
+    page_views: Any = True if where == "page" else choose
+    own = "valued.integrations.django.ScopeMiddleware"
+    client = AsyncClient() if path.startswith("async") else Client()
+    given = {"PAGE_VIEWS": page_views, "USER": f"{__name__}.who"}
+    get = async_to_sync(client.get) if isinstance(client, AsyncClient) else client.get
+    with (
+        override_settings(MIDDLEWARE=[own], VALUED=given),
+        pytest.raises(valued.testing.RealEndpointError),
+    ):
+        get("/" + path)
+
+
+@pytest.mark.parametrize("path", ["sync/quiet", "async/quiet"])
 def test_function_of_page_views_may_ask_who_the_user_is(
     path: str, events: list[dict[str, Any]], site: Site
 ) -> None:
@@ -694,6 +718,55 @@ def test_mistake_in_the_settings_is_named_when_the_middleware_is_made(
     with override_settings(VALUED=given), pytest.raises(valued.ValidationError) as error:
         ScopeMiddleware(lambda _request: None)
     assert str(error.value).startswith(problem)
+
+
+SECRET = "t0ken-that-nobody-may-see"
+
+
+def frames_of(error: BaseException) -> Iterator[tuple[str, object]]:
+    """What the frames of ours hold that *error*, and all that it leads to, came through."""
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        one = waiting.pop()
+        if one is not None:
+            waiting += (one.__cause__, one.__context__)
+            for frame, _ in traceback.walk_tb(one.__traceback__):
+                if "/tests/" not in frame.f_code.co_filename:
+                    yield from frame.f_locals.items()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        SECRET,
+        [SECRET],
+        {"TOKEN": SECRET, "TIMEOUTT": 3},
+        {"TOKEN": SECRET, "ENABLED": "yes"},
+        {"TOKEN": SECRET, "TIMEOUT": -1},
+        {"TOKEN": SECRET, "INVALID": "LOG"},
+        {"TOKEN": SECRET, "BEFORE_SEND": "os.path.join"},
+        {"TOKEN": SECRET, "DEFAULTS": {"user.id": float("nan")}},
+        {"TOKEN": SECRET, "ENDPOINT": "ftp://127.0.0.1/"},
+        {"TOKEN": SECRET + "\n"},
+        {"TOKEN": SECRET.encode()},
+        {"TOKEN": "https://ingest.valued.app/events", "ENDPOINT": SECRET},
+        {"TOKEN": "any", "ENDPOINT": f"https://{SECRET}@127.0.0.1/"},
+        {"API_KEY": SECRET},
+        {"token": SECRET},
+        {"KEYS": {"any": [SECRET]}},
+    ],
+)
+def test_no_frame_shows_the_token_where_the_settings_are_wrong(
+    given: Any, ready: Callable[..., list[str]]
+) -> None:
+    from django.apps import apps
+
+    with override_settings(VALUED=given), pytest.raises(valued.ValidationError) as caught:
+        apps.get_app_config("valued").ready()
+    assert str(caught.value).startswith("VALUED: ")
+    assert SECRET not in str(caught.value)
+    shown = [name for name, value in frames_of(caught.value) if SECRET in repr(value)]
+    assert shown == []
 
 
 def who(_request: Any) -> dict[str, object]:
@@ -803,6 +876,26 @@ def test_client_is_connected_with_the_options(
     assert event["attributes"] == {"plan": "pro"}
     with pytest.raises(valued.ValidationError, match="VALUED: max_queue: expected a whole number"):
         ready(MAX_QUEUE="many")
+
+
+def test_defaults_that_cannot_be_sent_are_named_as_any_other_setting(
+    ready: Callable[..., list[str]],
+) -> None:
+    with pytest.raises(valued.ValidationError, match=r"^VALUED: defaults: user\.id: NaN or an inf"):
+        ready(DEFAULTS={"user.id": float("nan")})
+
+
+def test_a_variable_that_says_neither_is_named_whether_there_is_a_token(
+    ready: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VALUED_DISABLED", "maybe")
+    for given in ({}, {"TOKEN": "any"}):
+        with pytest.raises(valued.ValidationError, match="VALUED_DISABLED: expected 1 or 0"):
+            ready(**given)
+    assert ready(ENABLED=False) == []  # nobody asks for it then
+    for said, expected in (("1", []), ("0", [NOTHING_IS_SENT]), ("", [NOTHING_IS_SENT])):
+        monkeypatch.setenv("VALUED_DISABLED", said)
+        assert ready() == expected
 
 
 def test_client_of_the_application_stays_unless_there_is_a_token(

@@ -16,6 +16,7 @@ import pytest
 import valued
 from tests.support.gunicorn import BOUND, WORKERS, Gunicorn
 from tests.support.server import Server
+from valued import _recording
 
 flask = pytest.importorskip("flask")
 
@@ -485,6 +486,24 @@ def test_what_a_function_raises_in_a_page_view_is_logged_and_the_page_served(
     [record] = caplog.records
     assert (record.name, record.levelno) == ("valued", logging.WARNING)
     assert record.getMessage().startswith(f"a page view was not recorded: {reason}")
+
+
+@pytest.mark.parametrize("where", ["page", "function"])
+def test_a_page_view_that_would_go_to_the_real_service_fails_the_test(
+    where: str, signed_in: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_recording, "blocked", True)
+    valued.connect("any", "http://192.0.2.1/e")
+    app = made()
+    app.testing = True
+
+    def choose(*_: object) -> None:
+        valued.action("a", {"user.id": 1})
+
+    page_views: Any = True if where == "page" else choose
+    valued_flask.init_app(app, signed_in, page_views=page_views)
+    with pytest.raises(valued.testing.RealEndpointError):
+        get(app, "/page")
 
 
 def test_an_answer_that_is_changed_or_fails_after_the_view_counts_as_it_is_sent(

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
+import dataclasses
 import datetime
+import enum
+import multiprocessing
 import os
 import re
 import subprocess
@@ -240,7 +244,7 @@ for line in sys.stdin:
 """
 
 
-def test_who_outlives_a_test_neither_sends_nor_shows_up_in_the_next_one() -> None:
+def test_who_outlives_a_test_never_sends_and_shows_up_in_the_recording_that_is_open() -> None:
     with recorded() as first:
         program = subprocess.Popen(
             [sys.executable, "-c", _WHO],
@@ -252,14 +256,105 @@ def test_who_outlives_a_test_neither_sends_nor_shows_up_in_the_next_one() -> Non
         program.stdin.flush()
         assert program.stdout.readline() == "told\n"
         first.one("told", {"user.id": 1})
+        home = Path(os.environ[VARIABLE])
+    program.stdin.write("2\n")
+    program.stdin.flush()
+    assert program.stdout.readline() == "told\n"
+    assert not home.exists()
     with recorded() as second:
-        [file] = Path(os.environ[VARIABLE]).iterdir()
-        program.stdin.write("2\n")
+        program.stdin.write("3\n")
         program.stdin.flush()
         assert program.stdout.readline() == "told\n"
-        assert [*file.parent.iterdir()] == [file]
-    assert program.communicate("3\n", timeout=30)[0] == "told\n"
-    assert (len(first), len(second)) == (1, 0)
+        assert len([*home.iterdir()]) == 1
+    assert program.communicate("4\n", timeout=30)[0] == "told\n"
+    assert not home.exists()
+    users = [[event["user"]["id"] for event in each] for each in (first, second)]
+    assert users == [[1], [3]]
+
+
+_BETWEEN = "print('ready', flush=True); sys.stdin.readline(); client = "
+
+
+def test_who_begins_to_record_between_two_tests_shows_up_in_the_second() -> None:
+    late = _WHO.replace("client = ", _BETWEEN)
+    with recorded() as first:
+        program = subprocess.Popen(
+            [sys.executable, "-c", late],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert program.stdin is not None
+        assert program.stdout is not None
+        assert program.stdout.readline() == "ready\n"
+    program.stdin.write("make the client\n1\n")
+    program.stdin.flush()
+    assert program.stdout.readline() == "told\n"
+    with recorded() as second:
+        assert program.communicate("2\n", timeout=30)[0] == "told\n"
+    users = [[event["user"]["id"] for event in each] for each in (first, second)]
+    assert users == [[], [2]]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("outer", [False, True])
+def test_a_pool_of_forked_processes_is_seen_by_each_test_that_uses_it(outer: bool) -> None:
+    around: Any = recorded() if outer else contextlib.nullcontext([])
+    with around as around_all, contextlib.ExitStack() as stack:
+        with recorded() as first:
+            pool = stack.enter_context(_forking_pool())
+            pool.submit(_tell, 1).result(30)
+        pool.submit(_tell, 2).result(30)
+        with recorded() as second:
+            pool.submit(_tell, 3).result(30)
+        with recorded() as third:
+            pool.submit(_tell, 4).result(30)
+        with recorded() as unused:
+            pass
+        users = [[event["user"]["id"] for event in each] for each in (first, second, third, unused)]
+        assert users == [[1], [3], [4], []]
+        assert [event["user"]["id"] for event in around_all] == ([2] if outer else [])
+        assert pool.submit(_what_was_sent).result(30) == []
+
+
+_told: list[dict[str, Any]] = []
+_teller = valued.Client(_told.append, executor=valued.ImmediateExecutor())
+
+
+def _tell(user: int) -> None:
+    _teller.action("told", {"user.id": user})
+
+
+def _what_was_sent() -> list[dict[str, Any]]:
+    return _told
+
+
+def _forking_pool() -> concurrent.futures.ProcessPoolExecutor:
+    fork = multiprocessing.get_context("fork")
+    return concurrent.futures.ProcessPoolExecutor(1, mp_context=fork)
+
+
+_LEAVING = """
+import subprocess, sys
+from valued.testing import recorded
+with recorded() as events:
+    subprocess.Popen([sys.executable, "-c", sys.argv[1]])
+    events.wait(1, timeout=30)
+"""
+
+
+def test_who_was_left_by_one_process_writes_into_no_recording_of_another() -> None:
+    other = subprocess.Popen(
+        [sys.executable, "-c", _LEAVING, _WHO],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert other.stdin is not None
+    assert other.stdout is not None
+    with other, recorded() as ours:  # the end of its input ends who was left
+        for user in ("1\n", "2\n"):
+            other.stdin.write(user)
+            other.stdin.flush()
+            assert other.stdout.readline() == "told\n"
+            assert other.wait(30) == 0
+        assert ours == []
 
 
 @pytest.mark.parametrize("how", ["with recorded(): look()", "valued.Client(); look()"])
@@ -464,6 +559,107 @@ def test_values_are_converted_as_those_of_events(events: Events, recorder: value
     events.one("report.generated", user={"id": identity}, attributes={"day": day, "of": (1,)})
     events.one("report.generated", user={"id": str(identity)}, attributes={"day": "2026-01-02"})
     events.none("report.generated", user={"id": uuid.uuid4()})
+
+
+@pytest.mark.parametrize(
+    ("held", "wanted"),
+    [(1, True), (True, 1), (0, False), (False, 0.0), (1.0, True)],
+)
+@pytest.mark.parametrize("depth", ["plain", "listed", "in a list of mappings", "in a tuple"])
+def test_true_is_not_one(
+    events: Events, recorder: valued.Client, held: Any, wanted: Any, depth: str
+) -> None:
+    def at_depth(value: Any) -> Any:
+        return {
+            "plain": value,
+            "listed": [["a", value]],
+            "in a list of mappings": [{"b": {"c": value}, "d": 2}],
+            "in a tuple": ("a", value),
+        }[depth]
+
+    recorder.action("told", {"user.id": 1}, attributes={"value": at_depth(held)})
+    events.one("told", attributes={"value": at_depth(held)})
+    events.none("told", attributes={"value": at_depth(wanted)})
+    events.none("told", {"attributes.value": at_depth(wanted)})
+
+
+def test_an_id_that_is_true_matches_no_number(events: Events, recorder: valued.Client) -> None:
+    _report(recorder, 1)
+    assert "user.id: expected True, got 1" in _failure(events.one, user={"id": True})
+    events.one(user={"id": 1.0})
+
+
+class _Field(enum.Enum):
+    NUMBER = "attributes.n"
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        {("attributes", "n"): 1},
+        {_Field.NUMBER: 1},
+        {("attributes", 5): "five"},
+        {"attributes": {5: "five", ("m", "k"): 2}},
+        {"attributes.5": "five"},
+    ],
+)
+def test_keys_are_those_that_the_client_takes(
+    events: Events, recorder: valued.Client, wanted: dict[Any, Any]
+) -> None:
+    recorder.action("told", {"user.id": 1}, attributes={"n": 1, 5: "five", "m": {"k": 2}})
+    assert events.one("told", wanted) == events[0]
+    recorder.action("told", {"user.id": 2})
+    assert events.all("told", wanted) == [events[0]]
+
+
+def test_what_is_sought_reads_as_it_would_be_sent(events: Events) -> None:
+    text = _failure(events.one, "told", {("attributes", "n"): 1, 5: 2})
+    assert text.startswith("no event matches 'told', attributes.n=1, 5=2\n")
+
+
+@pytest.mark.parametrize("key", [None, True, "", "user..id", object(), ()])
+def test_a_name_that_the_client_refuses_is_refused(
+    events: Events, recorder: valued.Client, key: Any
+) -> None:
+    for ask in (events.one, events.all, events.none):
+        with pytest.raises(valued.SerializationError):
+            ask("told", {key: 1})
+    with pytest.raises(valued.SerializationError):
+        recorder.action("told", {key: 1})
+
+
+class _Key(str, enum.Enum):  # `StrEnum` came with Python 3.11
+    TOLD = "told"
+
+
+@dataclasses.dataclass
+class _Told:
+    user: dict[str, int]
+
+
+def test_key_and_data_are_converted_as_those_of_events(
+    events: Events, recorder: valued.Client
+) -> None:
+    key: Any = _Key.TOLD
+    data: Any = _Told({"id": 1})
+    recorder.action(key, data)
+    for arguments in ((key,), (key, data), ("told", data), (data,)):
+        assert events.one(*arguments) == events[0]
+    events.none(key, _Told({"id": 2}))  # type: ignore[arg-type]
+    with pytest.raises(valued.ValidationError, match="data: expected a mapping, got int"):
+        events.one("told", 5)  # type: ignore[arg-type]
+
+
+def test_what_compares_in_its_own_way_counts_at_any_depth(
+    events: Events, recorder: valued.Client
+) -> None:
+    recorder.action("told", {"user.id": 1}, attributes={"of": [1, {"a": True, "b": 2}], "on": True})
+    about = pytest.approx(1.01, abs=0.1)
+    events.one(attributes={"of": [mock.ANY, {"a": mock.ANY, "b": 2}], "on": mock.ANY})
+    events.one(attributes={"of": (about, mock.ANY)})
+    events.none(attributes={"of": [mock.ANY, {"a": 1, "b": mock.ANY}]})
+    events.none(attributes={"of": [mock.ANY]})
+    events.none(attributes={"of": [about, {"a": True}]})
 
 
 @pytest.mark.parametrize(

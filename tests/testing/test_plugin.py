@@ -57,6 +57,37 @@ def test_two_runs_at_the_same_time_see_none_of_each_others_events(tmp_path: Path
     assert all("1 passed" in each for each in said)
 
 
+_OLDER = """
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+import app, valued
+
+def flush(number):
+    app.work(number)
+    return valued.flush(10)
+
+pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork"))
+pool.submit(int).result()
+
+def test_it(valued_events):
+    assert pool.submit(flush, 1).result(30)
+    assert valued_events == []
+    pool.shutdown()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("disabled", [True, False])
+def test_a_pool_that_is_older_than_the_fixture_sends_nothing_where_valued_is_disabled(
+    tmp_path: Path, server: Server, disabled: bool
+) -> None:
+    ini = NO_TOKEN if disabled else ""
+    write(tmp_path, "app.py", ini=ini, test_it=_OLDER)
+    done = pytest_in(tmp_path, "-q", "-W", "ignore", TOKEN="a-token", ENDPOINT=server.url)
+    assert_passed(done, 1)
+    assert len(server.requests) == (0 if disabled else 1)  # as the document says
+
+
 # -- settings --------------------------------------------------------------------------------------
 
 _SAYS = """

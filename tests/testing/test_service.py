@@ -15,7 +15,7 @@ import requests
 import valued
 from tests.support.processes import Child, run
 from tests.testing.support import assert_passed, pytest_in, write
-from valued.testing import Service, service
+from valued.testing import Service, recorded, service
 
 TOKEN = "a-secret-token"
 
@@ -120,6 +120,43 @@ def test_it_can_be_cleared(listening: Service, client: valued.Client) -> None:
 def test_wait_says_what_came(listening: Service) -> None:
     with pytest.raises(AssertionError, match=r"0 events in 0\.05 s, expected 1"):
         listening.wait(1, timeout=0.05)
+
+
+def _failures(listening: Service) -> Iterator[str]:
+    for ask in (lambda: listening.events.one("a"), lambda: listening.wait(1, timeout=0.02)):
+        with pytest.raises(AssertionError) as failed:
+            ask()
+        yield str(failed.value).splitlines()[-1]
+
+
+def test_a_failure_says_that_a_recording_takes_the_events(
+    listening: Service, client: valued.Client
+) -> None:
+    with recorded():
+        _report(client)
+        said = {*_failures(listening)}
+    assert said == {"nothing arrived; a recording is on and takes the events"}
+
+
+def test_a_failure_says_that_a_client_made_before_sends_elsewhere() -> None:
+    elsewhere: list[Any] = []
+    client = valued.Client(elsewhere.append, executor=valued.ImmediateExecutor())
+    with service() as listening:
+        _report(client)
+        [said] = {*_failures(listening)}
+    assert len(elsewhere) == 1
+    assert said.startswith("nothing arrived; ")
+    assert said.endswith("make the client after the fixture: connect anew")
+
+
+def test_a_failure_says_that_what_came_was_not_taken(
+    listening: Service, client: valued.Client
+) -> None:
+    listening.fail(400)
+    _report(client)
+    client.flush(10)
+    with recorded():
+        assert {*_failures(listening)} == {"nothing was taken of what arrived (1 request)"}
 
 
 def test_the_environment_leads_to_it_and_is_restored(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,8 @@ def record(url: str, choose: Callable[[], object] | None = None) -> None:
 
     *choose*: asked first. None or False: no page view. True: one of *url*. A text: one of that URL.
 
-    Raises nothing: an answer that is ready is sent, whatever becomes of its page view.
+    Raises nothing: an answer that is ready is sent, whatever becomes of its page view. Except in a
+    test, which `valued.testing.RealEndpointError` is to fail.
     """
     try:
         if not valued.connected():
@@ -42,7 +43,13 @@ def record(url: str, choose: Callable[[], object] | None = None) -> None:
 
 
 def say_failed(error: Exception) -> None:
-    """Log that a page view was not recorded; not the words of others, which may hold a value."""
+    """Log that a page view was not recorded; not the words of others, which may hold a value.
+
+    Raises it again where it is `valued.testing.RealEndpointError`.
+    """
+    # By its name: to import `valued.testing` is nothing for a page.
+    if isinstance(error, valued.ValuedError) and type(error).__name__ == "RealEndpointError":
+        raise error
     if isinstance(error, valued.SerializationError):
         say("a page view was not recorded: %s", error.summary)
     elif isinstance(error, valued.ValuedError):

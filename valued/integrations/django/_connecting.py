@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
+from typing import Any
 
 import valued
 from valued.integrations.django._settings import Settings
@@ -22,15 +24,24 @@ def connect(settings: Settings) -> None:
     lacks_token = settings.token is None and not os.environ.get("VALUED_TOKEN")
     if settings.enabled is not False and settings.token is None and is_connected_elsewhere():
         return
-    # Commands, and developers, need no token.
-    enabled = False if lacks_token else settings.enabled
+    enabled = settings.enabled
+    # Commands, and developers, need no token. What VALUED_DISABLED says is left to the client, as
+    # it may be neither on nor off.
+    if lacks_token and not (enabled is None and _is_disabled()):
+        enabled = False
     options = {**settings.options, "enabled": enabled}
     try:
-        client = valued.connect(settings.token, settings.endpoint, **options)
+        client = valued.connect(_value(settings.token), _value(settings.endpoint), **options)
     except valued.ValidationError as error:
         raise valued.ValidationError(*(f"VALUED: {it}" for it in error.problems)) from None
+    except valued.SerializationError as error:
+        raise valued.ValidationError(f"VALUED: defaults: {error}") from error
     _Made.client = client
     _Made.lacks_token = lacks_token and settings.enabled is not False and not _is_disabled()
+
+
+def _value(setting: Callable[[], Any] | None) -> Any:
+    return None if setting is None else setting()
 
 
 def _is_disabled() -> bool:

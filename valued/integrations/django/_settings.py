@@ -18,10 +18,14 @@ FUNCTIONS: Final = ("USER", "CUSTOMER", "PAGE_VIEWS")
 
 
 class Settings(NamedTuple):
-    """What ``VALUED`` says."""
+    """What ``VALUED`` says.
 
-    token: Any = None
-    endpoint: str | None = None
+    The token is behind a function: who shows the frames of an exception shows what is in them. So
+    is the endpoint, for which a token may be mistaken. None: not given.
+    """
+
+    token: Callable[[], Any] | None = None
+    endpoint: Callable[[], Any] | None = None
     enabled: bool | None = None
     user: Any = "lazy"
     customer: Any = None
@@ -39,13 +43,20 @@ _OWN: Final = [name.upper() for name in Settings._fields if name != "options"]
 
 def read() -> Settings:
     """``settings.VALUED``, none if missing. Raises `ValidationError`, which names what is wrong."""
+    settings = _read()
+    if isinstance(settings, list):
+        raise valued.ValidationError(*settings)
+    return settings
+
+
+def _read() -> Settings | list[str]:
+    """The settings, or what is wrong. Raises nothing: its frame would show the token."""
     given = getattr(django_settings, "VALUED", None)
     if given is None:
         given = {}
     if not isinstance(given, Mapping):
-        raise valued.ValidationError(
-            "VALUED: expected a mapping, such as {'TOKEN': '…'}, got " + type(given).__name__
-        )
+        kind = type(given).__name__
+        return [f"VALUED: expected a mapping, such as {{'TOKEN': '…'}}, got {kind}"]
     of_client = [
         name.upper()
         for name, parameter in inspect.signature(valued.Client).parameters.items()
@@ -59,13 +70,17 @@ def read() -> Settings:
         if not isinstance(given.get(name, False), bool | None if name == "ENABLED" else bool)
     ]
     if problems:
-        raise valued.ValidationError(*problems)
+        return problems
     own = {name.lower(): value for name, value in given.items() if name in _OWN}
     # An empty one is what ``os.environ.get("VALUED_TOKEN", "")`` gives where it isn't set.
-    own["token"] = own.get("token") or None
-    own["endpoint"] = own.get("endpoint") or None
+    for name in ("token", "endpoint"):
+        own[name] = _function_of(own.get(name) or None)
     options = {name.lower(): value for name, value in given.items() if name not in _OWN}
     return Settings(**own, options=options)
+
+
+def _function_of(value: object) -> Callable[[], object] | None:
+    return None if value is None else lambda: value
 
 
 def _unknown(name: object, known: list[str]) -> str:

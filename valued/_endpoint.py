@@ -1,0 +1,138 @@
+"""Token and endpoint, checked. No message, and no frame, shows what was given."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import urllib.parse
+from typing import Any, Final
+
+from valued._errors import ValidationError
+from valued._options import DEFAULT_ENDPOINT, endpoint_from_environment, token_from_environment
+from valued._reporting import log
+from valued._secret import Secret, hide
+
+
+def hidden_or_type(given: object) -> Any:
+    """*given* as a text that doesn't show; the type of what is neither a text nor None.
+
+    A list, say, would show the token in it wherever a frame is shown.
+    """
+    if given is None or isinstance(given, str):
+        return hide(given)
+    return bytes if isinstance(given, bytes) else type(given)
+
+
+def checked_token(token: Any) -> Secret:
+    """*token*, of `hidden_or_type`; default ``VALUED_TOKEN``. Raises `ValidationError`."""
+    given = hide(token_from_environment()) if token is None else token
+    if given is None:
+        hint = "pass one, or set VALUED_TOKEN, or VALUED_DISABLED=1 to do without"
+        raise ValidationError(f"token: none was given; {hint}")
+    where = "VALUED_TOKEN" if token is None else "token"
+    if not isinstance(given, Secret):
+        raise ValidationError(f"{where}: expected a text, got {given.__name__}")
+    if not given:
+        raise ValidationError(f"{where}: it is empty; copy the token from your account")
+    if given[:7].lower() == "bearer ":
+        raise ValidationError(f"{where}: leave out 'Bearer', it is put before the token")
+    if not given.isascii() or not given.isprintable() or " " in given:
+        raise ValidationError(
+            f"{where}: it holds blanks, control characters or letters outside ASCII; "
+            "copy it again, without a line end"
+        )
+    if given.lower().startswith(("http://", "https://")):
+        raise ValidationError(
+            f"{where}: it is a URL; the token comes first, and the endpoint behind it"
+        )
+    return given
+
+
+def checked_endpoint(endpoint: Any) -> str:
+    """*endpoint*, of `hidden_or_type`; default ``VALUED_ENDPOINT``, else the service's.
+
+    Raises `ValidationError`.
+    """
+    given = hide(endpoint_from_environment()) if endpoint is None else endpoint
+    if given is None:
+        return DEFAULT_ENDPOINT
+    where = "VALUED_ENDPOINT" if endpoint is None else "endpoint"
+    expected = "expected an http(s) URL, such as 'http://127.0.0.1:4567/events'"
+    if not isinstance(given, Secret):
+        raise ValidationError(f"{where}: {expected}, got {given.__name__}")
+    problem = _endpoint_problem(given)
+    if problem is _NO_URL:
+        raise ValidationError(f"{where}: {expected}; {problem}{_hint(given)}")
+    if problem is not None:
+        raise ValidationError(f"{where}: {problem}")
+    return str.__str__(given)
+
+
+# What was given is not shown: a token in the endpoint's place is a likely mistake.
+_NO_URL: Final = "what was given is none"
+
+
+def _endpoint_problem(given: Secret) -> str | None:
+    plain = str.__str__(given)
+    try:
+        parts = urllib.parse.urlsplit(plain)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        return _NO_URL
+    if not usable or any(character.isspace() for character in plain):
+        return _NO_URL
+    if parts.username is not None or parts.password is not None:
+        return "it holds a user name; the token is what authorizes"
+    return None
+
+
+#: What is shown since it can only be an address: a host with a top-level domain, or with a port, in
+#: small letters, as nearly no token is; then maybe a path.
+_ADDRESS: Final = re.compile(
+    r"""
+    /* (?P<host>
+        (?: localhost | (?: [0-9]{1,3} \. ){3} [0-9]{1,3} | \[ [0-9a-f:.]+ \]
+          | (?: [a-z0-9-]{1,63} \. )+ [a-z]{2,18} ) (?: : [0-9]{1,5} )?
+      | [a-z][a-z0-9-]{0,31} : [0-9]{2,5} )
+    (?P<path> / [a-z0-9/._-]{0,60} )?
+    """,
+    re.VERBOSE,
+)
+
+
+def _hint(given: Secret) -> str:
+    """The URL that *given* would be with a scheme, to be pasted; empty if that is none."""
+    address = _ADDRESS.fullmatch(given)
+    if address is None:
+        return ""
+    host = address["host"]
+    local = _is_loopback(host.strip("[]")) or _is_loopback(host.rpartition(":")[0].strip("[]"))
+    meant = f"{'http' if local else 'https'}://{host}{address['path'] or '/events'}"
+    if _endpoint_problem(Secret(meant)) is not None:
+        return ""
+    return f"; did you mean '{meant}'?"
+
+
+#: Hosts that this process, or one that it was forked from, has warned of.
+_told_of: Final[set[str]] = set()
+
+
+def warn_of_clear_text(endpoint: str) -> None:
+    """Log it, once for each host, where the token would travel in clear."""
+    parts = urllib.parse.urlsplit(endpoint)
+    host = parts.hostname or ""
+    if parts.scheme == "https" or host in _told_of or _is_loopback(host):
+        return
+    _told_of.add(host)
+    log.warning(
+        "the endpoint is http://%s: the token, and all events, travel in clear; use https", host
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
