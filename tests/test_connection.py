@@ -133,6 +133,8 @@ def test_a_key_for_idempotency_goes_as_a_header_of_that_request_only(
     connection.post(b"{}")
     sent = [request.headers.get("Idempotency-Key") for request in server.requests]
     assert sent == ["a-1", None]
+    with pytest.raises(valued.ValidationError, match=r"^idempotency_key: "):
+        connection.post(b"{}", "a\r\nHost: b")
 
 
 def test_token_and_endpoint_come_from_the_environment_where_none_are_given(
@@ -1234,7 +1236,8 @@ def test_nothing_is_logged_with_the_token_by_anybody_on_the_way_to_success(
 
 
 @pytest.mark.parametrize(
-    "token", ["", "two words", "line\n", "tab\t", "bell\x07", "ключ", 5, b"bytes", ["x"]]
+    "token",
+    ["", "two words", "Bearer t0ken", "line\n", "tab\t", "bell\x07", "ключ", 5, b"bytes", ["x"]],
 )
 def test_a_token_that_can_be_none_is_refused_and_not_shown(
     token: Any, monkeypatch: pytest.MonkeyPatch

@@ -36,8 +36,8 @@ MAY_IMPORT = {
     "_weak": [],
     "_fork": ["_weak"],
     "_leaving": ["_fork", "_weak"],
-    "_options": ["_errors", "_typing"],
     "_secret": [],
+    "_options": ["_errors", "_typing", "_secret"],
     "_recording": ["_errors", "_fork"],
     "_reporting": ["_errors", "_typing"],
     "_values": [],
@@ -86,13 +86,13 @@ MAY_IMPORT = {
     "_sender": [
         "_typing", "_fork", "_leaving", "_options", "_outbox", "_executors", "_process_sender",
     ],
-    "_endpoint": ["_errors", "_options", "_secret"],
     "_seams": ["_fork"],
     "_pool": ["_fork", "_weak", "_seams"],
     "_route": ["_secret", "_seams", "_pool"],
+    "_endpoint": ["_errors", "_options", "_secret", "_reporting"],
     "_connection": [
-        "_errors", "_typing", "_version", "_fork", "_options", "_secret", "_serializer",
-        "_reporting", "_pool", "_route",
+        "_errors", "_typing", "_version", "_fork", "_options", "_secret", "_recording",
+        "_serializer", "_pool", "_route", "_endpoint",
     ],
     "_client": [
         "_errors", "_typing", "_fork", "_options", "_durable", "_secret", "_recording",

@@ -192,7 +192,8 @@ def test_error_names_the_path_the_type_and_how_to_register(data: object, path: s
     assert error.path == path
     assert error.reason == (
         f"no converter for {__name__}.Unknown: give the class a to_valued_data() method, "
-        f"or write: from {__name__} import Unknown; valued.register(Unknown, str)"
+        f"or write: from {__name__} import Unknown; "
+        "valued.register(Unknown, lambda it: type(it).__name__)"
     )
     assert str(error) == (f"{path}: {error.reason}" if path else error.reason)
     assert error.__cause__ is None

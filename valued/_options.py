@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 from typing import Literal as _Literal
 
 from valued._errors import ValidationError
+from valued._secret import hide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -113,22 +114,21 @@ _FALSE: Final = frozenset({"0", "false", "no", "off", ""})
 
 def switch_from_environment(variable: str, default: bool) -> bool:  # noqa: FBT001
     """Whether *variable* is on. Raises `ValidationError` where it says neither on nor off."""
-    given = os.environ.get(variable)
+    given = hide(os.environ.get(variable))  # no frame shows it: it may be a secret
     if given is None:
         return default
     said = given.strip().lower()
     if said not in _TRUE | _FALSE:
-        # Not what it says: it may be a secret that was meant for another one.
         raise ValidationError(f"{variable}: expected 1 or 0, and it says neither")
     return said in _TRUE
 
 
 def _choice_from_environment(variable: str, names: tuple[str, ...]) -> str:
     """What *variable* says, the first of *names* where it is not set. Raises `ValidationError`."""
-    said = os.environ.get(variable, "").strip().lower() or names[0]
+    said = hide(os.environ.get(variable, "")).strip().lower() or names[0]
     if said not in names:
         raise ValidationError(f"{variable}: expected {' or '.join(names)}, and it says neither")
-    return said
+    return str.__str__(said)
 
 
 def ca_bundle_from_environment() -> str | None:

@@ -469,7 +469,7 @@ def test_a_function_says_which_pages_are_viewed_and_by_which_url(
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("broken", ["user", "page_views", "result"])
+@pytest.mark.parametrize("broken", ["user", "value", "page_views", "result"])
 def test_what_a_function_raises_in_a_page_view_is_logged_and_the_page_served(
     broken: str, sent: list[Any], signed_in: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -477,13 +477,15 @@ def test_what_a_function_raises_in_a_page_view_is_logged_and_the_page_served(
         raise LookupError("a secret")
 
     app = made()
-    user = fail if broken == "user" else signed_in
-    page_views: Any = {"user": True, "page_views": fail, "result": lambda *_: 5}[broken]
+    user: Any = {"user": fail, "value": lambda: {"id": 1, "plan": b"secret"}}.get(broken, signed_in)
+    page_views: Any = {"page_views": fail, "result": lambda *_: 5}.get(broken, True)
     valued_flask.init_app(app, user, page_views=page_views)
     assert get(app, "/page").text == HTML
     assert sent == []
-    reason = "url: expected a text" if broken == "result" else "LookupError was raised"
+    reasons = {"result": "url: expected a text", "value": "user.plan: "}
+    reason = reasons.get(broken, "LookupError was raised")
     [record] = caplog.records
+    assert "secret" not in caplog.text
     assert (record.name, record.levelno) == ("valued", logging.WARNING)
     assert record.getMessage().startswith(f"a page view was not recorded: {reason}")
 

@@ -198,6 +198,19 @@ def test_blocks_that_end_in_another_order_keep_the_one_that_is_left(
     assert (len(one), len(two), len(sent)) == (0, 1, 1)
 
 
+def test_an_event_that_is_being_recorded_when_the_block_ends_is_not_sent() -> None:
+    block, sent = contextlib.ExitStack(), []
+
+    def end(event: dict[str, Any]) -> dict[str, Any]:
+        block.close()
+        return event
+
+    client = valued.Client(sent.append, executor=valued.ImmediateExecutor(), before_send=end)
+    events = block.enter_context(recorded())
+    _report(client, 1)
+    assert (len(events), sent) == (0, [])
+
+
 def test_a_forked_child_writes_into_the_file_of_its_parent(
     events: Events, recorder: valued.Client, fork: Callable[..., Child]
 ) -> None:
