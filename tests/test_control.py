@@ -39,6 +39,22 @@ class Unknown:
     """An object that nobody can send."""
 
 
+class Refusing(type):
+    """A class of classes that can be asked nothing."""
+
+    def __eq__(cls, other: object) -> bool:
+        raise LookupError("ada@example.com")
+
+    __hash__ = type.__hash__
+
+    def __getattribute__(cls, name: str) -> Any:
+        raise LookupError("ada@example.com")
+
+
+class Hostile(metaclass=Refusing):
+    """An object of such a class."""
+
+
 class Raising:
     """Raises what holds a value."""
 
@@ -365,7 +381,7 @@ def test_name_can_not_forge_a_log_line(
 def test_mistakes_of_keys_are_tolerated_too(sent: list[JSONObject]) -> None:
     client = immediate(sent, invalid="log")
     scope = valued.Scope(client, {"user": {"id": 1, "ratio": math.nan}})
-    for key in ("a..b", object(), ""):
+    for key in ("a..b", object(), "", Hostile()):
         assert scope.get(key, "default") == "default"  # type: ignore[arg-type]
         assert key not in scope
         with pytest.raises(KeyError):
@@ -373,10 +389,15 @@ def test_mistakes_of_keys_are_tolerated_too(sent: list[JSONObject]) -> None:
         assert scope.attributes.get(key) is None  # type: ignore[call-overload]
     scope["a..b"] = 1
     scope.action("k")
-    assert [event["user"] for event in sent] == [{"id": 1}]
+    scope[Hostile()] = 1  # type: ignore[index]
+    scope.action("k", {"customer.id": 1})
+    assert [event["user"] for event in sent] == [{"id": 1}, None]
 
 
-@pytest.mark.parametrize("lazy", [5, {"user": 5}, {5: fail}, {"user.id": fail}, Raising()])
+@pytest.mark.parametrize(
+    "lazy",
+    [Hostile(), {"user": Hostile()}, 5, {"user": 5}, {5: fail}, {"user.id": fail}, Raising()],
+)
 def test_lazy_functions_that_are_none_follow_invalid(
     lazy: Any, sent: list[JSONObject], recorder: valued.Client
 ) -> None:

@@ -21,7 +21,7 @@ from valued._errors import ValidationError
 from valued._events import gather
 from valued._fork import PerProcess
 from valued._serializer import Snapshot, merge
-from valued._values import is_a
+from valued._values import is_a, name_of
 
 if TYPE_CHECKING:
     from valued._typing import JSONObject
@@ -321,15 +321,15 @@ def checked_lazy(lazy: object) -> Lazy:
     if functions is None:
         raise ValidationError(
             "lazy: expected a mapping of fields to functions, such as "
-            f"{{'user': current_user}}, got {type(lazy).__name__}"
+            f"{{'user': current_user}}, got {name_of(type(lazy))}"
         )
     for name, function in functions.items():
         if type(name) is not str or not name or "." in name:
-            said = repr(name) if type(name) is str else type(name).__name__
+            said = repr(name) if type(name) is str else name_of(type(name))
             raise ValidationError(f"lazy: expected the name of a field, such as 'user', got {said}")
         if not callable(function):
             raise ValidationError(
                 f"lazy: expected a function for {name!r}, such as lambda: {{'id': 1}}, "
-                f"got {type(function).__name__}"
+                f"got {name_of(type(function))}"
             )
     return functions  # type: ignore[return-value]

@@ -15,7 +15,7 @@ from valued._errors import ValidationError
 from valued._serializer import merge, normalize, refuse_as_party
 from valued._times import now, with_offset
 from valued._typing import JSONObject, ScopeLike
-from valued._values import is_a, shown
+from valued._values import is_a, name_of, shown
 
 _MISSING_USER: Final = "Missing user.id: a page view is somebody's; give {'user.id': 1}"
 _MISSING_ID: Final = "Missing user.id or customer.id: give one of them, as in {'user.id': 1}"
@@ -107,7 +107,7 @@ def data_of_party(name: str, data: object) -> object:
     if isinstance(plain, dict):
         return plain
     raise ValidationError(
-        f"{name}: expected a mapping with an id, such as {{'id': 1}}, got {type(data).__name__}"
+        f"{name}: expected a mapping with an id, such as {{'id': 1}}, got {_kind(data)}"
     )
 
 
@@ -354,7 +354,7 @@ def _shown(value: object) -> str:
 
 def _kind(value: object) -> str:
     # What is normalized already is a dict of ours.
-    return "dict" if is_a(value, dict) else type(value).__name__
+    return "dict" if is_a(value, dict) else name_of(type(value))
 
 
 class Config:

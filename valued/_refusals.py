@@ -168,8 +168,8 @@ class Refusals:
 
 def parties_of(key: object) -> tuple[str, ...]:
     """The parties that a key may mean which can't be read as one."""
-    while type(key) in (tuple, list) and key:
-        key = key[0]  # type: ignore[index]
+    while (type(key) is tuple or type(key) is list) and key:
+        key = key[0]
     name = key.partition(".")[0] if type(key) is str else ""
     return PARTIES if not name else (name,) if name in PARTIES else ()
 
