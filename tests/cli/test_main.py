@@ -117,8 +117,8 @@ def test_usage_error_names_what_is_wrong(
         (["action", "a.b", "user.id=1", "properties.a=1", "--token", "t"], "properties: an event"),
         (["action", "a.b", "user.id=1", "attributes=1", "--token", "t"], "attributes: expected"),
         (["page-view", "a.b", "user.id=1", "--token", "t"], "url: expected one with a scheme"),
-        (["sync-user", "user.id=1", "--token", "t"], "Missing user.id or customer.id: sync_user"),
-        (["sync-user", "user.id=1", "customer.id=1", "--token", "t"], "Missing user.id"),
+        (["sync-user", "user.id=1", "--token", "t"], "user: sync_user takes the user itself"),
+        (["sync-user", "user.id=1", "customer.id=1", "--token", "t"], "user: sync_user takes"),
     ],
 )
 def test_what_the_library_refuses_is_one_line_and_status_2(
@@ -137,7 +137,7 @@ def test_variable_that_is_neither_on_nor_off_is_one_line_and_status_2(
     monkeypatch.setenv("VALUED_DISABLED", "maybe")
     assert main(["action", "a.b", "user.id=1", "--token", "t"]) == 2
     shown = capsys.readouterr()
-    assert shown.err == "valued: VALUED_DISABLED: expected 1 or 0, got 'maybe'\n"
+    assert shown.err == "valued: VALUED_DISABLED: expected 1 or 0, and it says neither\n"
     assert shown.out == ""
 
 
