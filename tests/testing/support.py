@@ -32,6 +32,8 @@ def pytest_in(
     # No project says where its tests come from, but those of this one: pytest looks upwards.
     (folder / "pytest.ini").touch()
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *plugin, *arguments]
+    # Forks while other threads live, of which Python warns from 3.12 on, are what some are about.
+    command += ["-W", "ignore:This process:DeprecationWarning"]
     dropped = {"VALUED_ENV", "PYTEST_ADDOPTS", "PYTEST_CURRENT_TEST", "PYTEST_VERSION"}
     environment = {name: os.environ[name] for name in os.environ if name not in dropped}
     return subprocess.run(
