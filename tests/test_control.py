@@ -501,6 +501,26 @@ def test_user_that_can_not_be_sent_leaves_nobody_in_place_of_the_one_before(
     assert (client.stats()["invalid"], client.stats()["anonymous"]) == (1, 2)
 
 
+def test_user_whose_id_is_given_beside_what_can_not_be_read_is_kept(
+    sent: list[JSONObject],
+) -> None:
+    scope = valued.Scope(immediate(sent, invalid="log"), {"user.id": 1})
+    scope.apply({b"name": "Bob", "user.id": 2})
+    scope.action("k")
+    assert sent[0]["user"] == {"id": 2}
+
+
+def test_syncs_that_can_not_be_sent_are_tolerated(sent: list[JSONObject]) -> None:
+    client = immediate(sent, invalid="log")
+    scope = valued.Scope(client, {"user": {"id": 1, "name": "Ada"}, "customer.id": 2})
+    scope.sync(properties={})
+    scope.page_view("/page", "ada@example.com")
+    for it in (client, scope):
+        it.sync_user(Unknown())
+        it.sync_customer(Unknown())
+    assert (client.stats()["invalid"], sent) == (6, [])
+
+
 def test_rest_of_a_user_is_kept_where_only_a_detail_can_not_be_sent(
     sent: list[JSONObject],
 ) -> None:

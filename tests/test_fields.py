@@ -88,6 +88,8 @@ def test_view_reads_as_the_mapping_that_it_is_of(scope: valued.Scope) -> None:
         view["missing"]
     with pytest.raises(KeyError):
         del view["missing"]
+    with pytest.raises(valued.SerializationError):
+        view[object()]  # type: ignore[index]
     for copied in (copy.copy(view), copy.deepcopy(view), pickle.loads(pickle.dumps(view))):
         assert type(copied) is dict
         assert copied == plain

@@ -306,6 +306,12 @@ def test_import_says_nothing_where_warnings_are_errors() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_testing_is_there_without_an_import_of_its_own() -> None:
+    assert (
+        run("-c", "import valued; print(valued.testing.recorded.__name__)").stdout == "recorded\n"
+    )
+
+
 def test_public_names_are_sorted_and_complete() -> None:
     assert valued.__all__ == sorted(valued.__all__)
     public = {

@@ -254,10 +254,6 @@ class Layer:
         """The data."""
         return self.data
 
-    def known(self) -> Snapshot:
-        """The same."""
-        return self.data
-
     def change(self, key: Key, change: Change) -> None:
         """Make a change that counts until the block ends."""
         hold(key, Layer(applied(change, self.data), self.before, self.block))

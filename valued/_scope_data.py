@@ -7,7 +7,7 @@ from collections.abc import Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from valued._changes import REMOVE, Change, Replace, applied, at, merging
-from valued._context import PARTIES, Key, held, hold
+from valued._context import PARTIES, Key, UnitLayer, held, hold
 from valued._errors import NotConnectedError, ValidationError, ValuedError
 from valued._refusals import parties_of
 from valued._serializer import Snapshot, parts_of
@@ -267,9 +267,7 @@ class ScopeData(ScopeLike):
             if not self._tolerates(error):
                 raise
         entry = held(self._key())
-        # Plain data asks nobody, so it is none.
-        assert entry is not None
-        assert not isinstance(entry, Snapshot)
+        assert isinstance(entry, UnitLayer)  # nothing else asks anybody
         return entry.known()
 
     def _view(self, name: str) -> Any:
