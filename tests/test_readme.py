@@ -263,6 +263,10 @@ def test_django_section_adds_page_views_to_a_new_project(server: Server, shell: 
     assert view["attributes"]["source"]["url"] == "http://testserver/"
 
 
+#: A worker that is told to end in the instant of its fork doesn't hear of it, and is waited for.
+PATIENCE = "--no-control-socket --graceful-timeout 10"
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="Gunicorn forks")
 def test_gunicorn_section_runs_as_printed_and_each_event_arrives_once(
     server: Server, shell: Path, monkeypatch: pytest.MonkeyPatch
@@ -274,7 +278,7 @@ def test_gunicorn_section_runs_as_printed_and_each_event_arrives_once(
     assert curl[:4] == ["curl", "-X", "POST", "-H"]
     name, _, user = curl[4].partition(": ")
     path = curl[5].removeprefix("http://127.0.0.1:8000")  # where Gunicorn listens by default
-    monkeypatch.setenv("GUNICORN_CMD_ARGS", "--bind 127.0.0.1:0 --no-control-socket")
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", f"--bind 127.0.0.1:0 {PATIENCE}")
     process = subprocess.Popen(
         [sys.executable, "-m", program, *arguments], cwd=shell, stderr=subprocess.PIPE, text=True
     )

@@ -56,6 +56,8 @@ def gunicorn(*options: str) -> tuple[str, ...]:
     kind = "asgi" if "uvicorn_worker.UvicornWorker" in options else "wsgi"
     return (
         *("-m", "gunicorn", "--bind", "127.0.0.1:0", "--workers", "2", "--no-control-socket"),
+        # A worker that is told to end in the instant of its fork doesn't hear of it.
+        *("--graceful-timeout", "10"),
         *(*options, f"{MODULE}.{kind}:application"),
     )
 

@@ -73,6 +73,9 @@ class Gunicorn:
         command = [
             *(sys.executable, *python, "-m", "gunicorn", "--config", str(file)),
             *("--bind", "127.0.0.1:0", "--workers", str(WORKERS)),
+            # A worker that is told to end in the instant of its fork doesn't hear of it: CPython
+            # forgets a signal that comes before the child's first step.
+            *("--graceful-timeout", "10"),
             *("--error-logfile", str(self._log), *options, app),
         ]
         with self._stderr.open("wb") as stderr:

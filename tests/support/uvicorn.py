@@ -112,7 +112,7 @@ def _command(kind: str, folder: Path) -> list[str]:
         return [*command, *(("--workers", str(KINDS[kind])) if KINDS[kind] > 1 else ())]
     # The control socket would be a file in the user's home.
     configuration = folder / "gunicorn.conf.py"
-    configuration.write_text("control_socket_disable = True\n", "utf-8")
+    configuration.write_text("control_socket_disable = True\ngraceful_timeout = 10\n", "utf-8")
     return [
         *("-m", "gunicorn", "--config", str(configuration), "--bind", "127.0.0.1:0"),
         *("--workers", str(KINDS[kind]), "--worker-class", "uvicorn_worker.UvicornWorker"),

@@ -56,7 +56,7 @@ def test_section_runs_as_printed(tmp_path: Path, title: str) -> None:
         pytest.skip("Gunicorn is made for Unix")
     _write(tmp_path, title)
     # Gunicorn would have one in the user's home.
-    done = pytest_in(tmp_path, "-q", GUNICORN_CMD_ARGS="--no-control-socket")
+    done = pytest_in(tmp_path, "-q", GUNICORN_CMD_ARGS="--no-control-socket --graceful-timeout 10")
     assert_passed(done, count)
 
 
