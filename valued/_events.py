@@ -167,7 +167,7 @@ _ANONYMOUS: Final = ((_MISSING_USER,), (_MISSING_ID,))
 def _finished(fixed: JSONObject, data: JSONObject) -> JSONObject:
     # Twice: once for the place that it has in the table of the API, once to overrule the data.
     event = {**fixed, **data, **fixed}
-    strange = not event.keys() <= _KNOWN
+    strange = not _KNOWN.issuperset(event)
     problems = _problems(event, strange=strange)
     if problems:
         raise ValidationError(*problems)
@@ -192,8 +192,9 @@ def _warn_of_unknown(event: JSONObject) -> None:
 
 
 def _plain_text(value: object) -> object:
-    # A subclass of `str`, or a proxy of one, would get to the encoder else.
-    return normalize(value) if is_a(value, str) else value
+    if type(value) is str or not is_a(value, str):
+        return value
+    return normalize(value)  # a subclass of `str`, or a proxy of one, would get to the encoder else
 
 
 def _only(data: JSONObject, *names: str) -> JSONObject:
