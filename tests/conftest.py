@@ -13,7 +13,7 @@ import pytest
 import valued
 from tests.support.processes import Child
 from tests.support.server import Server
-from valued import _refusals
+from valued import _converters, _refusals
 from valued.integrations import _saying
 
 _VARIABLES = (
@@ -33,6 +33,13 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in _VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("VALUED_ENV", "production")
+
+
+@pytest.fixture(autouse=True)
+def _registrations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers ends with it."""
+    monkeypatch.setattr(_converters, "_registered", dict(_converters._registered))
+    monkeypatch.setattr(_converters, "_version", object())
 
 
 @pytest.fixture(autouse=True)

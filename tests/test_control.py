@@ -9,8 +9,10 @@ import pickle
 import re
 import subprocess
 import sys
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from types import MappingProxyType
 from typing import Any
 
@@ -203,9 +205,18 @@ def test_variable_that_is_wrong_is_named(
         ("enable", r"did you mean enabled\?"),
     ],
 )
-def test_option_of_another_client_is_refused_with_what_is_meant(name: str, hint: str) -> None:
-    with pytest.raises(valued.ValidationError, match=f"^{name}: no such option; .*{hint}"):
+def test_option_of_another_client_is_refused_with_what_is_meant(
+    name: str, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(valued.ValidationError, match=f"^{name}: no such option; .*{hint}") as it:
         valued.Client("token", **{name: "x"})
+    said = str(it.value)
+    if "as in " in said:  # what is pasted works
+        assert isinstance(eval(said.rpartition("as in ")[2]), valued.Client)
+    elif "write " in said and "(" in said:
+        monkeypatch.setattr(logging.getLogger("valued"), "level", logging.NOTSET)
+        exec(said.rpartition("write ")[2])
+        assert logging.getLogger("valued").level == logging.DEBUG
 
 
 # -- the off switch --------------------------------------------------------------------------------
@@ -257,6 +268,29 @@ def test_figures_of_a_forked_child_begin_with_zero(fork: Callable[..., Child]) -
 
     assert fork(child).wait() == 0
     assert client.stats()["disabled"] == 1
+
+
+def test_child_counts_though_a_thread_held_the_lock_at_the_fork(
+    fork: Callable[..., Child], in_thread: Callable[..., Future[Any]]
+) -> None:
+    client = valued.Client(enabled=False)
+    held, release = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with client._refusals._here.get().lock:
+            held.set()
+            release.wait(30)
+
+    holder = in_thread(hold)
+    assert held.wait(10)
+
+    def child() -> None:
+        client.action("child's", {"user.id": 1})
+        assert client.stats()["disabled"] == 1
+
+    assert fork(child).wait() == 0
+    release.set()
+    holder.result(10)
 
 
 def test_options_outlive_a_pickle(sent: list[JSONObject]) -> None:

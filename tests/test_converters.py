@@ -23,21 +23,7 @@ from typing import Any
 import pytest
 
 import valued
-from valued import _converters
-
-
-@pytest.fixture(autouse=True)
-def _registrations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test registers ends with it."""
-    monkeypatch.setattr(_converters, "_registered", dict(_converters._registered))
-    monkeypatch.setattr(_converters, "_version", object())
-
-
-def refusal(value: object) -> valued.SerializationError:
-    with pytest.raises(valued.SerializationError) as caught:
-        valued.normalize(value)
-    return caught.value
-
+from tests.support.refusals import refusal
 
 # -- what goes as it is ----------------------------------------------------------------------------
 

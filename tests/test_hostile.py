@@ -29,23 +29,9 @@ from tests.support.hostile import (
     seed,
     values,
 )
-from valued import _converters
+from tests.support.refusals import refusal
 from valued._serializer import LEFT_OUT, encode, normalize_leniently, parts_of, refuse_as_party
 from valued._values import is_a
-
-
-@pytest.fixture(autouse=True)
-def _registrations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test registers ends with it."""
-    monkeypatch.setattr(_converters, "_registered", dict(_converters._registered))
-    monkeypatch.setattr(_converters, "_version", object())
-
-
-def refusal(value: object) -> valued.SerializationError:
-    with pytest.raises(valued.SerializationError) as caught:
-        valued.normalize(value)
-    return caught.value
-
 
 #: What is strange, and yet has a form in JSON.
 ACCEPTED = {

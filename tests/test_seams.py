@@ -19,7 +19,7 @@ import vcr
 import wrapt
 
 import valued
-from tests.support.processes import run
+from tests.support.processes import Child, run
 from tests.support.server import Reply, Server
 from tests.support.tls import Authority, TLSServer
 from valued import Connection, _seams
@@ -455,3 +455,25 @@ def test_a_mock_that_answers_by_hand_is_an_answer(
     with pytest.raises(valued.DeliveryError, match="the service answered 500"):
         connection.post(b"{}")
     assert server.requests == []
+
+
+def test_child_has_its_turn_though_a_thread_of_its_parent_has_one(
+    fork: Callable[..., Child],
+) -> None:
+    has_it, release = threading.Event(), threading.Event()
+
+    def have_it() -> None:
+        with _seams.alone(BOUND):
+            has_it.set()
+            release.wait(BOUND)
+
+    def child() -> None:
+        with _seams.alone(1.0):
+            pass
+
+    with ThreadPoolExecutor(1) as threads:
+        holder = threads.submit(have_it)
+        assert has_it.wait(BOUND)
+        assert fork(child).wait() == 0
+        release.set()
+        holder.result(BOUND)

@@ -18,14 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import valued
+from tests.support.refusals import refusal
 from valued import _serializer
 from valued._serializer import MAX_DEPTH, Snapshot, encode, merge, parts_of
-
-
-def refusal(value: object) -> valued.SerializationError:
-    with pytest.raises(valued.SerializationError) as caught:
-        valued.normalize(value)
-    return caught.value
 
 
 def deep(levels: int, leaf: object = 1) -> Any:

@@ -17,22 +17,9 @@ import pytest
 
 import valued
 from tests.support.processes import run
+from tests.support.refusals import refusal
 from tests.test_converters import Proxy
-from valued import _converters
 from valued._serializer import refuse_as_party
-
-
-@pytest.fixture(autouse=True)
-def _registrations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a test registers ends with it."""
-    monkeypatch.setattr(_converters, "_registered", dict(_converters._registered))
-    monkeypatch.setattr(_converters, "_version", object())
-
-
-def refusal(value: object) -> valued.SerializationError:
-    with pytest.raises(valued.SerializationError) as caught:
-        valued.normalize(value)
-    return caught.value
 
 
 def pasted(error: valued.SerializationError) -> None:

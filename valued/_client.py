@@ -103,7 +103,7 @@ class Client:
         before_send: Callable[[JSONObject], JSONObject | None] | None = None,
         **unknown: NoReturn,
     ) -> None:
-        # No frame of ours shows a token, where this raises: neither of these may be it.
+        # Error trackers show the variables of frames that raise, and any of these may be a token.
         token, endpoint, unknown = hide(token), hide(endpoint), dict.fromkeys(unknown)  # type: ignore[assignment]
         _begin_recording()
         if not (token or _options.token_from_environment()) and _recording.target is not None:
@@ -357,7 +357,7 @@ def _begin_recording() -> None:
 
 
 def _as_connection(transport: object) -> Connection | None:
-    # There is none where nobody has imported the class, which is costly.
+    # Importing the class is costly. Where it isn't imported, there is no connection.
     module = sys.modules.get("valued._connection")
     return transport if module and isinstance(transport, module.Connection) else None
 

@@ -20,7 +20,7 @@ from valued._changes import REMOVE, Change, Replace, applied, composed, merging
 from valued._errors import ValidationError
 from valued._events import gather
 from valued._fork import PerProcess
-from valued._serializer import Snapshot, merge
+from valued._serializer import PARTIES, Snapshot, merge
 from valued._values import is_a, name_of
 
 if TYPE_CHECKING:
@@ -35,9 +35,6 @@ _current: Final[contextvars.ContextVar[Mapping[Key, Entry]]] = contextvars.Conte
     "valued_scopes"
 )
 _NOTHING: Final[Mapping[Any, Any]] = {}
-
-#: The fields that stand for somebody, with an id.
-PARTIES: Final = ("user", "customer")
 
 
 class Owner:

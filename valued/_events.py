@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from valued._errors import ValidationError
-from valued._serializer import merge, normalize, refuse_as_party
+from valued._serializer import Snapshot, merge, normalize, refuse_as_party
 from valued._times import now, with_offset
 from valued._typing import JSONObject, ScopeLike
 from valued._values import is_a, name_of, shown
@@ -100,9 +100,9 @@ def data_of_party(name: str, data: object) -> object:
     """
     if is_a(data, ScopeLike):
         data = data.to_dict().get(name)  # type: ignore[attr-defined]
-    refuse_as_party(name, data)
-    if data is None or type(data) is dict:
+    if data is None or type(data) is dict or type(data) is Snapshot:
         return data
+    refuse_as_party(name, data)
     plain = normalize({name: data})[name]
     if isinstance(plain, dict):
         return plain

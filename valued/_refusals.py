@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from valued import _events
 from valued._errors import SerializationError, ValuedError
 from valued._fork import PerProcess
-from valued._serializer import encode, merge, normalize, normalize_leniently, parts_of
+from valued._serializer import PARTIES, encode, merge, normalize, normalize_leniently, parts_of
 from valued._values import name_of, shown
 
 if TYPE_CHECKING:
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
     from valued._options import Options
     from valued._typing import JSONObject
-
-#: The fields that stand for somebody.
-PARTIES: Final = ("user", "customer")
 
 #: Kinds of log lines, at most: a field and a reason, and applications have fields without end.
 MOST_KINDS: Final = 100

@@ -53,7 +53,7 @@ class Scope(ScopeData):
     def __init__(
         self, client: Client | Transport | str | None = None, data: Data = None, /, **fields: Any
     ) -> None:
-        # No frame of ours shows a token, where this raises: any of these may be it.
+        # Error trackers show the variables of frames that raise; any of these may be a token.
         client, fields = hide(client), {name: hide(value) for name, value in fields.items()}
         self._given = client if isinstance(client, Client) else Client(client)
         self._owner = Owner(self._given)

@@ -7,10 +7,10 @@ from collections.abc import Iterator, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from valued._changes import REMOVE, Change, Replace, applied, at, merging
-from valued._context import PARTIES, Key, UnitLayer, held, hold
+from valued._context import Key, UnitLayer, held, hold
 from valued._errors import NotConnectedError, ValidationError, ValuedError
 from valued._refusals import parties_of
-from valued._serializer import Snapshot, parts_of
+from valued._serializer import PARTIES, Snapshot, parts_of
 from valued._typing import JSONObject, ScopeLike
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Fields(MutableMapping[str, Any]):
         if self._path[0] not in PARTIES:
             return True
         known = self._id()
-        # Nobody's id is the same as nobody else's: then all of it has to be.
+        # Without ids, two users can only be told apart by the rest of their data.
         return known == self._party and (known is not None or self._read() == self._seen)
 
     def _may_write(self) -> bool:
@@ -136,7 +136,7 @@ class ScopeData(ScopeLike):
         except ValuedError as error:
             if not self._tolerates(error):
                 raise
-            for party in parties_of(key):  # whoever it was meant to be, it is not the one before
+            for party in parties_of(key):  # the key may have meant another user: forget this one
                 self._change({party: Replace(None)})
             return
         place = []

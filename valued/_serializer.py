@@ -48,7 +48,7 @@ from valued._values import (
 
 #: Fields of an event that stand for somebody. An object there needs a converter that says what of
 #: it is sent: its fields are about a person, a password's hash among them.
-_PARTIES: Final = frozenset({"user", "customer"})
+PARTIES: Final = ("user", "customer")
 #: What `normalize_leniently` returns where nothing is left.
 LEFT_OUT: Final = object()
 
@@ -234,7 +234,7 @@ def _mapping(value: dict[Any, Any], depth: int, work: list[int]) -> JSONObject:
                 elif kind is dict:
                     result[key] = _mapping(item, depth + 1, work)
                 else:
-                    party = key if depth == 0 and key in _PARTIES else ""
+                    party = key if depth == 0 and key in PARTIES else ""
                     result[key] = _plain(item, depth + 1, work, party)
             elif type(key) is not str or not placed(result, key, item, depth):
                 _place(result, path_of(key), item, depth, work)
@@ -350,7 +350,7 @@ def _place(result: JSONObject, parts: list[str], item: Any, depth: int, work: li
 
 
 def _party(parts: list[str], depth: int) -> str:
-    return parts[0] if depth == 0 and len(parts) == 1 and parts[0] in _PARTIES else ""
+    return parts[0] if depth == 0 and len(parts) == 1 and parts[0] in PARTIES else ""
 
 
 def _raise(fault: Exception) -> None:

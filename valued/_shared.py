@@ -96,7 +96,7 @@ def connect(
     was.
     """
     global _link
-    # No frame of ours shows a token, where this raises: any of these may be it.
+    # Error trackers show the variables of frames that raise; any of these may be a token.
     token, endpoint = hide(token), hide(endpoint)
     known = Options._fields
     options = {name: it if name in known else hide(it) for name, it in options.items()}

@@ -94,9 +94,8 @@ class _Recordings:
         import_psutil()  # which the first event needs, maybe in a child
         # It is there where it could not be removed.
         os.makedirs(self._home, 0o700, exist_ok=True)
-        self._count += (
-            1  # never twice: a process that outlives its test is to notice that it has ended
-        )
+        # No number twice: a process that outlives its test notices that the recording has ended.
+        self._count += 1
         try:
             recording = _Recording(os.path.join(self._home, str(self._count)))
         except OSError:
