@@ -38,8 +38,12 @@ def _parser() -> argparse.ArgumentParser:
                         help="a few events, once: the figures mean nothing")  # fmt: skip
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds of each row; default: 5")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
-    parser.add_argument("--rst", type=Path, metavar="FOLDER",
-                        help="write tables and charts there, for the docs: docs/cost")  # fmt: skip
+    parser.add_argument(
+        "--rst",
+        type=Path,
+        metavar="FOLDER",
+        help="write tables and charts there; for the docs: docs/explanation/cost",
+    )
     return parser
 
 

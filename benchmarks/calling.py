@@ -17,7 +17,7 @@ WARM_UP = 200
 
 
 def alone(subject: str, calls: int, options: Mapping[str, Any]) -> Callable[[], object]:
-    """What records an event that nobody sends."""
+    """What records an event that is not sent."""
     if subject == "yardstick":
         texts: queue.SimpleQueue[str] = queue.SimpleQueue()
         return lambda: texts.put(json.dumps(EVENT))

@@ -7,7 +7,7 @@ line of JSON, for each:
 * ``figures``: requests and connections so far, requests under way now, and, since this was asked
   last, the most that were under way at one time, and on how many connections any came.
 
-It ends when its standard input does, so it never outlives whoever started it.
+It ends when its standard input does, so it never outlives the process that started it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Figures:
         self.in_use: set[int] = set()
 
     def as_dict(self) -> dict[str, int]:
-        """The figures; what counts from the last time on starts anew."""
+        """The figures; those that count from the last call on start at zero again."""
         most, self.most_under_way = self.most_under_way, self.under_way
         in_use, self.in_use = self.in_use, set()
         return {

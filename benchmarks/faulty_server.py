@@ -135,7 +135,7 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
     def hold(self, event: str, *, late: bool = False) -> None:
-        """Take the event and don't answer, or only after the client has given up."""
+        """Take the event and don't answer, or only after the client has timed out."""
         self.commit(event, broken=True)
         self._ending = True
         if late:

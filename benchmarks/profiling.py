@@ -89,7 +89,7 @@ def _measured(
 
 
 def caller(events: int, top: int) -> dict[str, Any]:
-    """The caller's: events are recorded, and nobody sends them."""
+    """The caller's: events are recorded, and not sent."""
     logging.disable()  # of what is not delivered at the end, as it should be
     profile = Profile()
     clients = [

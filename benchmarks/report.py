@@ -49,7 +49,7 @@ def _commit() -> str:
         ).stdout.strip()
 
     try:
-        # What is not committed is said, since nobody could measure it again.
+        # Uncommitted changes are mentioned, since they could not be measured again.
         changed = git("status", "--porcelain", "--untracked-files=no", "--", "valued", "benchmarks")
         return git("rev-parse", "--short=12", "HEAD") + (" and changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
@@ -205,7 +205,7 @@ def text(title: str, table: Table) -> str:
 
 
 def write_rst(folder: Path, found: dict[str, Any]) -> None:
-    """A file for each command, which ``docs/cost.rst`` includes, with its charts beside it."""
+    """A file for each command, with its charts, which ``docs/explanation/cost.rst`` includes."""
     folder.mkdir(parents=True, exist_ok=True)
     parts: dict[str, list[str]] = {}
     for command, title, table in tables(found):

@@ -6,8 +6,8 @@ each in its turn, four rounds in all; one event of fifty goes to a server behind
 shows a wrong certificate to every other connection. At the end, the ids that the server committed
 are compared with those that the clients accepted, and with what ``on_error`` was told.
 
-It holds when nothing is lost, nothing is dropped, what was given up is what the server refused for
-good, an event came more than once only where the server had committed it before it broke the
+It holds when nothing is lost, nothing is dropped, only what the server refused permanently failed,
+an event came more than once only where the server had committed it before it broke the
 connection, and the memory of no process grows by more than 3 % from its second
 fifth of the run, when it has warmed up, to its last. The exit status says
 so. The whole takes a minute at most: where the machine can't do all events in that time, recording
@@ -216,8 +216,8 @@ def compare(
         **stats,
         "arrived": len(committed.keys() & recorded),
         "lost": len(lost),
-        "given up, refused for good": len(given_up & refused),
-        "given up, not refused for good": len(given_up - refused),
+        "failed, refused permanently": len(given_up & refused),
+        "failed, not refused permanently": len(given_up - refused),
         "told twice": len(told) - len(given_up),
         "repeats": sum(repeats.values()),
         "repeats where the server broke off after it had committed": sum(
@@ -239,7 +239,7 @@ def compare(
             "all was settled in time": all(child["settled"] for child in children),
             "nothing is dropped": stats["dropped"] == 0,
             "accepted is what was recorded": stats["accepted"] == len(recorded),
-            "given up is what was refused for good, told once": (
+            "what failed was refused permanently, told once": (
                 given_up <= refused and len(told) == len(given_up) == stats["failed"]
             ),
             "repeats where the server broke off only": figures["repeats without that"] == 0,

@@ -162,7 +162,7 @@ def run(seconds: float, around: float, rate: float) -> dict[str, Any]:
         **{name: stats[name] for name in ("delivered", "failed", "dropped", "pending", "retried")},
         "waiting when the server went on": most,
         "lost": len(lost),
-        "repeats (read by the server when the client had given up on them)": sum(
+        "repeats (read by the server after the client's timeout)": sum(
             committed.values()
         ) - len(committed),
         "seconds of the last flush": round(took, 1),

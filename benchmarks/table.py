@@ -149,7 +149,7 @@ def slow_delivery(scale: Scale, _server: Server, _python: str | None) -> Iterato
 
 def memory(scale: Scale, _server: Server, python: str | None) -> Iterator[Row]:
     """Memory while events wait."""
-    name = ("yardstick", "the JSON texts in a SimpleQueue")
+    name = ("yardstick", "the JSON strings in a SimpleQueue")
     run = partial(measure, "waiting", events=scale.waiting)
     figures = in_turns(
         scale.rounds,

@@ -1,7 +1,7 @@
-"""Reports, made by Celery, which tell Valued how they are used.
+"""Celery tasks that make reports, and record an event for each.
 
-In one terminal, a stand-in for the service; in another one, the workers, with a Redis on this
-machine or whatever CELERY_BROKER_URL names; in a third one, some work::
+Start the mock server in one terminal, the workers in another, and some tasks in a third. Needs a
+Redis on this machine, or another broker in CELERY_BROKER_URL::
 
     valued listen
 
@@ -21,8 +21,8 @@ from celery.signals import worker_init
 
 import valued
 
-# Made at import, which is before Celery forks its pool. That is the right place: each child builds
-# its own threads and connections with its first event, and delivers what is pending as it ends.
+# At import, which is before Celery forks its pool. That is the right place: each child makes its
+# own threads and connections with its first event, and delivers what is pending when it ends.
 valued.connect()
 
 app = Celery("celery_tasks", broker=os.environ.get("CELERY_BROKER_URL", "redis://127.0.0.1:6379/0"))
@@ -31,12 +31,12 @@ app.conf.task_ignore_result = True
 
 @worker_init.connect
 def describe(**_: Any) -> None:
-    """Say once, in the parent, what is to be counted."""
+    """Define the goals once, in the parent."""
     valued.config(
         goals=[{"name": "First report", "action_key": "report.generated", "min_count": 1}]
     )
-    # Celery forks next. The parent's threads would not hurt, but from Python 3.12 on a fork beside
-    # threads is warned of; so this sends what there is, and hands them back.
+    # Celery forks next. The parent's threads would do no harm, but from Python 3.12 on a fork of a
+    # process with threads causes a warning. So send what there is, and end the threads.
     valued.client().park()
 
 
@@ -53,12 +53,12 @@ def generate(self: Task, report: int, user: int) -> None:
         pages = render(report)
     except OSError as error:
         raise self.retry(exc=error, countdown=1) from error
-    # Last: whatever comes before it may fail, and a task that is tried again records again.
+    # Last: everything before it may fail, and a task that is retried records its events again.
     valued.action("report.generated", attributes={"report": report, "pages": pages})
 
 
 def render(report: int) -> int:
-    """Stands for the work. The number of pages."""
+    """A placeholder for the work. Returns the number of pages."""
     return report % 7 + 1
 
 

@@ -1,6 +1,6 @@
 """A small FastAPI application that records what its users do, and what its tasks do for them.
 
-In one terminal, start the stand-in for the service; in another, the application; in a third, visit:
+Start the mock server in one terminal and the application in another. Then send requests:
 
     $ valued listen
     $ export VALUED_TOKEN=any-text VALUED_ENDPOINT=http://127.0.0.1:4567/events
@@ -8,13 +8,13 @@ In one terminal, start the stand-in for the service; in another, the application
     $ curl -H 'X-User-Id: 7' http://127.0.0.1:8000/reports/12
     $ curl -H 'X-User-Id: 7' -X POST http://127.0.0.1:8000/reports/12
 
-The task runs within the request then. To have a worker run it, name a broker, such as a Redis on
-this machine, to both; in a terminal of its own, with the variables from above:
+This way the task runs in the request. To run it in a worker, set a broker, such as a Redis on this
+machine, for both. Start the worker in a third terminal, with the variables from above:
 
     $ export CELERY_BROKER_URL=redis://127.0.0.1:6379/0
     $ celery --workdir examples --app fastapi_app:tasks worker
 
-It needs ``fastapi``, ``uvicorn`` and ``celery``, and ``redis`` for that broker.
+Needs ``fastapi``, ``uvicorn`` and ``celery``, and ``redis`` for that broker.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ import valued
 from valued.integrations.asgi import ScopeMiddleware
 from valued.integrations.celery import carry_scope
 
-# At import, so that a wrong setting stops the start and not a request. Anonymous visitors have no
-# events, and a mistake in one is logged: neither costs anybody a page.
+# At import, so that a wrong setting stops the server and doesn't break a request. Events of
+# visitors who are not signed in are dropped, and mistakes in an event are logged: neither breaks a
+# page.
 valued.connect(anonymous="drop", invalid="log")
 
-# The ids of the user and of the customer travel with each task, from here to the worker. Nothing
-# else does: no name, no address.
+# Sends the ids of the user and of the customer with each task to the worker. Nothing else is sent
+# along: no name, no address.
 carry_scope()
 
 broker = os.environ.get("CELERY_BROKER_URL")
@@ -50,8 +51,8 @@ def render(report: int) -> None:
 
 
 async def sign_in(x_user_id: Annotated[str | None, Header()] = None) -> None:
-    # Your application knows better who is signed in. Whoever is not has no user at all: what the
-    # request before this one set doesn't count here.
+    # Use your own login here. If the visitor is not signed in, there is no user: each request
+    # starts with an empty scope.
     if x_user_id is not None:
         valued.scope.user = {"id": x_user_id}
 
@@ -64,15 +65,15 @@ async def page_view(
     request: Request, call_next: Callable[[Request], Awaitable[Response]]
 ) -> Response:
     response = await call_next(request)
-    # Afterwards, when the user is known: a page view is somebody's. It costs microseconds: the
+    # Afterwards, when the user is known, since a page view needs one. This takes microseconds: the
     # event is copied and queued, and sent in the background.
     if request.method == "GET" and response.status_code < 400:
         valued.page_view(str(request.url))
     return response
 
 
-# Last, so that it is outermost: what the dependency sets, the middleware above sees, too. And when
-# the server ends, what was recorded is delivered before it does.
+# Added last, so that it is outermost: the middleware above also sees what the dependency sets. When
+# the server shuts down, it delivers what was recorded.
 app.add_middleware(ScopeMiddleware)
 
 
@@ -83,7 +84,7 @@ def report(number: int) -> dict[str, int]:
 
 @app.post("/reports/{number}", status_code=202)
 def generate(number: int) -> dict[str, int]:
-    # Beside the code that did it. The user comes from the scope.
+    # Next to the code that did it. The user comes from the scope.
     valued.action("report.ordered", attributes={"report": number})
     render.delay(number)
     return {"report": number}

@@ -1,4 +1,4 @@
-"""The tests of `fastapi_app`. They need ``pytest`` and ``httpx``, and nothing that listens::
+"""The tests of `fastapi_app`. They need ``pytest`` and ``httpx``, and no server::
 
 $ python -m pytest examples/test_fastapi_app.py
 """

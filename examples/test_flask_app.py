@@ -1,4 +1,4 @@
-"""The tests of `flask_app`. They need ``pytest``, and nothing that listens::
+"""The tests of `flask_app`. They need ``pytest``, and no server::
 
 $ python -m pytest examples/test_flask_app.py
 """

@@ -308,7 +308,7 @@ def test_a_bad_token_in_the_environment_is_refused_by_the_name_of_the_variable(
 @pytest.mark.parametrize("token", [b"s3cret", 5, ["s3cret"], {"s3cret": 1}, False])
 def test_a_token_that_is_no_text_is_refused_by_its_type(token: Any) -> None:
     message = refused(token)
-    assert message == f"token: expected a text, got {type(token).__name__}"
+    assert message == f"token: expected a string, got {type(token).__name__}"
 
 
 BAD_ENDPOINTS = [
@@ -469,7 +469,7 @@ def test_stats_count_and_name_this_process(client: valued.Client, server: Server
         "retried": 0,
         "dropped_by_reason": {"overflow": 0, "exit": 0, "closed": 0},
         "adopted": 0,
-        "left": 0,
+        "handed_over": 0,
         "unsaved": 0,
         "disabled": 0,
         "invalid": 0,

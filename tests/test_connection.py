@@ -1312,7 +1312,7 @@ def test_an_endpoint_to_which_the_token_would_travel_in_clear_is_told_of_once(
         Connection(TOKEN, endpoint)
     lines = [record.getMessage() for record in caplog.records]
     assert len(lines) == is_told
-    assert all("in clear" in line and "https" in line and TOKEN not in line for line in lines)
+    assert all("unencrypted" in line and "https" in line and TOKEN not in line for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -1353,7 +1353,7 @@ def test_what_may_be_a_secret_is_not_shown_in_a_hint(given: str) -> None:
 
 
 def test_token_and_endpoint_in_the_wrong_order_are_told_of() -> None:
-    with pytest.raises(valued.ValidationError, match="token: it is a URL; the token comes first"):
+    with pytest.raises(valued.ValidationError, match="token: it is a URL; the token is the first argument"):
         Connection("https://ingest.valued.app/events", TOKEN)
 
 

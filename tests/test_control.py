@@ -825,5 +825,5 @@ def test_bare_program_prints_lines_that_say_whose_they_are() -> None:
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
     )
-    assert ended.stderr.startswith("valued: 1 time not sent: key: expected a text")
+    assert ended.stderr.startswith("valued: 1 time not sent: key: expected a string")
     assert ended.stderr.endswith(" [__main__:1]\n")

@@ -154,12 +154,12 @@ def test_set_with_a_bad_item_is_refused_with_its_place() -> None:
 @pytest.mark.parametrize("text", ["NaN", "sNaN", "Infinity", "-Infinity"])
 def test_decimal_that_is_no_number_is_refused(text: str) -> None:
     error = refusal({"price": decimal.Decimal(text)})
-    assert str(error) == ("price: NaN or an infinity is no number in JSON: send None in its place")
+    assert str(error) == ("price: JSON has no NaN and no infinity: send None instead")
 
 
 @pytest.mark.parametrize("value", [Ratio("nan"), fractions.Fraction(1, 2) * math.inf])
 def test_converted_number_is_checked_like_any_other(value: object) -> None:
-    assert "is no number in JSON" in refusal({"a": value}).reason
+    assert "JSON has no NaN" in refusal({"a": value}).reason
 
 
 @pytest.mark.parametrize("value", [b"text", bytearray(b"text"), memoryview(b"text")])
@@ -169,7 +169,8 @@ def test_bytes_are_refused_with_what_to_do(value: object) -> None:
     decoded = "bytes(value).decode()" if isinstance(value, memoryview) else "value.decode()"
     encoded = "base64.b64encode(value).decode()"
     assert error.reason == (
-        f"{type(value).__name__} is no text: send {decoded} where it holds text, else {encoded}"
+        f"{type(value).__name__} is not a string: send {decoded} if it contains text, "
+        f"else {encoded}"
     )
     names = {"value": value, "base64": base64}
     assert valued.normalize([eval(decoded, names), eval(encoded, names)]) == ["text", "dGV4dA=="]
@@ -317,7 +318,7 @@ def test_scalar_of_a_numeric_library_goes_as_a_number() -> None:
     plain = valued.normalize([Float32(0.5), Int64(3)])
     assert plain == [0.5, 3]
     assert [type(number) for number in plain] == [float, int]
-    assert "is no number in JSON" in refusal(Float32(math.inf)).reason
+    assert "JSON has no NaN" in refusal(Float32(math.inf)).reason
 
 
 # -- to_valued_data --------------------------------------------------------------------------------
@@ -540,7 +541,7 @@ def test_long_chain_of_converters_is_followed_and_an_endless_one_refused() -> No
     error = refusal({"a": Step(100)})
     assert error.path == "a"
     assert error.reason == (
-        f"100 converters in a row, from {Step.__qualname__} to {Step.__qualname__}, led to no data"
+        f"100 converters in a row, from {Step.__qualname__} to {Step.__qualname__}, returned no data"
     )
 
 

@@ -276,7 +276,7 @@ def test_an_exception_whose_text_cannot_be_had_loses_no_event() -> None:
     post = Post(raising(Odd()), retries=0)
     assert post.attempt()
     assert post.figures() == {"accepted": 1, "failed": 1}
-    assert post.given_up[0][0].reason == "Odd: (its text can't be had)"
+    assert post.given_up[0][0].reason == "Odd: (its message can't be read)"
 
 
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])

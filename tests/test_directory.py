@@ -56,7 +56,7 @@ def test_what_was_let_go_of_is_nobodys(writer: DurableOutbox, place: Path) -> No
     put(writer, 1)
     writer.rest()
     [owned] = valued.Outbox(place).owners()
-    assert owned[:5] == ("nobody", "dead", None, None, 1)
+    assert owned[:5] == ("unclaimed", "dead", None, None, 1)
 
 
 def test_a_mark_alone_is_an_owner_of_nothing(writer: DurableOutbox, place: Path) -> None:
@@ -249,7 +249,7 @@ def test_what_is_under_way_as_a_client_is_closed_is_left_to_others_when_it_fails
     assert under_way.wait(10)
     assert not client.close(0)
     closed.set()
-    until(lambda: client.stats()["left"] == 1)
+    until(lambda: client.stats()["handed_over"] == 1)
     assert client.stats()["dropped"] == 0
     assert client.close(10)
     assert [event["key"] for event in valued.Outbox(place).events()] == ["late"]

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import test_readme
+from tests.docs import test_readme, test_tutorial
+from tests.docs.support import blocks
 from tests.prefork.test_django_example import use
 from tests.support import celery, redis
 from tests.support.django_site import BOUND, ROOT, Served, free_port
@@ -47,57 +48,26 @@ def runs(*arguments: str, cwd: Path) -> str:
     return done.stdout + done.stderr
 
 
-# -- the README's programs -------------------------------------------------------------------------
+# -- the programs of the README and of the tutorial -----------------------------------------------
 
-FIRST = test_readme.FIRST
-#: Those that a server runs, below.
-PROGRAMS = [FIRST, *(name for name in test_readme.ARRIVALS if name not in test_readme.SERVED)]
+CASES = {**test_readme.CASES, **test_tutorial.CASES}
 
 
-@pytest.mark.parametrize("section", PROGRAMS)
-def test_program_of_the_readme_runs(
-    section: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("page", "title"), [key for key in CASES if CASES[key].events])
+def test_program_of_a_page_runs(
+    page: str, title: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    case = CASES[page, title]
+    for name in case.needs:
+        pytest.importorskip(name)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    if section == "Transports and executors":
-        # A transport of the reader's own, which reads the variable itself.
-        monkeypatch.setenv("VALUED_TOKEN", "any")
-    python = [block for block in test_readme.SECTIONS[section] if block.language == "python"]
-    write_files(tmp_path, python)
-    if section in test_readme.DRIVERS:
-        runs(*test_readme.DRIVERS[section], cwd=tmp_path)
-    script = "\n".join(block.code for block in python if block.file is None)
+    found = [it for it in blocks(page, *case.after, title) if it.language == "python"]
+    write_files(tmp_path, found)
+    if case.driver:
+        runs(*case.driver, cwd=tmp_path)
+    script = "\n".join(block.code for block in found if block.file is None)
     (tmp_path / "script.py").write_text(script, "utf-8")
     runs("script.py", cwd=tmp_path)
-
-
-def test_gunicorn_section_of_the_readme_serves(tmp_path: Path) -> None:
-    pytest.importorskip("gunicorn")
-    pytest.importorskip("flask")
-    write_files(tmp_path, test_readme.SECTIONS["Gunicorn"])
-    # One worker, which has answered: a signal in the instant of another one's fork gets lost.
-    one = ("--workers", "1")
-    gunicorn = Gunicorn(tmp_path, "app:app", "--chdir", str(tmp_path), "--preload", *one)
-    try:
-        for user in (None, "7"):
-            assert status(gunicorn.port, "POST", "/reports", user) == 204
-        gunicorn.stop()
-        gunicorn.assert_said_nothing()
-    finally:
-        gunicorn.kill()
-
-
-def test_django_section_of_the_readme_adds_to_a_project_that_is_made_checked_and_migrated(
-    tmp_path: Path,
-) -> None:
-    pytest.importorskip("django")
-    runs("-m", "django", "startproject", "reader", ".", cwd=tmp_path)
-    settings = tmp_path / "reader" / "settings.py"
-    [block] = [it for it in test_readme.SECTIONS["Django"] if it.language == "python"]
-    settings.write_text(f"{settings.read_text('utf-8')}{block.code}\n", "utf-8")
-    said = runs("manage.py", "check", cwd=tmp_path)
-    assert said == "System check identified no issues (0 silenced).\n"
-    runs("manage.py", "migrate", "--verbosity", "0", cwd=tmp_path)
 
 
 # -- the examples ----------------------------------------------------------------------------------

@@ -149,7 +149,7 @@ def move_elsewhere(outbox: DurableOutbox, age: float) -> None:
 
 def balance(outbox: DurableOutbox) -> dict[str, Any]:
     figures = outbox.figures()
-    settled = figures["delivered"] + figures["failed"] + figures["dropped"] + figures["left"]
+    settled = figures["delivered"] + figures["failed"] + figures["dropped"] + figures["handed_over"]
     assert figures["accepted"] + figures["adopted"] == settled + figures["pending"]
     assert sum(figures["dropped_by_reason"].values()) == figures["dropped"]
     assert min(value for value in figures.values() if isinstance(value, int)) >= 0
@@ -346,7 +346,7 @@ def test_who_was_robbed_leaves_what_it_had_and_goes_on_under_another_name(
     put(outbox, 3)
     outbox.postpone(in_flight, clock.now)
     assert taken(outbox) == bodies(3)
-    assert balance(outbox)["left"] == 2
+    assert balance(outbox)["handed_over"] == 2
     assert taken(other) == bodies(1, 2)
 
 
@@ -377,7 +377,7 @@ def test_who_was_robbed_and_can_not_look_leaves_what_it_had_to_the_other(
         assert outbox.take() is None
         assert outbox._files.store.size() == 0
     figures = balance(outbox)
-    assert (figures["left"], figures["dropped"]) == (1, 0)
+    assert (figures["handed_over"], figures["dropped"]) == (1, 0)
     assert taken(other) == bodies(1)
 
 
@@ -389,7 +389,7 @@ def test_who_takes_one_after_a_long_sleep_looks_first_whether_it_is_its_own(make
     outbox._files.beaten -= BEAT + 1
     outbox._next_look = float("inf")
     assert outbox.take() is None
-    assert balance(outbox)["left"] == 1
+    assert balance(outbox)["handed_over"] == 1
 
 
 def test_a_sign_of_life_is_given_once_a_minute(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -845,7 +845,7 @@ def test_a_rejected_event_that_fits_in_part_is_reported_and_costs_no_other(
         resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 20, hard))
         outbox.failed(take(outbox), DeliveryError("no", 422))
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        assert "1 rejected event could not be kept: [Errno 28] No space" in caplog.text
+        assert "1 rejected event could not be stored: [Errno 28] No space" in caplog.text
         outbox.failed(take(outbox), DeliveryError("no", 422))
         assert balance(outbox)["failed"] == 3
         assert [one.event["n"] for one in Outbox(place).rejected()] == [1, 3]
@@ -880,7 +880,7 @@ def test_an_answer_that_can_not_be_kept_is_reported_and_the_event_settled(
     put(outbox, 1, 2)
     answer: Any = Answer(RuntimeError("no text"))
     outbox.failed(take(outbox), DeliveryError("no", 400, body=answer))
-    assert "1 rejected event could not be kept: no text" in caplog.text
+    assert "1 rejected event could not be stored: no text" in caplog.text
     answer.trouble = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         outbox.failed(take(outbox), DeliveryError("no", 400, body=answer))
@@ -906,7 +906,7 @@ def test_a_rejected_event_that_can_not_be_kept_is_counted_all_the_same(
     (place / "v1" / "rejected").rmdir()
     outbox.failed(take(outbox), DeliveryError("no", 422))
     assert balance(outbox)["failed"] == 1
-    assert "1 rejected event could not be kept" in caplog.text
+    assert "1 rejected event could not be stored" in caplog.text
 
 
 # -- ending ----------------------------------------------------------------------------------------
@@ -920,7 +920,7 @@ def test_what_is_left_at_the_end_is_for_whoever_comes_first(make: Make, place: P
     assert outbox.abandon("exit") == 0
     outbox.rest()
     figures = balance(outbox)
-    assert (figures["left"], figures["dropped"], figures["pending"]) == (19, 0, 0)
+    assert (figures["handed_over"], figures["dropped"], figures["pending"]) == (19, 0, 0)
     assert not outbox.postponed()
     assert outbox.take() is None
     assert other.adopt() == 1
@@ -950,7 +950,7 @@ def test_what_is_under_way_at_the_end_is_noted_and_then_handed_over(
     assert outbox.dropped(third, "closed") is False
     assert other.adopt() == 1
     assert taken(other) == bodies(2, 3, 4)
-    assert balance(outbox)["left"] == 3
+    assert balance(outbox)["handed_over"] == 3
     other.rest()
     assert files(place) == []
 
@@ -1000,7 +1000,7 @@ def test_the_end_does_not_wait_for_ever(make: Make, clock: Clock) -> None:
 
     outbox._settled.wait = wait  # type: ignore[method-assign]
     outbox.rest()
-    assert balance(outbox)["left"] == 1
+    assert balance(outbox)["handed_over"] == 1
 
 
 # -- trouble ---------------------------------------------------------------------------------------
@@ -1399,11 +1399,11 @@ def test_what_comes_too_late_touches_no_disk_and_is_dropped(
     put(outbox, 1)
     outbox.rest()
     with monkeypatch.context() as patch:
-        patch.delattr("builtins.open")  # as when Python takes itself apart
+        patch.delattr("builtins.open")  # as when the Python interpreter shuts down
         patch.setattr(os, "open", no_space)
         outbox.refuse("exit")
     figures = balance(outbox)
-    assert (figures["accepted"], figures["left"], figures["pending"]) == (2, 1, 0)
+    assert (figures["accepted"], figures["handed_over"], figures["pending"]) == (2, 1, 0)
     assert figures["dropped_by_reason"]["exit"] == 1
     assert heir.adopt() == 1
     assert taken(heir) == bodies(1)
@@ -2015,7 +2015,7 @@ def test_the_end_waits_for_a_thread_that_has_just_written(
     assert other.adopt() == 1
     assert taken(other) == bodies(1, 2)
     assert taken(outbox) == []
-    assert balance(outbox)["left"] == 2
+    assert balance(outbox)["handed_over"] == 2
 
 
 def test_a_file_whose_last_event_is_settled_before_its_call_ends_is_removed_then(
@@ -2033,7 +2033,7 @@ def test_a_file_whose_last_event_is_settled_before_its_call_ends_is_removed_then
     assert not path.exists()
 
 
-@pytest.mark.parametrize("reason", ["left", "damaged"])
+@pytest.mark.parametrize("reason", ["handed over", "damaged"])
 def test_an_event_whose_file_is_lost_while_it_is_written_to_the_disk_alone_is_settled_by_that(
     make: Make, in_thread: InThread, monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
@@ -2045,18 +2045,18 @@ def test_an_event_whose_file_is_lost_while_it_is_written_to_the_disk_alone_is_se
     assert barred.inside.wait(10)
     own = outbox._files.own
     assert own is not None
-    monkeypatch.setattr(Store, "was_taken", lambda *_args: reason == "left")
+    monkeypatch.setattr(Store, "was_taken", lambda *_args: reason == "handed over")
     outbox._files.lose(own, OSError("lost"))
     barred.free.set()
     assert writing.result(10) is None
     # What was in memory, too, is delivered only where no other process has it.
-    assert taken(outbox) == ([] if reason == "left" else bodies(1, 2))
+    assert taken(outbox) == ([] if reason == "handed over" else bodies(1, 2))
     assert outbox.wait(mark, 0.0)
     assert outbox.wait(outbox.mark(), 0.0)
     figures = balance(outbox)
     assert figures["pending"] == 0
-    assert figures["left"] == (4 if reason == "left" else 0)
-    assert figures["dropped_by_reason"]["damaged"] == (0 if reason == "left" else 2)
+    assert figures["handed_over"] == (4 if reason == "handed over" else 0)
+    assert figures["dropped_by_reason"]["damaged"] == (0 if reason == "handed over" else 2)
 
 
 def test_a_file_that_is_settled_when_the_end_comes_is_removed_though_its_writer_is_late(
@@ -2345,11 +2345,11 @@ def test_trouble_with_one_directory_keeps_nobody_from_the_others(make: Make, pla
     put(another, 2)
     die(outbox)
     die(another)
-    for name in ("0.nobody", "z.nobody"):  # no directories: who takes them over can't read them
+    for name in ("0.unclaimed", "z.unclaimed"):  # no directories: who takes them over can't read them
         (place / "v1" / "events" / name).touch()
     assert heir.adopt() == 0  # it says so, and the looks go on
     assert sorted(taken(heir)) == bodies(1, 2)
-    assert {path.name for path in place.glob("v1/events/?.*")} == {"0.nobody", "z.nobody"}
+    assert {path.name for path in place.glob("v1/events/?.*")} == {"0.unclaimed", "z.unclaimed"}
     assert heir.postponed()
 
 
@@ -2363,7 +2363,7 @@ def test_who_looks_for_the_dead_after_a_long_sleep_finds_itself_robbed_first(
     outbox._files.beaten -= BEAT + 1
     clock.now += 2 * LOOK
     assert outbox.take() is None
-    assert balance(outbox)["left"] == 1
+    assert balance(outbox)["handed_over"] == 1
     assert taken(other) == bodies(1)
 
 
@@ -2497,7 +2497,7 @@ def test_a_stranger_s_record_that_is_no_json_is_settled_when_it_is_refused(
     assert outbox.put(b"no json") is None
     outbox.failed(take(outbox), DeliveryError("HTTP 400", 400, 1, 0.0))
     assert balance(outbox)["failed"] == 1
-    assert "could not be kept" in caplog.text
+    assert "could not be stored" in caplog.text
 
 
 # -- any order of it all ---------------------------------------------------------------------------

@@ -103,8 +103,8 @@ def test_text_of_any_kind_is_a_url(
     ("bad", "got"),
     [
         (None, "nothing"),
-        ("", "an empty text"),
-        (Text(""), "an empty text"),
+        ("", "an empty string"),
+        (Text(""), "an empty string"),
         (7, "int"),
         (True, "bool"),
         (b"s3cret", "bytes"),
@@ -117,10 +117,11 @@ def test_action_key_and_url_must_be_a_text_that_is_not_empty(
     recorder: valued.Client, bad: Any, got: str
 ) -> None:
     assert problems(recorder.action, bad, {"user.id": 1}) == (
-        f"key: expected a text that is not empty, such as 'report.generated', got {got}",
+        f"key: expected a string that is not empty, such as 'report.generated', got {got}",
     )
     assert problems(recorder.page_view, bad, {"user.id": 1}) == (
-        f"url: expected a text that is not empty, such as 'https://example.com/reports', got {got}",
+        "url: expected a string that is not empty, such as 'https://example.com/reports', "
+        f"got {got}",
     )
     assert recorder.stats()["accepted"] == 0
 
@@ -150,7 +151,7 @@ def test_data_that_is_no_mapping_is_refused_by_its_type(
         return
     hint = "; the key, or the URL, is the first argument" if got == "str" else ""
     if got is None:
-        with pytest.raises(valued.SerializationError, match="bytes is no text"):
+        with pytest.raises(valued.SerializationError, match="bytes is not a string"):
             call(*first, data)
     else:
         assert problems(call, *first, data) == (
@@ -168,7 +169,7 @@ def test_action_and_sync_without_anybody_are_refused(recorder: valued.Client, da
         "Missing user.id or customer.id: a sync needs one, as in {'user.id': 1}",
     )
     assert problems(recorder.page_view, URL, data) == (
-        "Missing user.id: a page view is somebody's; give {'user.id': 1}",
+        "Missing user.id: a page view needs a user; give {'user.id': 1}",
     )
 
 
@@ -194,7 +195,7 @@ def test_id_is_an_int_or_a_text_that_is_not_empty(
 @pytest.mark.parametrize(
     ("identity", "got"),
     [
-        ("", "an empty text"),
+        ("", "an empty string"),
         (True, "bool"),
         (1.5, "float"),
         (["s3cret"], "list"),
@@ -205,7 +206,7 @@ def test_id_is_an_int_or_a_text_that_is_not_empty(
 def test_id_of_another_type_is_refused_in_every_call(
     recorder: valued.Client, name: str, identity: Any, got: str
 ) -> None:
-    sentence = f"{name}.id: expected an int or a text that is not empty, got {got}"
+    sentence = f"{name}.id: expected an int or a string that is not empty, got {got}"
     data = {name: {"id": identity, "name": "s3cret"}}
     assert problems(recorder.action, "k", data) == (sentence,)
     assert problems(recorder.sync, data) == (sentence,)
@@ -397,7 +398,7 @@ def test_builder_refuses_a_bad_step_at_that_step_and_keeps_the_others(
     before = config.to_valued_data()
     add = getattr(config, f"add_{kind}")
     (sentence,) = problems(add, name, **fields)
-    assert sentence.startswith(f"{kind}s[1].{expected}: expected a text that is not empty")
+    assert sentence.startswith(f"{kind}s[1].{expected}: expected a string that is not empty")
     with pytest.raises(valued.SerializationError, match="min_count"):
         add("Named", action_key="k", min_count=object())
     assert config.to_valued_data() == before

@@ -133,7 +133,7 @@ def test_caller_near_the_recursion_limit_gets_an_error_of_ours() -> None:
 
 
 def test_unending_iterator_is_refused_at_a_quarter_of_a_million_values() -> None:
-    reason = "more than 250,000 values in one event: send fewer, or a sum of them"
+    reason = "more than 250,000 values in one event: send fewer, or their sum"
     for name in ("list is endless", "items are endless", "set is endless", "many of lists"):
         error = refusal({"a": {"b": VALUES[name]()}})
         assert error.reason == reason
@@ -147,7 +147,7 @@ def test_a_quarter_of_a_million_values_pass_and_one_more_does_not() -> None:
 
 def test_exception_whose_text_raises_is_named_by_its_type() -> None:
     error = refusal({"a": of(raising)})
-    assert str(error) == "a: the converter for Hostile raised Nasty: its text can't be read"
+    assert str(error) == "a: the converter for Hostile raised Nasty: its message can't be read"
     assert error.summary == "a: the converter for Hostile raised Nasty"
     assert isinstance(error.__cause__, Nasty)
 
@@ -175,9 +175,9 @@ def test_summary_has_no_word_of_another_and_no_value() -> None:
     error = refusal({"user": {"name": of(convert)}})
     assert str(error) == "user.name: the converter for Hostile raised LookupError: secret"
     assert error.summary == "user.name: the converter for Hostile raised LookupError"
-    with pytest.raises(valued.SerializationError, match="give it to") as caught:
+    with pytest.raises(valued.SerializationError, match="pass it to") as caught:
         encode({"a": made(__repr__=lambda _: "secret")()})
-    assert caught.value.summary == "no plain JSON data: give it to valued.normalize first"
+    assert caught.value.summary == "not plain JSON data: pass it to valued.normalize first"
 
 
 @pytest.mark.parametrize("name", QUICK)
@@ -306,7 +306,7 @@ def test_circle_is_left_out_where_it_closes() -> None:
     assert paths == ["a.inner.outer"]
     errors: list[valued.SerializationError] = []
     normalize_leniently(data, errors.append)
-    assert errors[0].reason.startswith("circular: this dict holds itself")
+    assert errors[0].reason.startswith("circular: this dict contains itself")
 
 
 def test_what_is_too_deep_is_left_out() -> None:

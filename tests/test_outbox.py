@@ -382,7 +382,7 @@ def test_each_outcome_has_its_figure() -> None:
         "retried": 0,
         "dropped_by_reason": {"overflow": 0, "exit": 1, "closed": 1},
         "adopted": 0,
-        "left": 0,
+        "handed_over": 0,
         "unsaved": 0,
     }
 

@@ -21,7 +21,7 @@ import pytest
 from tests.support.processes import VANISHED, Child, vanish
 from valued import _fork, _owners
 from valued._fork import Mark
-from valued._owners import ALIVE, DEAD, ELSEWHERE, EXPIRED, LEASE, NOBODY, Left, Owner, Place
+from valued._owners import ALIVE, DEAD, ELSEWHERE, EXPIRED, LEASE, UNCLAIMED, Left, Owner, Place
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no outbox on Windows")
 
@@ -197,7 +197,7 @@ def test_what_is_not_there_at_all_is_as_young_as_can_be(place: Place) -> None:
 
 
 def test_nobody_is_dead(place: Place) -> None:
-    assert state(place, NOBODY) == DEAD
+    assert state(place, UNCLAIMED) == DEAD
 
 
 def test_a_mark_says_who_owns_and_is_private(place: Place) -> None:
@@ -306,7 +306,7 @@ def test_of_a_hundred_siblings_that_try_one_wins(place: Place, fork: Callable[..
 
 def test_what_is_released_is_nobodys(place: Place) -> None:
     _owners.release(left(place))
-    assert [one.owner for one in _owners.all_left(place)] == [NOBODY]
+    assert [one.owner for one in _owners.all_left(place)] == [UNCLAIMED]
     _owners.release(Left("gone", NAME, os.path.join(place.events, "gone")))
 
 
@@ -411,7 +411,7 @@ def test_a_link_inside_is_not_followed_either(place: Place, tmp_path: Path) -> N
 
 def test_a_file_is_no_directory(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert problem(tmp_path / "file").startswith("no directory; move it away")
+    assert problem(tmp_path / "file").startswith("not a directory; move it away")
     assert problem(tmp_path / "file" / "x").startswith("Not a directory; choose another")
 
 
@@ -419,7 +419,7 @@ def test_a_place_under_what_is_no_directory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os.path, "isdir", lambda _path: False)
-    assert "is no directory; choose another place" in problem(tmp_path / "x")
+    assert "is not a directory; choose another place" in problem(tmp_path / "x")
 
 
 def test_a_directory_that_is_open_to_others_is_refused(tmp_path: Path) -> None:

@@ -109,7 +109,9 @@ def finish(road: Road, requests: list[Future[Any]]) -> None:
 
 def towards(port: int) -> set[int]:
     """The descriptors of this process that lead to *port*."""
-    connections = psutil.Process().net_connections("tcp")
+    process = psutil.Process()
+    # psutil before 6.0 knows it by the second name only.
+    connections = (getattr(process, "net_connections", None) or process.connections)("tcp")
     return {one.fd for one in connections if one.raddr and one.raddr.port == port}
 
 

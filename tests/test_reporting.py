@@ -49,15 +49,15 @@ def test_one_line_a_minute_of_each_kind_that_tells_how_many_there_were(
     reporter.retrying(ERROR)
     reporter.gave_up(ERROR, b"{}")
     assert lines() == [
-        f"1 delivery failed and is tried again; the latest: {ERROR}",
-        f"1 event was given up; the latest: {ERROR}",
+        f"1 delivery failed and will be retried; the latest: {ERROR}",
+        f"1 event failed permanently; the latest: {ERROR}",
     ]
     clock.now = QUIET
     reporter.retrying(ERROR)
     reporter.gave_up(ERROR, b"{}")
     assert lines()[2:] == [
-        f"1001 deliveries failed and are tried again; the latest: {ERROR}",
-        f"2 events were given up; the latest: {ERROR}",
+        f"1001 deliveries failed and will be retried; the latest: {ERROR}",
+        f"2 events failed permanently; the latest: {ERROR}",
     ]
 
 
@@ -139,8 +139,8 @@ def test_on_error_that_raises_is_logged_with_its_traceback_once_a_minute(
     reporter.gave_up(ERROR, b"{}")
     said = [record for record in caplog.records if "on_error" in record.getMessage()]
     assert [record.getMessage() for record in said] == [
-        "on_error raised 1 time; the events stay given up",
-        "on_error raised 100 times; the events stay given up",
+        "on_error raised 1 time; its events stay failed",
+        "on_error raised 100 times; its events stay failed",
     ]
     assert "LookupError: broken on_error" in caplog.text
 
@@ -225,7 +225,7 @@ def test_delivery_trouble_shows_no_token_at_any_level(
     with client:
         client.action("a", {"user.id": 1})
         assert client.flush(10)
-    assert "given up" in caplog.text
+    assert "failed permanently" in caplog.text
     assert "s3cret" not in caplog.text
     assert "s3cret" not in f"{heard} {heard[0]} {vars(heard[0])} {client!r}"
 
@@ -253,7 +253,7 @@ def test_a_warning_is_seen_where_no_logging_is_configured() -> None:
         "valued.Client(refuse).action('k', {'user.id': 1})\n"
     )
     done = run("-c", program)
-    assert done.stderr.startswith("valued: 1 event was given up; the latest: no (1 attempt")
+    assert done.stderr.startswith("valued: 1 event failed permanently; the latest: no (1 attempt")
     assert done.stderr.count("\n") == 1
 
 
@@ -278,7 +278,7 @@ def test_where_logging_is_configured_a_line_is_said_once_and_as_it_is(
         "Reporter(None).retrying(valued.DeliveryError('no'))",
     ]
     done = run("-c", "\n".join(program))
-    assert done.stderr.startswith("valued|1 delivery failed and is tried again; the latest: no")
+    assert done.stderr.startswith("valued|1 delivery failed and will be retried; the latest: no")
     assert done.stderr.count("\n") == 1
 
 
@@ -314,7 +314,7 @@ def test_a_stream_that_is_closed_says_nothing_and_the_others_go_on(
         handler.setLevel(level)
         logger.addHandler(handler)
     Reporter(None).retrying(ERROR)
-    assert stream.getvalue() == f"1 delivery failed and is tried again; the latest: {ERROR}\n"
+    assert stream.getvalue() == f"1 delivery failed and will be retried; the latest: {ERROR}\n"
     assert errors.getvalue() == ""
     assert capsys.readouterr().err == ""
 
@@ -326,7 +326,7 @@ def test_where_each_stream_is_closed_the_line_is_on_stderr(
     closed.close()
     logger.handlers[:] = [logging.StreamHandler(closed)]
     Reporter(None).retrying(ERROR)
-    line = f"valued: 1 delivery failed and is tried again; the latest: {ERROR}\n"
+    line = f"valued: 1 delivery failed and will be retried; the latest: {ERROR}\n"
     assert capsys.readouterr().err == line
 
 

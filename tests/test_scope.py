@@ -39,7 +39,7 @@ def test_scope_is_made_with_a_client_or_what_a_client_is_made_with(
     )
     monkeypatch.setenv("VALUED_TOKEN", "s3cret")
     assert "s3cret" not in repr(valued.Scope())
-    with pytest.raises(valued.ValidationError, match=r"^token: expected a text, got int"):
+    with pytest.raises(valued.ValidationError, match=r"^token: expected a string, got int"):
         valued.Scope(5)  # type: ignore[arg-type]
 
 

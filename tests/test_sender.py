@@ -565,7 +565,7 @@ def test_an_executor_that_was_shut_down_is_said_once_and_a_default_pool_delivers
     record(client, "b", "c")
     assert client.flush(BOUND)
     assert service.got == ["a", "b", "c"]
-    warnings = [r for r in caplog.records if "takes no more work" in r.getMessage()]
+    warnings = [r for r in caplog.records if "accepts no more work" in r.getMessage()]
     assert len(warnings) == 1
     assert "ThreadPoolExecutor" in warnings[0].getMessage()
 
@@ -621,7 +621,7 @@ def test_an_exit_out_of_a_transport_costs_no_event_and_no_worker(
     record(client, "a", "b")
     service.wait_until_inside()
     service.hold.set()
-    until(lambda: "ended its worker" in caplog.text)
+    until(lambda: "exception ended a worker" in caplog.text)
     service.failure = None
     inner(client).outbox.hasten()
     assert client.flush(BOUND)

@@ -94,7 +94,7 @@ def test_key_of_another_type_is_refused_by_the_name_of_the_type(key: Any, kind: 
     error = refusal({"user": {key: 1}})
     assert error.path == f"user.<{type(key).__name__}>"
     assert error.reason == (
-        f"a key of type {kind}: keys are text, such as 'user.id', or sequences of text"
+        f"a key of type {kind}: keys are strings, such as 'user.id', or sequences of strings"
     )
 
 
@@ -159,7 +159,7 @@ def test_dotted_siblings_meet_at_every_depth() -> None:
 def test_number_without_a_form_in_json_is_refused_with_its_place(value: float) -> None:
     error = refusal({"attributes": {"items": [{"price": value}]}})
     assert error.path == "attributes.items[0].price"
-    assert error.reason == "NaN or an infinity is no number in JSON: send None in its place"
+    assert error.reason == "JSON has no NaN and no infinity: send None instead"
     assert refusal(value).path == ""
 
 
@@ -209,7 +209,7 @@ def test_int_too_long_to_be_written_is_refused_with_its_place() -> None:
     for value in (10**4_300, -(10**4_300)):
         error = refusal({"a": [value]})
         assert error.path == "a[0]"
-        assert error.reason == "an integer is too long to be written: send it as a text"
+        assert error.reason == "an integer is too long for JSON: send it as a string"
         assert "too long" in refusal({"a": {value: 1}}).reason
 
 
@@ -259,11 +259,11 @@ def test_circle_is_named_where_it_closes() -> None:
     mapping["x"] = [mapping]
     error = refusal({"a": mapping})
     assert error.path == "a.x[0]"
-    assert error.reason == "circular: this dict holds itself; send its id in its place"
+    assert error.reason == "circular: this dict contains itself; send its id instead"
     items: list[Any] = []
     items.append(items)
     assert refusal(items).path == "[0]"
-    assert refusal(items).reason.startswith("circular: this list holds itself")
+    assert refusal(items).reason.startswith("circular: this list contains itself")
 
 
 class Member:
@@ -279,7 +279,7 @@ def test_circle_through_converters_is_named_by_its_class() -> None:
     member.team = {"members": [member]}
     error = refusal({"user": member})
     assert error.path == "user.team.members[0]"
-    assert error.reason == "circular: this Member holds itself; send its id in its place"
+    assert error.reason == "circular: this Member contains itself; send its id instead"
 
 
 def test_same_object_twice_is_no_circle() -> None:

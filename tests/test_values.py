@@ -127,7 +127,7 @@ def refused(value):
     except valued.SerializationError as error:
         assert error.path == "a[0]", error
         assert error.summary == str(error)
-        code = re.search("send (.*?)( in its place|$)", error.reason)[1]
+        code = re.search("send (.*?)( instead|$)", error.reason)[1]
         return [error.reason, valued.normalize(eval(code, {"value": value}))]
     return "accepted"
 """
@@ -143,14 +143,14 @@ values = [
 ]
 print(json.dumps([refused(value) for value in values]))
 """
-    number = "NaN or an infinity is no number in JSON: send None in its place"
+    number = "JSON has no NaN and no infinity: send None instead"
     array = "an array is sent as a list: send value.tolist()"
     assert printed(program) == [
         [number, None],
         [number, None],
-        ["NaT is no time: send None in its place", None],
-        ["NaT is no duration: send None in its place", None],
-        ["a numpy.timedelta64 of a unit that timedelta hasn't: send str(value)", "5 years"],
+        ["NaT is not a time: send None instead", None],
+        ["NaT is not a duration: send None instead", None],
+        ["this numpy.timedelta64 has a unit unknown to timedelta: send str(value)", "5 years"],
         [array, [1, 2]],
         [array, [[0.5], [1.5]]],
         [array, 5],
@@ -178,8 +178,8 @@ print(json.dumps([valued.normalize(good), [refused(value) for value in bad]]))
         "PT1H",
     ]
     assert bad == [
-        ["NaT is no time: send None in its place", None],
-        ["NA is no value in JSON: send None in its place", None],
+        ["NaT is not a time: send None instead", None],
+        ["JSON has no NA: send None instead", None],
         ["a Series is sent as a list: send value.tolist()", [1, 2]],
         ["a DataFrame is sent as a list: send value.to_dict('records')", [{"a": 1}, {"a": 2}]],
     ]

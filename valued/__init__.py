@@ -1,10 +1,18 @@
-"""The Python client for Valued (valued.app): events of product usage, sent in the background.
+"""The Python client for Valued (valued.app): records what users do, and sends it in the background.
 
 >>> import valued
->>> client = valued.Client("TOKEN")
->>> client.action("report.generated", {"user.id": 123})
+>>> valued.connect("TOKEN")  # or set VALUED_TOKEN
+>>> valued.action("report.generated", {"user.id": 123})
 
-PYTEST_DONT_REWRITE: pytest, whose plugin is in this package, else warns where it is imported first.
+``connect`` makes a client for the whole program. The functions of this module use it: ``action``,
+``page_view``, ``sync_user``, ``flush`` … ``isolated`` gives each request or task data of its own.
+``Client`` is for programs that pass a client around, ``Scope`` for data that several events share.
+
+A call checks the event, copies it and returns. Bad input raises a ``ValuedError``; trouble in
+delivery is logged on the logger ``valued``, counted in ``stats``, and raises nothing. Clients work
+in forked processes: there is nothing to call after a fork.
+
+PYTEST_DONT_REWRITE (for pytest, which warns if a package with a plugin was imported before it.)
 """
 
 from typing import TYPE_CHECKING as _TYPE_CHECKING
@@ -93,8 +101,8 @@ __all__ = [
     "validate",
 ]
 
-#: What is imported when it is first asked for. `Connection` imports `requests`, which takes longer
-#: than all the rest; a client imports it, too.
+#: What is imported when it is first used. `Connection` imports `requests`, which takes longer than
+#: all the rest; a client imports it, too.
 _LATE = {
     "Connection": "_connection",
     "ImmediateExecutor": "_executors",

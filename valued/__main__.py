@@ -1,9 +1,9 @@
-"""``python -m valued`` is the console script ``valued``."""
+"""``python -m valued`` runs the command line, as the console script ``valued`` does."""
 
 import sys
 
 from valued.cli import main
 
-# A process that multiprocessing spawns imports this file under another name.
+# In a process that multiprocessing spawns, this file is imported under another name.
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,13 +1,13 @@
-"""Celery's signals: a scope of its own for each task, and the end of a child of its pool.
+"""Celery's signals: a scope of its own for each task, and the exit of a pool's child.
 
-Nothing here imports Celery. Where an application has done so, a client connects to three signals:
+Nothing here imports Celery. If the application has imported it, a client connects to three signals:
 
 ``worker_process_shutdown``
-    A child of the prefork pool ends by ``os._exit`` soon after.
+    A child of the prefork pool will call ``os._exit`` soon.
 ``task_prerun``, ``task_postrun``
-    Each task starts with the defaults of each scope, and what it sets ends with it. Tasks that run
-    eagerly belong to their caller, and keep the caller's data. A client with
-    ``isolate_tasks=False`` leaves its scopes as they are.
+    Each task starts with the defaults of each scope, and its changes end with it. A task that runs
+    eagerly belongs to its caller, and keeps the caller's data. For a client with
+    ``isolate_tasks=False`` nothing changes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Final
 from valued import _leaving
 from valued._context import begin_task
 
-#: By which Celery knows our receivers.
+#: Identifies our receivers in Celery.
 _UID: Final = "valued"
 
 #: What ends the scope of the task that runs in this context.
@@ -32,14 +32,14 @@ listening = False
 
 
 def listen() -> None:
-    """Connect to the signals, where Celery is. Any thread may call; once is enough.
+    """Connect to the signals, if Celery is imported. Any thread may call; once is enough.
 
-    Called when a client is made, and with each event as long as Celery isn't there.
+    Called when a client is made, and with each event until Celery is imported.
     """
     global listening
     signals = sys.modules.get("celery.signals")
-    # A child has its parent's connections, and must not wait for a lock of a signal's, which a
-    # thread of the parent may have held at the fork.
+    # A child inherits its parent's connections to the signals, and must not wait for a signal's
+    # lock, which a thread of the parent may have held at the fork.
     if signals is None or listening:
         return
     for signal, receiver in (

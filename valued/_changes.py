@@ -1,8 +1,7 @@
-"""Changes to a scope's data, as data: they can be applied, put together, and applied again later.
+"""Changes to a scope's data, as data: they can be applied, composed, and applied again later.
 
-A change is a tree. A mapping changes what is below its keys and leaves all else; `Replace` puts a
-value in the place of whatever is there, and `REMOVE` takes it away. Neither function changes what
-it is given.
+A change is a tree. A mapping changes what is below its keys and nothing else; `Replace` replaces
+whatever is there with a value, and `REMOVE` removes it. No function here changes its arguments.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ _MISSING: Final = object()
 
 
 class Replace:
-    """The value that is put in the place of what is there."""
+    """A change that replaces whatever is there with a value."""
 
     __slots__ = ("value",)
 
@@ -25,14 +24,14 @@ class Replace:
         self.value = value
 
 
-#: Takes away what is there.
+#: Removes what is there.
 REMOVE: Final = Replace(_MISSING)
 
 Change: TypeAlias = Union[Replace, "dict[str, Change]"]
 
 
 def merging(data: JSONObject) -> dict[str, Change]:
-    """The change that merges *data*: mappings meet, all else replaces what is there."""
+    """The change that merges *data*: mappings are merged, all else replaces what is there."""
     return {
         name: merging(value) if isinstance(value, dict) else Replace(value)
         for name, value in data.items()
@@ -40,14 +39,14 @@ def merging(data: JSONObject) -> dict[str, Change]:
 
 
 def at(path: Sequence[str], change: Change) -> Change:
-    """*change*, made at *path* and not at the top."""
+    """*change*, moved from the top to *path*."""
     for name in reversed(path):
         change = {name: change}
     return change
 
 
 def applied(change: Change, data: object) -> Any:
-    """*data* with *change* made to it."""
+    """*data* with *change* applied."""
     if isinstance(change, Replace):
         return change.value
     result = Snapshot(data if isinstance(data, dict) else {})
@@ -61,7 +60,7 @@ def applied(change: Change, data: object) -> Any:
 
 
 def composed(first: Change, then: Change) -> Change:
-    """The change that makes *first*, and *then*."""
+    """The change that applies *first*, and after it *then*."""
     if isinstance(then, Replace):
         return then
     if isinstance(first, Replace):

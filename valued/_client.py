@@ -17,7 +17,6 @@ from valued._serializer import Snapshot, encode
 
 if TYPE_CHECKING:
     from os import PathLike
-    from types import TracebackType
 
     from typing_extensions import Self
 
@@ -28,53 +27,61 @@ if TYPE_CHECKING:
 class Client:
     """Records events, and delivers them in the background.
 
-    *token*: the token (default ``VALUED_TOKEN``), or a transport: a callable that takes an event, a
-    dict, and raises where it can't deliver it. *endpoint*: an http(s) URL (default
-    ``VALUED_ENDPOINT``, else the service's). The rest are options:
+    >>> client = valued.Client("TOKEN", retries=10)
+    >>> client.action("report.generated", {"user.id": 123})
 
-    * *executor*: where deliveries run: an object with ``submit(fn, *args)``, or a factory of one,
-      called in each process. Default: `valued.set_executor`'s, else a pool of 1 to *max_workers*
-      threads, by load; one thread where the environment is ``development``; in the caller where it
-      is ``test``.
-    * *max_workers* (default 10): deliveries at the same time, at most.
-    * *max_queue* (default 10,000): events accepted and not settled, at most; at most 64 MiB, too.
-    * *overflow* (default ``"drop_newest"``): what happens past that; also ``"drop_oldest"``,
-      ``"block"`` (the caller waits, *timeout* at most) and ``"caller_runs"`` (it delivers).
-    * *timeout* (default 10.0): seconds for one attempt.
-    * *retries* (default 240): attempts after the first, with growing pauses of up to 30 s: an hour.
-    * *shutdown_timeout* (default None): seconds that the end of the process may wait; None: 5, or 1
-      with an outbox.
-    * *idle_time* (default 60.0): seconds after which a thread of the default pool that has nothing
-      to do ends.
-    * *on_error* (default None): called with a `DeliveryError` and the event, a dict, for each event
-      that is given up, on the thread that tried it last.
-    * *outbox* (default None): a directory in which events outlive their process, and from which
-      whoever is left delivers them; None: ``VALUED_OUTBOX``, else they wait in memory. *max_queue*
-      then bounds what is in memory, and *retries* nothing.
-    * *durability* (default ``"process"``): what an event in the outbox outlives; ``"power"``: the
-      call waits for the disk.
-    * *outbox_max_age* (default 604,800.0): seconds after which an event in the outbox is dropped.
-    * *outbox_max_size* (default 1,073,741,824): bytes of the outbox, of all its processes; past
-      them the oldest events are dropped.
-    * *defaults* (default None): a mapping that every scope of the client starts from.
-    * *isolate_tasks* (default None): whether each task of Celery's starts with those defaults, and
-      what it sets ends with it; None: ``VALUED_ISOLATE_TASKS``, else True.
+    *token* (default ``VALUED_TOKEN``): the token, a string, or a transport: a callable that gets an
+    event as a dict and raises an exception if it can't deliver it (see `valued.Transport`).
+    *endpoint* (default ``VALUED_ENDPOINT``, else the service's): an http(s) URL. Options:
 
-    * *enabled* (default None): False: events are checked and not sent, and no token is needed;
-      None: False where ``VALUED_DISABLED`` is 1, else True.
+    * *executor* (default None): where deliveries run: an object with ``submit(fn, *args)``, or a
+      function that makes one and is called with the first event in each process. None: what
+      `valued.set_executor` got, else a pool of the client's own, whose 1 to *max_workers* threads
+      are started by load. With ``VALUED_ENV=test`` and in a test run: in the call itself.
+    * *max_workers* (default 10): deliveries at the same time, at most; 1 if ``VALUED_ENV`` is
+      ``development``. Ten that each wait 20 ms for their answer deliver 500 events a second.
+    * *max_queue* (default 10,000): events that are accepted and not settled, at most: half a minute
+      of 300 events a second, or 5 MB at 500 bytes each. They never take more than 64 MiB.
+    * *overflow* (default ``"drop_newest"``): what happens to an event when the queue is full. Also
+      ``"drop_oldest"``, ``"block"`` (the call waits for room, *timeout* at most, then drops the
+      event) and ``"caller_runs"`` (the call delivers the event itself).
+    * *timeout* (default 10.0): seconds for one attempt, the answer included. Connecting to each
+      address of the host, and a TLS handshake, may each take as long.
+    * *retries* (default 240): attempts after the first. The pauses are random, up to bounds that
+      double from 0.5 s to 30 s. All of them add up to an hour on average. An event older than an
+      hour fails permanently, too. While the endpoint is down, one event probes for all.
+    * *shutdown_timeout* (default None): seconds that the end of a process waits for its events.
+      None: 5, half of the 10 s that supervisors leave between SIGTERM and SIGKILL; 1 with *outbox*.
+    * *idle_time* (default 60.0): seconds without work after which a thread of the client's own pool
+      ends. A process whose threads have ended is safe to fork.
+    * *on_error* (default None): a function that is called with a `DeliveryError` and the event, a
+      dict, for each event that fails permanently, on the thread that tried it last.
+    * *outbox* (default None): a directory in which events survive their process, and from which
+      other processes deliver them. None: ``VALUED_OUTBOX``, else events wait in memory. With it,
+      *max_queue* bounds what is in memory, and *retries* has no effect. Not on Windows.
+    * *durability* (default ``"process"``): what an event in the outbox survives. ``"power"``: a
+      power failure, too; the call then waits some milliseconds for the disk.
+    * *outbox_max_age* (default 604,800.0): seconds after which an event in the outbox is dropped: a
+      week, longer than an outage that goes unnoticed over a weekend with holidays.
+    * *outbox_max_size* (default 1,073,741,824): bytes of the outbox, of all processes together; the
+      oldest events are dropped above it. 1 GiB holds two million events of 500 bytes.
+    * *defaults* (default None): a mapping that every scope of the client starts with.
+    * *isolate_tasks* (default None): whether each Celery task starts with these defaults, and what
+      it sets ends with it. None: ``VALUED_ISOLATE_TASKS``, else True.
+    * *enabled* (default None): False: events are checked, counted as ``disabled`` and not sent; no
+      token is needed. None: False if ``VALUED_DISABLED`` is 1, else True.
     * *invalid* (default None): ``"raise"``, or ``"log"``: an event that can't be sent is counted
-      and logged, by its field and never its value, and the call returns. What can't be sent of a
-      scope's data is left out likewise. None: ``VALUED_INVALID``, else ``"raise"``.
-    * *anonymous* (default None): ``"raise"``, or ``"drop"``: an action, or a page view, that lacks
-      the ids it needs is counted, and the call returns. None: ``VALUED_ANONYMOUS``, else
-      ``"raise"``.
-    * *before_send* (default None): called with each event, a dict of its own, in the caller, before
-      it is queued. What it returns is checked and sent. The event is counted as ``refused`` where
-      that is None, and where it raises, which is logged.
+      and logged (its field, never the value), and the call returns. Values that can't be sent are
+      left out of a scope. None: ``VALUED_INVALID``, else ``"raise"``.
+    * *anonymous* (default None): ``"raise"``, or ``"drop"``: an action or a page view without the
+      ids it needs is counted, and the call returns. None: ``VALUED_ANONYMOUS``, else ``"raise"``.
+    * *before_send* (default None): a function that gets each event, a dict of its own, in the call,
+      before it is queued. What it returns is checked and sent. If it returns None or raises, the
+      event is counted as ``refused`` and not sent; an exception is logged.
 
-    Raises `ValidationError`, which names the argument and the fix. Making a client starts nothing:
-    threads and connections come with the first event, in each process its own, so a client made
-    before a fork works in every child. Any thread may call anything.
+    Raises `ValidationError`, which names the argument and the fix. A client starts nothing when it
+    is made: each process starts its own threads and connections with its first event. So a client
+    that was made before a fork works in every child. Any thread may call any method.
     """
 
     def __init__(
@@ -155,9 +162,9 @@ class Client:
         self._refusals = Refusals(options)
         self._is_sent = bool(options.enabled)
         self._is_looked_at = options.before_send is not None or not options.enabled
-        # Here, too: who connects while a signal is being sent is not called.
+        # Here, too: a receiver that connects while a signal is being sent is not called.
         _celery.listen()
-        # In this thread, with all that it imports: a worker, or a forked child, imports nothing.
+        # In this thread, with all its imports: a worker, or a forked child, imports nothing.
         from valued._sender import Sender
 
         _converters.prepare()
@@ -178,109 +185,107 @@ class Client:
         else:
             self._sender = Sender(_wire(transport), options, outbox=outbox)
 
-    # -- events ------------------------------------------------------------------------------------
-
     def action(self, key: str, data: Data = None, /, **fields: Any) -> None:
-        """Record that somebody did something, such as ``report.generated``.
+        """Record what a user did, such as ``report.generated``.
 
-        *data*: a mapping (or a scope, or an object that converts to one) with ``user.id``,
-        ``customer.id`` or both, and whatever else is to be sent; *fields* win over it. It is
-        copied, checked and queued; nothing is sent in the caller unless the environment is
-        ``test``. Raises `ValidationError` and `SerializationError` for bad input (but see
-        *invalid* and *anonymous*); trouble in delivery raises nothing. Any thread may call, signal
-        handlers too. A forked child's events are its own.
+        >>> client.action("report.generated", {"user.id": 123})
+
+        *key*: the name of the action. *data*: a mapping with ``user.id``, ``customer.id`` or both,
+        and maybe ``attributes`` and ``occured_at`` (the time, default now); also a scope, or an
+        object with a converter. Dots in keys nest. *fields*: the same by keyword; they take
+        precedence. All of it is copied, checked and queued. The event is sent in the background
+        (in a test run, in the call itself).
+
+        Raises `ValidationError` or `SerializationError` for input that can't be sent (see the
+        options *invalid* and *anonymous*), and nothing for trouble in delivery. Any thread may
+        call, a signal handler too. In a forked child, the event belongs to the child.
         """
         self._record(_events.action, data, fields, key)
 
     def page_view(self, url: str, data: Data = None, /, **fields: Any) -> None:
-        """Record that a user looked at *url*; ``user.id`` is required. Otherwise like `action`."""
+        """Record that a user looked at *url*: one with a scheme, or a path that begins with ``/``.
+
+        *data* must have ``user.id``. All else is as for `Client.action`.
+        """
         self._record(_events.page_view, data, fields, url)
 
     pageview = page_view
 
     def sync(self, data: Data = None, /, **fields: Any) -> None:
-        """Send what is known of a user, or of a customer: one of them. Otherwise like `action`."""
+        """Send what is known of a user or a customer (exactly one); else like `Client.action`."""
         self._record(_events.sync, data, fields)
 
     def sync_user(self, data: Data = None, /, **fields: Any) -> None:
-        """Send what is known of a user: *data* with its ``id``. Otherwise like `action`."""
+        """Send what is known of a user, such as ``{"id": 123, "name": "Ada"}``.
+
+        *data*: a mapping with ``id``. All else is as for `Client.action`.
+        """
         self._sync_party("user", data, fields)
 
     def sync_customer(self, data: Data = None, /, **fields: Any) -> None:
-        """Send what is known of a customer: *data* with its ``id``. Otherwise like `action`."""
+        """Send what is known of a customer; otherwise like `Client.sync_user`."""
         self._sync_party("customer", data, fields)
 
     def config(self, data: Data = None, /, **fields: Any) -> None:
         """Set goals and signals: ``goals=[{"name": …, "action_key": …}]``, ``signals`` likewise.
 
-        *data*: a mapping, or a `valued.Config` built step by step. Otherwise like `action`.
+        *data*: a mapping, or a `valued.Config`. All else is as for `Client.action`.
         """
         self._record(_events.config, data, fields)
-
-    # -- delivery ----------------------------------------------------------------------------------
 
     def flush(self, timeout: float | None = 5.0) -> bool:
         """Wait until the events accepted so far in this process are settled.
 
-        *timeout*: seconds (default 5, as ``shutdown_timeout``; None: no bound; 0: only look).
-        True if all were settled in time. Raises `ValidationError` (a `ValueError`) if *timeout* is
-        no such number; trouble in delivery raises nothing, it shows in `stats` and ``on_error``.
-        Any thread may call. In a forked child it sees the child's own events only.
+        Settled means delivered, failed or dropped. *timeout*: seconds (default 5, as
+        *shutdown_timeout*; None: no bound; 0: only look). True if all were settled in time. Raises
+        `ValidationError` (a `ValueError`) for any other *timeout*. Trouble in delivery raises
+        nothing; it shows in `Client.stats`, and *on_error* gets it. Any thread may call. In a
+        forked child it waits for the child's own events only.
         """
         return self._sender.flush(timeout)
 
     def close(self, timeout: float | None = 5.0) -> bool:
         """Flush, then end this process's threads and close its connections.
 
-        *timeout*: as for `flush`. What is not settled by then is dropped, counted as ``closed`` and
-        logged. True if nothing was. May be called again; an event recorded later starts anew.
+        *timeout*: seconds, as for `Client.flush`. What is not settled by then is dropped, counted
+        as ``closed`` and logged. True if nothing was dropped. May be called again. A later event
+        starts threads and connections again. ``with valued.Client() as client:`` ends with it.
         """
         return self._sender.close(timeout)
 
     def adopt(self) -> int:
-        """Take over at once what processes that died have left in the outbox.
+        """Take over, at once, events that dead processes left in the outbox.
 
-        A client does so with its first event, and then each half minute; call this where a process
-        starts that may have no event for long, such as a new worker. Returns from how many it was
-        taken over; 0 where events wait in memory. Raises nothing: trouble with the disk is logged.
-        Any thread may call. Never before a fork: a child takes over nothing of its parent's.
+        A client does so with its first event, and then every half minute. Call it where a process
+        starts that may record nothing for long, such as a new worker. Returns from how many
+        processes events were taken over; 0 without an outbox. Raises nothing: trouble with the disk
+        is logged. Any thread may call. Never call it before a fork: a child takes over nothing that
+        belongs to its parent.
         """
         return 0 if _recording.target is not None else self._sender.adopt()
 
     def stats(self) -> Stats:
-        """This process's figures, a dict.
+        """Counts of this process's events, a dict; `valued.Stats` says what each key means.
 
-        ``accepted + adopted = delivered + failed + dropped + left + pending``, at every moment.
-        ``adopted`` counts events that other processes accepted, ``left`` those that others are to
-        deliver, ``unsaved`` those that could not be written to the outbox (all are 0 without one);
-        ``retried`` attempts after the first; ``dropped_by_reason`` splits ``dropped``; ``pid`` and
-        ``started`` (seconds since the epoch) say which process this is. Zero in a forked child at
-        first.
-
-        Not accepted, and so in none of these: ``disabled`` (the client is, or a test records),
-        ``invalid``, ``anonymous`` and ``refused`` (by *before_send*). What raised is not counted.
+        ``accepted + adopted = delivered + failed + dropped + handed_over + pending``, at every
+        moment. All counts are zero in a forked child at first. Any thread may call.
         """
         return {**self._sender.stats(), **self._refusals.figures()}  # type: ignore[typeddict-item]
 
     def park(self, timeout: float | None = 5.0) -> bool:
         """Flush, then end this process's threads, so that it is safe to fork.
 
-        For a process that records events and then forks, such as a preloading Gunicorn master:
-        Python 3.12 and later warn of a fork that other threads live through. *timeout*: as for
-        `flush`. True if every event was settled and no thread of this client is left; nothing is
-        dropped otherwise. The next event starts threads anew. May be called again.
+        Call it in a process that records events and forks later, such as a preloading Gunicorn
+        master: Python 3.12 and later warn if a process forks while it has threads. *timeout*:
+        seconds, as for `Client.flush`. True if every event was settled and no thread of this client
+        is left. Nothing is dropped. The next event starts threads again. May be called again.
         """
         return self._sender.park(timeout)
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

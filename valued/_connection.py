@@ -1,7 +1,7 @@
-"""Headers; one POST on kept-alive connections of `requests`.
+"""One POST for each event, on connections of `requests` that are kept alive.
 
 Each process has a session, and so connections, of its own, made with its first request. A forked
-child closes the descriptors that it inherited without a word on the wire.
+child closes the descriptors that it inherited, and sends nothing on them.
 """
 
 from __future__ import annotations
@@ -47,21 +47,26 @@ class _Bearer(AuthBase):
         self._authorization = authorization
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        # A plain text: recorders save it with the request, and a class of ours would get into it.
+        # A plain string: recorders save it with the request, and no class of ours is to be in it.
         request.headers["Authorization"] = str.__str__(self._authorization)
         return request
 
 
 class Connection:
-    """The way to the service: a token, an endpoint, and connections that are kept alive.
+    """Sends events to the service: a token, an endpoint, and connections that are kept alive.
 
-    *token*: default ``VALUED_TOKEN``. *endpoint*: an http(s) URL, default ``VALUED_ENDPOINT``, else
-    the service's. *timeout*: seconds for one request, from the first packet to the last byte of the
-    answer, default 10; each address of the host, and a handshake of TLS, may take as long before it
-    is given up. *pool_size*: connections kept, default 10. Raises `ValidationError`.
+    >>> connection = valued.Connection("TOKEN")
+    >>> connection({"category": "action", "key": "report.generated", "user": {"id": 123}})
 
-    Calling it with an event sends it; ``endpoint`` and ``headers`` serve a transport of your own.
-    Any thread may call. A forked child makes connections of its own.
+    *token* (default ``VALUED_TOKEN``). *endpoint*: an http(s) URL (default ``VALUED_ENDPOINT``,
+    else the service's). *timeout* (default 10.0): seconds for one request, from the first packet to
+    the last byte of the answer; connecting to each address of the host, and a TLS handshake, may
+    each take as long. *pool_size* (default 10): connections that are kept. Raises
+    `ValidationError`. Proxies and certificates come from the environment; ``~/.netrc`` is not read.
+
+    A client makes its own. Use it for a transport of your own: ``endpoint`` (a string) and
+    `Connection.headers` are what a request needs. Any thread may call. A forked child makes
+    connections of its own, and leaves those of its parent whole.
     """
 
     def __init__(
@@ -72,7 +77,7 @@ class Connection:
         timeout: float = 10.0,
         pool_size: int = 10,
     ) -> None:
-        # First of all: who shows the frames of an exception shows what is in them.
+        # First of all: error trackers show what is in the frames of an exception.
         token, endpoint = hidden_or_type(token), hidden_or_type(endpoint)
         problems = [
             *seconds("timeout", timeout, zero=False),
@@ -93,7 +98,7 @@ class Connection:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers of a request, a new dict: content type, authorization, user agent."""
+        """The headers of a request: content type, authorization, user agent. A dict of its own."""
         return {
             "Content-Type": "application/json",
             "Authorization": Secret(f"Bearer {self._token}"),
@@ -102,10 +107,10 @@ class Connection:
 
     @property
     def session(self) -> requests.Session:
-        """This process's session, to mount an adapter on, for example.
+        """This process's `requests.Session`, for example to mount an adapter on.
 
-        What is changed in its settings counts from the next request, if it was taken from here for
-        that; a mounted adapter always does.
+        Read it from here again before each change: changed settings apply from the next request on.
+        A mounted adapter always applies.
         """
         route = self._route.get()
         route.forget()
@@ -137,7 +142,7 @@ class Connection:
             headers["Idempotency-Key"] = idempotency_key
         bound = self._timeout if timeout is None else timeout
         try:
-            # Not kept here: it may repeat the token, and who shows frames would show it.
+            # Not kept here: it may repeat the token, and error trackers show frames.
             failure = self._refusal(self._route.get().send(body, headers, bound))
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             failure = self._no_answer(error, handled)
@@ -155,21 +160,21 @@ class Connection:
                 del failure  # else it and this frame would hold each other
 
     def close(self) -> None:
-        """Close this process's connections. They are made again with the next request."""
+        """Close this process's connections. The next request makes new ones."""
         route = self._route.peek()
         if route is not None:
             route.close()
 
     def __repr__(self) -> str:
-        # It may be half made: who shows a constructor that raises asks for this, too.
+        # It may be half made: error trackers ask for this, too, where a constructor raised.
         return f"Connection(endpoint={getattr(self, 'endpoint', None)!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Its configuration. Raises `PicklingError` where the token would get into a file."""
         if self._token_given and not is_spawning():
             raise PicklingError(
-                "a token is pickled only for a child that multiprocessing is starting: set "
-                "VALUED_TOKEN and give no token, then it is read again where this is unpickled"
+                "a token is pickled only while multiprocessing starts a child: set VALUED_TOKEN "
+                "and give no token; the process that unpickles this then reads it again"
             )
         token = self._token if self._token_given else None
         return _restored, (token, self.endpoint, self._timeout, self._pool_size)
@@ -195,7 +200,7 @@ class Connection:
         return failure
 
     def _refusal(self, answer: Answer) -> DeliveryError | None:
-        """What *answer* says; None if it is that all is well."""
+        """The error that *answer* stands for; None if the event was taken."""
         if 200 <= answer.status <= 299:
             return None
         # Proxies answer with the request that they refuse, services with the token.
@@ -260,7 +265,7 @@ def _is_clean(error: BaseException, token: str, handled: BaseException | None = 
                 setattr(one, name, None)
     try:
         said = "\n".join(f"{one}\n{one.args}\n{vars(one)}" for one in chain)
-    except Exception:  # noqa: BLE001 - it is a stranger's: what can't be read is not passed on
+    except Exception:  # noqa: BLE001 - a foreign one: what can't be read is not passed on
         return False
     return redacted(said, token) == said
 
@@ -274,7 +279,7 @@ def _reason(error: Exception) -> str:
     cause = reason if isinstance(reason, Exception) else cause
     try:
         return f"no answer: {type(cause).__name__}: {cause}"
-    except Exception:  # noqa: BLE001 - it is a stranger's
+    except Exception:  # noqa: BLE001 - a foreign one
         return f"no answer: {type(cause).__name__}"
 
 

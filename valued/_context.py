@@ -1,8 +1,8 @@
-"""What scopes hold in a context: plain data, or a layer over the data of a unit of work.
+"""The data of scopes in a context: plain data, or a layer over the data of a unit of work.
 
-All of it sits in one context variable, in a mapping that is replaced and never changed, so threads,
-asyncio tasks and greenlets don't see each other's. One variable for all scopes: Python never frees
-a context variable, and applications make scopes by the request.
+All of it is in one context variable, in a mapping that is replaced and never changed. So threads,
+asyncio tasks and greenlets don't see each other's data. There is one variable for all scopes, since
+Python never frees a context variable, and some applications make a scope for each request.
 
 A `Unit` is the one exception: its data is shared by all contexts in which it is entered. Such a
 context holds a `UnitLayer`, which reads the unit's data at each use.
@@ -26,7 +26,7 @@ from valued._values import is_a, name_of
 if TYPE_CHECKING:
     from valued._typing import JSONObject
 
-#: Weak, so that the data goes with its scope.
+#: Weak, so that the data is freed with its scope.
 Key: TypeAlias = "weakref.ref[Owner]"
 Entry: TypeAlias = Union[Snapshot, "Layer", "UnitLayer"]
 Lazy: TypeAlias = Mapping[str, Callable[[], object]]
@@ -38,7 +38,7 @@ _NOTHING: Final[Mapping[Any, Any]] = {}
 
 
 class Owner:
-    """What the data of a scope hangs off in a context: one for each scope, and each `connect`."""
+    """The key of a scope's data in a context: one for each scope, and for each `connect`."""
 
     __slots__ = ("__weakref__", "client", "defaults", "isolates_tasks", "key")
 
@@ -51,32 +51,32 @@ class Owner:
 
 
 def held(key: Key) -> Entry | None:
-    """What this context holds; None: nothing, so the scope's defaults count."""
+    """The entry in this context; None: there is none, so the scope's defaults apply."""
     return _current.get(_NOTHING).get(key)
 
 
 def hold(key: Key, entry: Entry | None) -> None:
-    """Have this context hold *entry*."""
+    """Set the entry in this context."""
     before = _current.get(_NOTHING)
-    # What belongs to scopes that are gone goes with the next change.
+    # The data of scopes that are gone is removed with the next change.
     entries = {it: entry for it, entry in before.items() if it() is not None}
     if entry is None:
         entries.pop(key, None)
     else:
         entries[key] = entry
-    # *before* lives until this is done: what its end runs may come here once more.
+    # *before* lives until this is done: code run by its finalization may call this function.
     _current.set(entries)
 
 
 def leave(key: Key, block: object) -> None:
-    """Leave *block* in this context; in one in which it isn't open, nothing happens.
+    """Leave *block* in this context. If it isn't open in this context, nothing happens.
 
-    A generator that was dropped ends wherever the garbage collector runs: amid another request, to
-    which what its block found means nothing. Up to Python 3.11 that may even be amid the change of
-    a context variable, and to change one there crashes the interpreter.
+    A generator that was dropped ends wherever the garbage collector runs: maybe in the middle of
+    another request, whose data it must not change. Up to Python 3.11 that may even be during the
+    change of a context variable, and changing one there crashes the interpreter.
     """
     entry = held(key)
-    # Blocks within it may still be open, as those of such a generator.
+    # Inner blocks may still be open, for example those of such a generator.
     while isinstance(entry, (Layer, UnitLayer)):
         if entry.block is block:
             hold(key, entry.before)
@@ -85,9 +85,9 @@ def leave(key: Key, block: object) -> None:
 
 
 def begin_task() -> Callable[[], None]:
-    """Have each scope start with its defaults; returns what has them hold again what they held.
+    """Reset each scope to its defaults; returns a function that restores the data from before.
 
-    But for those whose client doesn't isolate tasks.
+    Scopes whose client doesn't isolate tasks keep their data.
     """
     before = _current.get(_NOTHING)
     _current.set({key: entry for key, entry in before.items() if _stays(key())})
@@ -111,8 +111,8 @@ def _has_no_id(value: object) -> bool:
 class Unit:
     """The data of one unit of work, shared by all contexts in which it is entered.
 
-    *lazy*: functions that give a field at its first use. *whole*: one that gives a mapping of
-    several. *gather*: normalizes what they give. Any thread may call anything.
+    *lazy*: functions that return a field, called at its first use. *whole*: a function that returns
+    a mapping of several fields. *gather*: normalizes what they return. Any thread may call.
     """
 
     __slots__ = (
@@ -133,7 +133,7 @@ class Unit:
         whole: Callable[[], object] | None = None,
         gather: Callable[[object, dict[str, Any]], JSONObject] = gather,
     ) -> None:
-        self.data = data  # never changed but replaced, under `_lock`
+        self.data = data  # replaced under `_lock`, never changed
         self._gather = gather
         self._assigned: set[str] = set()  # the fields that were set as a whole
         self._lazy = lazy or _NOTHING
@@ -141,14 +141,14 @@ class Unit:
         self._whole_is_known = whole is None
         self.has_functions = bool(lazy) or whole is not None
         if self.has_functions:
-            # Who calls which of them: a function may record events, or read the scope, itself.
+            # Which thread calls which function: a function may record events or read the scope.
             self._calling: set[tuple[object, int]] = set()
 
     def change(self, change: Change) -> None:
         """Change the data, for all contexts."""
         with _lock.get():
             self.data = applied(change, self.data)
-            if isinstance(change, Replace):  # a reset: the unit begins once more
+            if isinstance(change, Replace):  # a reset: the unit starts over
                 self._assigned.clear()
                 self._whole_is_known = self._whole is None
             elif self.has_functions:
@@ -159,10 +159,10 @@ class Unit:
                         self._assigned.add(name)
 
     def fill(self, data: JSONObject, over: JSONObject, only: str | None = None) -> bool:
-        """Call the functions whose fields are absent, and keep what they give.
+        """Call the functions whose fields are missing, and keep what they return.
 
-        *data*: what the context sees of the unit. *over*: the data of the call. *only*: the one
-        field that is read. Returns whether a function was called.
+        *data*: the unit's data as this context sees it. *over*: the data of the call. *only*: the
+        one field that is read. Returns whether a function was called.
         """
         called = False
         if not self._whole_is_known:
@@ -177,13 +177,13 @@ class Unit:
 
     def _lacks(self, name: str, data: JSONObject, over: JSONObject) -> bool:
         return self._is_open(name) and all(
-            # A mapping without an id, in a call or in a nested block, adds to what the unit has.
+            # A mapping without an id, in a call or in a nested block, is merged with the unit's.
             name not in given or _has_no_id(given[name])
             for given in (over, data)
         )
 
     def _is_open(self, name: str) -> bool:
-        """Whether the unit lacks the field; so it does where only a part of a user was set."""
+        """Whether the unit lacks the field, or has only a part of a user, without an id."""
         if name not in self.data:
             return True
         return name in PARTIES and name not in self._assigned and _has_no_id(self.data[name])
@@ -206,11 +206,11 @@ class Unit:
     def _keep(self, name: str, found: object) -> None:
         if name in PARTIES and isinstance(found, Mapping):
             if not found or ("id" in found and found["id"] is None):
-                return  # nobody, said by a mapping
+                return  # a mapping that means "no user"
             if "id" not in found:
                 raise ValidationError(
                     f"{name}: a function returned a mapping without an id: let it return "
-                    "{'id': 1}, or None for nobody"
+                    f"{{'id': 1}}, or None if there is no {name}"
                 )
         plain = self._gather({name: found}, {})
         with _lock.get():
@@ -221,7 +221,8 @@ class Unit:
         plain = self._gather(found, {})
         with _lock.get():
             self._whole_is_known = True
-            # What was set in the unit takes precedence. A user as a whole: two users are not mixed.
+            # What was set in the unit takes precedence; a user as a whole, so that two users are
+            # never mixed.
             plain = {
                 name: value
                 for name, value in plain.items()
@@ -230,14 +231,14 @@ class Unit:
             self.data = merge(plain, self.data)
 
 
-#: Guards the data of units, for a replacement. Re-entrant, as a signal handler may change a scope.
+#: Guards the replacement of a unit's data. Re-entrant, as a signal handler may change a scope.
 _lock: Final = PerProcess(threading.RLock)
 
 
 class Layer:
     """The data within a ``nested`` block.
 
-    *before*: what the context held before. *block*: by what `leave` knows it.
+    *before*: the entry from before the block. *block*: identifies the block for `leave`.
     """
 
     __slots__ = ("before", "block", "data")
@@ -252,7 +253,7 @@ class Layer:
         return self.data
 
     def change(self, key: Key, change: Change) -> None:
-        """Make a change that counts until the block ends."""
+        """Make a change that lasts until the block ends."""
         hold(key, Layer(applied(change, self.data), self.before, self.block))
 
     def nested(self, more: JSONObject, block: object) -> Layer:
@@ -261,9 +262,9 @@ class Layer:
 
 
 class UnitLayer:
-    """A unit's data, and the changes of ``nested`` blocks over it; else as a `Layer`.
+    """A unit's data with the changes of ``nested`` blocks; otherwise like `Layer`.
 
-    *changes*: None directly within the unit, where changes go to the unit itself.
+    *changes*: None directly in the unit, where changes go to the unit itself.
     """
 
     __slots__ = ("before", "block", "changes", "unit")
@@ -284,12 +285,12 @@ class UnitLayer:
         return data
 
     def known(self) -> Snapshot:
-        """The data as it is now, without asking for what is absent."""
+        """The data as it is now, without calling functions for missing fields."""
         data = self.unit.data
         return data if self.changes is None else applied(self.changes, data)
 
     def change(self, key: Key, change: Change) -> None:
-        """Make a change that counts from here on: for the whole unit, or for the nested block."""
+        """Make a change from here on: for the whole unit, or for the nested block."""
         if self.changes is not None:
             changes = composed(self.changes, change)
             hold(key, UnitLayer(self.unit, changes, self.before, self.block))
@@ -304,7 +305,7 @@ class UnitLayer:
 
 
 def checked_lazy(lazy: object) -> Lazy:
-    """*lazy*, a mapping of its own. Raises `ValidationError`, which names the field and the fix."""
+    """A copy of *lazy*. Raises `ValidationError`, which names the field and the fix."""
     functions: dict[object, object] | None = None
     if is_a(lazy, Mapping):
         try:

@@ -1,4 +1,4 @@
-"""The registry: class → function that turns its objects into something nearer to JSON.
+"""The registry: class → function that converts its objects into something nearer to JSON.
 
 It is `functools.singledispatch`, which finds the most specific class by MRO, abstract base classes
 and their virtual subclasses included, and caches it. A class with a ``to_valued_data`` method
@@ -50,7 +50,7 @@ def _by_method(value: Any) -> object:
 
 
 def no_converter(value: object) -> NoReturn:
-    from valued import _hints  # what only errors need costs nobody else
+    from valued import _hints  # only errors need it
 
     raise Unconvertible(_hints.for_value(value, class_of(value)))
 
@@ -80,7 +80,7 @@ _current: tuple[object, Callable[[type], Callable[..., object]]] = (None, lambda
 
 
 def prepare() -> None:
-    """Import what converting needs, in the thread of who makes a client."""
+    """Import what converting needs, in the thread that makes a client."""
     from valued import _hints  # noqa: F401 - what its errors need
 
     converter_for(object)
@@ -135,18 +135,25 @@ def register(
 
 
 def register(cls: type[Any], converter: Callable[[Any], object] | None = None) -> Any:
-    """Make known how objects of *cls*, and of its subclasses, are sent.
+    """Say how objects of *cls*, and of its subclasses, are sent.
 
-    *converter* takes such an object and returns what to send for it: any data that an event takes,
-    objects with converters of their own included. Without *converter* it is a decorator. Returns
-    the converter. The latest registration for a class counts.
+    >>> valued.register(User, lambda user: {"id": user.id, "name": user.name})
 
-    A user or a customer that is given as an object needs such a converter, or a
-    ``to_valued_data`` method, which says what is sent of it; it returns a mapping.
+    >>> @valued.register(Location)
+    ... def location_data(location):
+    ...     return {"country": location.country}
 
-    Raises `ValidationError` where *cls* is no class, is one that JSON has a form for (``str``,
-    ``int``, ``dict`` …) or a protocol that ``issubclass`` refuses, or where *converter* can't be
-    called. Any thread may call; a forked child keeps what was registered before the fork.
+    *converter*: a function that gets such an object and returns what to send for it: any data that
+    an event takes, objects with converters included. Without it, ``register`` is a decorator.
+    Returns the converter. The most specific class counts, and the latest registration of a class.
+
+    A user or a customer that is an object needs such a converter, or a method
+    ``to_valued_data(self)``, which returns a mapping: it says what may be sent. The converter of a
+    class takes precedence over the class's method.
+
+    Raises `ValidationError` if *cls* is not a class, if JSON has a form for it (``str``, ``int``,
+    ``dict`` …), if it is a protocol that ``issubclass`` refuses, or if *converter* can't be called.
+    Any thread may call. Forked children keep registrations.
     """
     global _version
     if not is_class(cls):

@@ -1,4 +1,4 @@
-"""One attempt to deliver an event, and what follows: settled, or postponed. Never neither."""
+"""One attempt to deliver an event, and what follows: the event is settled, or postponed."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from valued._reporting import Reporter
     from valued._typing import Item, Outbox, Wire
 
-#: Seconds that an attempt has at least, however late it is: enough for a service that answers.
+#: Seconds that an attempt gets at least, however late it is: enough for a service that answers.
 LAST_ATTEMPT: Final = 0.1
 
-#: Timeouts after which a probe that has not told counts as lost. More than one, since connecting to
-#: an address, and a handshake of TLS, may each take as long.
+#: Timeouts after which a probe without a result counts as lost. More than one, since connecting to
+#: an address, and a TLS handshake, may each take as long.
 PROBES: Final = 3
 
 
 class Delivery:
     """Attempts of one process. Any thread may call.
 
-    *postponed* is called after an event was given back to the outbox for a later attempt.
+    *postponed* is called after an event was returned to the outbox for a later attempt.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class Delivery:
         self._postponed = postponed
         self._born = Birthplace()
         self._health = _retry.Health(options.retries)
-        self._holding = False  # whether the outbox is told to wait for an answer
+        self._holding = False  # whether the outbox is on hold, until the endpoint answers
         self._threads: set[int] = set()  # those that are in an attempt; only `add` and `discard`
-        self._said_left: tuple[float | None, int] = -1.0, 0  # by which end, and how many
-        self._said_trying = 0  # events that somebody was trying when they were said to be lost
-        self._abandoned = (0, "")  # how often, and why; replaced whole
+        self._said_left: tuple[float | None, int] = -1.0, 0  # logged as pending: deadline, count
+        self._said_trying = 0  # logged as lost while a thread was still trying them
+        self._abandoned = (0, "")  # how often, and why; always replaced as a whole
 
         # Guards _telling. Re-entrant: a signal handler may flush. Nothing else is done inside.
         self._told = threading.Condition(threading.RLock())
@@ -62,9 +62,9 @@ class Delivery:
     def attempt(self, item: Item, deadline: float | None = None) -> bool:
         """One attempt, until *deadline* (`time.monotonic`) if that is sooner than the timeout.
 
-        False where the transport, or ``on_error``, forked, and this is the child: all here is the
-        parent's then, locks included. An exception that is no `Exception` is raised, after the
-        event was seen to.
+        False if the transport, or ``on_error``, forked, and this is the child: then everything
+        here, locks included, belongs to the parent. An exception such as ``KeyboardInterrupt``, not
+        an `Exception`, is raised, after the event was settled or postponed.
         """
         if not self._born.is_here():
             return False
@@ -93,13 +93,13 @@ class Delivery:
         return self._born.is_here()
 
     def is_under_way_here(self) -> bool:
-        """Whether this thread is in an attempt: it came here by the transport or ``on_error``."""
+        """Whether this thread is in an attempt: the transport or ``on_error`` called us."""
         return threading.get_ident() in self._threads
 
     def abandon(self, reason: str) -> int:
-        """Let go of all that nobody has taken, and of what is being tried when that fails.
+        """Drop all events that no thread has taken, and those being tried if their attempt fails.
 
-        How many of the first are lost by that.
+        Returns how many of the first kind are lost.
         """
         self._abandoned = (self._abandoned[0] + 1, reason)
         return self._outbox.abandon(reason)
@@ -111,9 +111,9 @@ class Delivery:
 
     def _answered(self) -> None:
         self._health.answered()
-        # Not by what the health was: another thread may be about to hold, of an earlier failure. It
-        # says so after it did, and here it is taken back before: a hold that nobody knows of would
-        # outlast every answer, and to end one that is none does nothing.
+        # Resume on every success; resuming where there is no hold is harmless. Another thread may
+        # be about to hold because of an earlier failure: it sets the flag after its `hold`, and
+        # here the flag is reset before `resume`, or a hold without a flag would never end.
         if self._holding:
             self._holding = False
             self._outbox.resume()
@@ -127,7 +127,7 @@ class Delivery:
         if not _retry.is_transient(error.status, patient=patient):
             self._answered()
         elif (probes := self._health.failed(began, now)) is not None:
-            # Before the event goes back, or it could be its own probe without a pause.
+            # Before the event is postponed, or it could be its own probe without a pause.
             until = now + _retry.backoff(probes, error.retry_after, random.uniform)
             self._health.held(until)
             self._outbox.hold(until, PROBES * self._options.timeout)
@@ -150,24 +150,24 @@ class Delivery:
             self._postponed()
 
     def say_overflow(self) -> None:
-        """Say how many events the outbox had no room for."""
-        # Here and not where it happens: to write a line is no work for the caller of an event.
+        """Log how many events the outbox had no room for."""
+        # Here and not where it happens: the caller of an event shouldn't wait for a log line.
         if count := self._outbox.overflown():
             self._reporter.overflown(count, self._options.max_queue, self._options.overflow)
 
     def say_the_rest(self) -> None:
-        """Say all that was counted and not said: there may be no next time."""
+        """Log all that was counted and not logged yet: there may be no later opportunity."""
         self.say_overflow()
         self._reporter.rest()
 
     def lose(self) -> None:
-        """An event came when nothing can be sent any more."""
+        """An event was recorded when nothing can be sent any more."""
         self._outbox.refuse("exit")
         self._outbox.abandon("exit")
         self._reporter.too_late()
 
     def say_what_is_left(self, end: float) -> None:
-        """The process is about to end, its time until *end* is over: say how much is pending."""
+        """The process is about to end, and *end* has passed: log how many events are pending."""
         count = self._outbox.pending()
         if count > 0:
             self._said_left = end, count
@@ -180,10 +180,10 @@ class Delivery:
             log.warning(counted(line, count), count, self._options.seconds_at_end())
 
     def lose_the_rest(self, end: float | None) -> None:
-        """The time that the process has, until *end*, is over: drop what is pending, and say it.
+        """The deadline of the exit, *end*, has passed: drop what is pending, and log how much.
 
-        Several come here, one after the other: whoever records at the end, and who ends it. What
-        others are trying still is counted the first time only.
+        Several threads may call, one after the other: those that record at exit, and the one that
+        ends the process. What other threads are still trying is counted the first time only.
         """
         trying = self._outbox.at_stake()
         count = self.abandon("exit")
@@ -196,7 +196,7 @@ class Delivery:
             self._reporter.lost(count, self._options.seconds_at_end())
 
     def _give_up_what_waited(self, error: DeliveryError, now: float) -> None:
-        """Give up what can't expect any more from an endpoint that is down."""
+        """Fail the events that have waited too long for an endpoint that is down."""
         moment = self._health.give_up_before(now)
         while (item := self._outbox.take_before(moment)) is not None:
             age = now - item.accepted_at
@@ -206,14 +206,14 @@ class Delivery:
                 return
 
     def _give_up(self, item: Item, error: DeliveryError) -> None:
-        # Settled first, as ``on_error`` may flush, or close; who flushes elsewhere waits for both.
+        # Settle first, as ``on_error`` may flush or close; a flush elsewhere waits for both.
         with self._being_told():
             self._outbox.failed(item, error)
             self._reporter.gave_up(error, item.body)
 
     @contextlib.contextmanager
     def _being_told(self) -> Iterator[None]:
-        """Who waits until all is told waits for the end of the block, too."""
+        """A block that `wait_until_told` waits for."""
         call = object()
         with self._told:
             self._telling[call] = threading.get_ident()
@@ -226,7 +226,7 @@ class Delivery:
                     self._told.notify_all()
 
     def wait_until_told(self, deadline: float | None) -> bool:
-        """Wait until ``on_error`` was told of what failed so far; False: *deadline* came."""
+        """Wait until ``on_error`` returned for all that failed so far; False: *deadline* passed."""
         here = threading.get_ident()
         with self._told:
             calls = {call for call, thread in self._telling.items() if thread != here}
@@ -239,13 +239,13 @@ class Delivery:
 
 
 def _delivery_error(cause: BaseException, attempts: int, age: float) -> DeliveryError:
-    """What *cause* tells, with the attempts and the age that only this module knows."""
+    """*cause* as a `DeliveryError`, with the attempts and the age that only this module knows."""
     if not isinstance(cause, DeliveryError):
         error = DeliveryError(f"{type(cause).__name__}: {_text(cause)}", None, attempts, age)
         error.__cause__ = cause
         return error
-    # A transport of the user's may have made it of anything, or of nothing at all, and what follows
-    # calculates with it.
+    # The user's transport may have put anything into it, or nothing, and what follows calculates
+    # with it.
     given = vars(cause)
     reason, body = given.get("reason", type(cause).__name__), given.get("body", "")
     status, retry_after = given.get("status"), given.get("retry_after")
@@ -259,5 +259,5 @@ def _delivery_error(cause: BaseException, attempts: int, age: float) -> Delivery
 def _text(cause: BaseException) -> str:
     try:
         return str(cause)
-    except Exception:  # noqa: BLE001 - it is a stranger's, and no event is to be lost for that
-        return "(its text can't be had)"
+    except Exception:  # noqa: BLE001 - it isn't ours, and no event may be lost because of it
+        return "(its message can't be read)"

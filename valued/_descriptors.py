@@ -1,20 +1,18 @@
-"""Descriptors of files that are appended to: each belongs to one process, and to one file.
+"""File descriptors for appending: each belongs to one process, and to one file.
 
-An append is one ``write`` to a descriptor in append mode, so threads need no lock, and what it has
-written outlives the process. A descriptor belongs to the process that opened it. It may have been
-closed by somebody who closes them all, and its number be used again; so before each write it is
-compared with what was opened. On Linux that is done by the place that a descriptor stands at, which
-appends there neither use nor move: it is set to a random one, of a trillion, that no stranger's
-descriptor stands at. To compare inodes by ``fstat`` costs three times as much, since a file whose
-times somebody looked at gets them written with the next change.
+An append is one ``write`` to a descriptor in append mode, so threads need no lock, and the written
+bytes outlive the process. A descriptor belongs to the process that opened it. Code that closes all
+descriptors may close it, and its number may be used again. So it is checked before each write. On
+Linux the check uses the file offset, which appends neither use nor move there: it is set to a
+random one of a trillion values, which no other descriptor has. Comparing inodes with ``fstat``
+costs three times as much: after a file's times were read, the next change must write them.
 
-A write takes a microsecond or two, as long as it goes to the system's cache. ``os.pwrite`` lets
-other threads of the interpreter run meanwhile. Where one waits for that, a worker that delivers for
-example, it goes on, and the caller of the event waits for it in its turn: beside a busy worker one
-call of a hundred took 170 us, and each event 20 us more of CPU time, than with a write that lets
-nobody run. So where writes take long, those that follow are made by ctypes, which does not let the
-interpreter go; and where such ones take long, too, it is the disk, and for that nobody else is made
-to wait.
+A write takes a microsecond or two while it only goes to the system's cache. ``os.pwrite`` releases
+the interpreter's lock meanwhile. If a thread waits for the lock, a worker that delivers for
+example, it runs, and the caller of the event then has to wait for the lock: next to a busy worker
+one call in a hundred took 170 us longer, and each event 20 us more CPU time, than with a write that
+keeps the lock. So after slow writes the following ones are made by ctypes, which keeps the lock. If
+those are slow too, the disk is slow, and the lock is released again, so that no thread has to wait.
 """
 
 from __future__ import annotations
@@ -34,41 +32,42 @@ from valued._owners import PRIVATE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Whether ``pwrite`` to a descriptor in append mode appends, whatever place it is given: Linux
-#: documents it as a bug that will stay.
+#: Whether ``pwrite`` to a descriptor in append mode appends, and ignores its offset argument: Linux
+#: documents that as a bug that will stay.
 APPENDS_ANYWHERE: Final = sys.platform == "linux"
 
-#: Bytes of a place, in a C library that takes one of 64 bits by the names that are called here.
+#: Bytes of a file offset, in a C library whose functions of these names take one of 64 bits.
 LONG_PLACE: Final = 8
 
-#: Places of a descriptor are from here to twice as far: a size that each file system allows.
+#: The random offsets are between this and twice this: sizes that each file system allows.
 PLACES: Final = 2**40
 
-#: Seconds of a write that let others run: some 50 times what it takes where nobody waits to.
+#: A write that releases the lock is slow if it takes more seconds than this: some 50 times what it
+#: takes if no thread waits for the lock.
 LONG: Final = 100e-6
 
-#: Seconds within which there are two of those: a single one is the machine's, which had another
-#: process to run.
+#: Seconds within which two of them must be slow. A single one means nothing: the machine ran
+#: another process.
 TWICE: Final = 0.1
 
-#: Seconds of a write that let nobody run: 200 times what it takes. A single one is the machine's,
-#: here too.
+#: A write that keeps the lock is slow if it takes more seconds than this: 200 times the usual. A
+#: single one means nothing here either.
 SLOW: Final = 500e-6
 
-#: Writes within which two of those are the disk's.
+#: If two of so many writes are slow, the disk is slow.
 NEAR: Final = 8
 
-#: Seconds until either is found out anew.
+#: Seconds until either is measured again.
 AGAIN: Final = 60.0
 
-#: What a write, or a look at its place, says of a number that is closed, or a stranger's.
+#: The errors of a write, or of reading the offset, if the number is closed or used by other code.
 CLOSED: Final = frozenset({errno.EBADF, errno.ESPIPE})
 
-# Windows has neither of these, and there nothing of this is used, but imported.
+# Windows has neither of these; there this module is imported and not used.
 OWN: Final = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
 APPEND: Final = os.O_WRONLY | os.O_APPEND | OWN
 
-# Looked up once: an event call waits for them.
+# Looked up once, since each event call uses them.
 _lseek: Final = os.lseek
 _pwrite: Final[Callable[..., int]] = getattr(os, "pwrite", os.write)  # Windows has none
 _monotonic: Final = time.monotonic
@@ -82,10 +81,10 @@ class Calls(NamedTuple):
 
 
 def holding_calls() -> Calls | None:
-    """Calls that let no other thread run; None: there are none that are sure to be right.
+    """Calls that keep the interpreter's lock; None: they are not available, or not safe.
 
-    It imports, for some milliseconds. So it is for who makes a client: a child that is forked while
-    a thread imports can't import that ever.
+    It imports, for some milliseconds. So it is called when a client is made: a child that is forked
+    while a thread imports a module can never import that module.
     """
     if not APPENDS_ANYWHERE:
         return None
@@ -96,19 +95,19 @@ def holding_calls() -> Calls | None:
             return None
         library = ctypes.PyDLL(None)
         seek, write = library.lseek, library.pwrite
-    except Exception:  # noqa: BLE001 - there may be no ctypes, or a hook that forbids it
+    except Exception:  # noqa: BLE001 - there may be no ctypes, or a hook may forbid it
         return None
-    # No `argtypes`: to convert them costs as much as the call. An int is passed as one of C, which
-    # libffi extends to what is wider; bytes as their address.
+    # No `argtypes`: converting them costs as much as the call. An int is passed as a C int, which
+    # libffi widens if needed; bytes as their address.
     seek.restype, write.restype = ctypes.c_long, ctypes.c_ssize_t
     return Calls(seek, write)
 
 
 class Descriptor:
-    """A number of this process, and the file that it was opened for.
+    """A descriptor of this process, and the file for which it was opened.
 
-    *flags*: beside those for appending; *calls*: those by which it may be written to so that nobody
-    runs. Raises `OSError`. Any thread may call, without a lock.
+    *flags*: in addition to those for appending. *calls*: for writes that keep the interpreter's
+    lock. Raises `OSError`. Any thread may call, without a lock.
     """
 
     __slots__ = (
@@ -123,8 +122,8 @@ class Descriptor:
         self.file = status.st_ino, status.st_dev
         self.place = -1
         self._calls = calls
-        self._long_at = -math.inf  # when the latest one began
-        self._wary = 0  # for how many writes one that is slow is the second
+        self._long_at = -math.inf  # when the latest slow write with the lock released began
+        self._wary = 0  # after a slow write: for how many more writes a slow one is the second
         self._held_until = 0.0
         self._released_until = 0.0
         if APPENDS_ANYWHERE:
@@ -133,9 +132,9 @@ class Descriptor:
         _open.get().add(self)
 
     def append(self, record: bytes) -> int:
-        """Append; how many bytes. Raises `OSError`: it is not there, or not whole.
+        """Append; returns how many bytes. Raises `OSError`: *record* is missing or incomplete.
 
-        That one is of `CLOSED` where the number is not ours any more.
+        The errno is in `CLOSED` if the number isn't ours any more.
         """
         number, began = self.number, _monotonic()
         if began < self._held_until or self.place < 0:
@@ -146,7 +145,7 @@ class Descriptor:
                 self._took_long(began)
         else:
             raise _strange()
-        if written != len(record):  # what is there of it is skipped by who reads
+        if written != len(record):  # a reader skips an incomplete record
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path)
         return written
 
@@ -181,12 +180,12 @@ class Descriptor:
             self._held_until, self._released_until = 0.0, began + AGAIN
 
     def is_ours(self) -> bool:
-        """Whether the number still stands for the file. Raises nothing."""
+        """Whether the number still refers to the file. Raises nothing."""
         try:
             if self.place >= 0:
                 return os.lseek(self.number, 0, os.SEEK_CUR) == self.place
             status = os.fstat(self.number)
-        except OSError:  # closed by somebody, or a stranger's pipe or socket
+        except OSError:  # other code closed it; or the number is a pipe or a socket by now
             return False
         return (status.st_ino, status.st_dev) == self.file
 
@@ -196,19 +195,19 @@ class Descriptor:
         self.close_number()
 
     def forget(self) -> None:
-        """It was closed by somebody: the number may be that of another one on the same file."""
+        """Don't close it in children: other code closed it, and the number may be reused."""
         _open.get().discard(self)
 
     def close_number(self) -> None:
-        """The same, in a child that inherited it."""
+        """Close it, if it is ours, in a child that inherited it. Raises nothing."""
         if self.is_ours():
             number, self.number = self.number, -1
-            with contextlib.suppress(OSError):  # what it says of earlier writes; it is closed
+            with contextlib.suppress(OSError):  # an error of earlier writes; it is closed anyway
                 os.close(number)
 
 
 def _strange() -> OSError:
-    return OSError(errno.EBADF, "the descriptor stands for something else")
+    return OSError(errno.EBADF, "the descriptor refers to another file")
 
 
 def _close_inherited(descriptors: set[Descriptor]) -> None:
@@ -216,5 +215,5 @@ def _close_inherited(descriptors: set[Descriptor]) -> None:
         descriptor.close_number()
 
 
-# A child closes what it inherited: that would keep files of its parent's alive that are removed.
+# A child closes inherited descriptors: they would keep the parent's removed files on the disk.
 _open: Final[PerProcess[set[Descriptor]]] = PerProcess(set, _close_inherited)

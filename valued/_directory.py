@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from valued import _records
 from valued._errors import ValidationError
 from valued._options import outbox_path
-from valued._owners import NOBODY, Left, Owner, Place, all_left, read_mark, state
+from valued._owners import UNCLAIMED, Left, Owner, Place, all_left, read_mark, state
 from valued._records import Record
 from valued._segments import Backlog, Holding, segments_in
 from valued._store import Store
@@ -28,12 +28,13 @@ _PORTION_BYTES: Final = 256 * 1024
 
 
 class Owned(NamedTuple):
-    """What one process owns in the outbox.
+    """What one process has in the outbox, as `Outbox.owners` returns it.
 
-    ``state``: ``"alive"``; ``"dead"``; ``"elsewhere"``, on another host or in another container,
-    within its lease; ``"expired"``, which counts as dead. ``pid`` and ``host``: None where they
-    are not known. ``events``: not settled, or not noted as such yet. ``bytes``: of its files.
-    ``oldest``: seconds since the epoch at which the first of the events was accepted, or None.
+    ``owner``: its name in the directory. ``state``: ``"alive"``; ``"dead"``; ``"elsewhere"`` (on
+    another host or in another container, within its lease); ``"expired"``, which counts as dead.
+    ``pid`` (int) and ``host`` (str): None if they are not known. ``events``: how many are not
+    settled, or not marked as settled yet. ``bytes``: of its files. ``oldest``: seconds since the
+    epoch when the first of these events was accepted, or None.
     """
 
     owner: str
@@ -46,10 +47,10 @@ class Owned(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """An event that the service refused for good, and what it answered.
+    """An event that the service refused permanently, as `Outbox.rejected` returns it.
 
-    ``at``: seconds since the epoch. ``reason``, ``status`` and ``body`` are those of the
-    `DeliveryError`.
+    ``at``: seconds since the epoch. ``status`` (int or None), ``reason`` and ``body``: as in the
+    `DeliveryError`. ``idempotency_key``: the header of its attempts. ``event``: the event, a dict.
     """
 
     at: float
@@ -61,10 +62,15 @@ class Rejected(NamedTuple):
 
 
 class Outbox:
-    """The directory that clients were given as *outbox*. *path*: default ``VALUED_OUTBOX``.
+    """The directory of an outbox, seen from outside, while applications use it.
 
-    Reading it changes nothing, and holds up nobody. Raises `ValidationError` where there is no such
-    directory, or this process can't use it; its methods raise `OSError` where reading fails.
+    >>> outbox = valued.Outbox("/var/lib/myapp/valued")
+    >>> sum(owned.events for owned in outbox.owners())
+
+    *path*: the directory that clients get as *outbox* (default ``VALUED_OUTBOX``). Reading changes
+    nothing, and delays no process. Raises `ValidationError` if there is no such directory, or if
+    this process can't use it; its methods raise `OSError` if reading fails. Not on Windows. Any
+    thread may call.
     """
 
     def __init__(self, path: str | PathLike[str] | None = None) -> None:
@@ -84,7 +90,7 @@ class Outbox:
         return f"Outbox({self._place.path!r})"
 
     def owners(self) -> list[Owned]:
-        """What each owner holds, in the order of their names. Reads all of it."""
+        """What each process has in the outbox, sorted by its name; reads all files."""
         found: dict[str, list[Left]] = {}
         with contextlib.suppress(FileNotFoundError):
             for name in sorted(os.listdir(self._place.owners)):
@@ -94,7 +100,7 @@ class Outbox:
         return [self._owned(owner, lefts) for owner, lefts in found.items()]
 
     def _owned(self, owner: str, lefts: list[Left]) -> Owned:
-        mark = None if owner == NOBODY else read_mark(os.path.join(self._place.owners, owner))
+        mark = None if owner == UNCLAIMED else read_mark(os.path.join(self._place.owners, owner))
         path = lefts[0].path if lefts else os.path.join(self._place.owners, owner)
         known = state(self._place, owner, path, time.time())
         events, oldest, size = 0, None, 0
@@ -108,17 +114,17 @@ class Outbox:
         return Owned(owner, known, pid, host, events, size, oldest)
 
     def events(self) -> Iterator[JSONObject]:
-        """The events that are not settled, whoever owns them; those of one owner in their order."""
+        """The events that are not settled, of all processes; within a process in their order."""
         for left in all_left(self._place):
             for record in _unsettled(left):
-                with contextlib.suppress(ValueError):  # its checksum is right, so somebody meant it
+                with contextlib.suppress(ValueError):  # its checksum is right: it was written so
                     yield json.loads(record.payload)
 
     def purge(self) -> int:
-        """Remove, for good, the events of owners that are dead or expired; how many these were.
+        """Delete the events of dead and expired owners, permanently; returns how many.
 
-        Each of their directories is taken over first, as `Client.adopt` does it, so that nothing is
-        removed that another process is about to deliver.
+        Each of their directories is taken over first, as `Client.adopt` does. So nothing is deleted
+        that another process is about to deliver.
         """
         store = Store(self._place.path, sync=False)
         self._place.make()
@@ -138,7 +144,7 @@ class Outbox:
         return count
 
     def rejected(self) -> Iterator[Rejected]:
-        """The events that the service refused, oldest first."""
+        """The events that the service refused permanently, the oldest first."""
         for path in self._rejected_paths():
             with contextlib.suppress(FileNotFoundError), open(path, "rb", buffering=0) as file:
                 for found in _records.read(file):
@@ -154,7 +160,7 @@ class Outbox:
                         )
 
     def forget_rejected(self) -> None:
-        """Remove the rejected events."""
+        """Delete the events that `Outbox.rejected` returns."""
         for path in self._rejected_paths():
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)

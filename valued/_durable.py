@@ -1,8 +1,8 @@
-"""Accepted events until each is settled, on the disk as well: they outlive their process.
+"""Keeps accepted events until each is settled, on the disk as well: they outlive their process.
 
-An event is appended to a file before its call returns, and then waits in memory like any other.
-Past what memory may hold it waits on the disk alone. Of what is settled a note is made in groups.
-What a process has not delivered when it ends, another one takes over.
+An event is appended to a file before its call returns, and then waits in memory like any other. If
+memory is full, it waits on the disk only. Which events are settled is written down in groups. When
+a process ends, another one takes over what it has not delivered.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
     from valued._options import Options
     from valued._typing import Item, Outbox
 
-#: For which an event that is on the disk is not dropped, but left to others.
+#: Reasons for which an event on the disk is not dropped, but handed over.
 AT_THE_END: Final = ("exit", "closed")
 
-#: Seconds that the end waits for threads that are writing an event, which takes microseconds.
+#: Seconds that the exit waits for threads that are writing an event, which takes microseconds.
 LAST_WRITES: Final = 1.0
 
 
 class DurableOutbox(ReadingOutbox):
     """An outbox whose events outlive their process. Does no I/O before the first event.
 
-    *max_age*: seconds after which an event is dropped; *max_size*: bytes of the whole directory,
-    past which the oldest events of this process are. The rest is as for `MemoryOutbox`, and counts
-    for what is in memory; *overflow* and *block* for events that can't be written.
+    *max_age*: seconds after which an event is dropped; *max_size*: bytes of the whole directory
+    above which the oldest events of this process are dropped. The rest is as in `MemoryOutbox`, and
+    applies to what is in memory; *overflow* and *block* to events that can't be written.
     """
 
     __slots__ = ()
@@ -49,7 +49,7 @@ class DurableOutbox(ReadingOutbox):
     # -- accepting ---------------------------------------------------------------------------------
 
     def put(self, body: bytes) -> Item | None:
-        """See `Outbox.put`. One ``write``, and now and then a new file."""
+        """See `Outbox.put`. Makes one ``write``, and sometimes a new file."""
         wall = time.time()
         files = self._files
         current = files.current[self._spilling]
@@ -61,9 +61,9 @@ class DurableOutbox(ReadingOutbox):
         try:
             with self._lock:
                 made = Entry(self.name, 0, body, self._clock())
-                # From here on without a call, as in memory. A signal handler may have recorded
-                # events until now, flushed, and begun another file. On Python 3.10 one may come
-                # at a jump, too: what is counted by then is what `_break_off` takes back.
+                # From here on without a call, as in memory. Until now, a signal handler may have
+                # recorded events, flushed, and begun another file. On Python 3.10 it may also run
+                # at a jump: `_break_off` reverts what was counted by then.
                 segment = files.current[self._spilling]
                 made.epoch = epoch = self._epoch
                 self._last = made.number = made.written = number = self._last + 1
@@ -100,15 +100,15 @@ class DurableOutbox(ReadingOutbox):
                     return place(entry)
             if segment.backlog is not None:
                 with self._lock:
-                    landed = True  # or about to: as long as it is not, it counts as being written
+                    landed = True  # or will be soon: until then it counts as being written
                     self._leave_on_disk(entry, segment)
                 return None
-            # Without the lock, which is a tenth of what the disk costs the caller: for other
-            # threads each of these is one step. Who sees that nobody writes sees the event.
+            # Without the lock, which would add a tenth to the caller's cost of the disk: for other
+            # threads each of these is one step, and first the event is added.
             landed = True
             self._waiting.add(entry)
             del segment.writing[entry]
-            if segment.closed:  # meanwhile, and the event may be settled as well
+            if segment.closed:  # closed meanwhile, and the event may be settled already
                 self._check(segment)
             return None
         except BaseException:
@@ -120,7 +120,7 @@ class DurableOutbox(ReadingOutbox):
         """See `Files.prepare`."""
         if not self._born.is_here():
             return False  # in a child that a signal handler forked: the parent writes its event
-        # Where it rests there is nothing to write to. In this order: it may begin to, meanwhile.
+        # While resting there is no file to write to. Reset last: `rest` may be called meanwhile.
         try:
             return self._files.prepare(self._spilling)
         finally:
@@ -128,8 +128,8 @@ class DurableOutbox(ReadingOutbox):
 
     def _leave_on_disk(self, entry: Entry, segment: Segment) -> None:
         if segment.holding.parting and not segment.gone:
-            # Handed over before it was there, as the end does not wait for ever: whoever has the
-            # file may have read it already.
+            # The file was handed over before the event was written, as the exit has a deadline: its
+            # new owner may have read it already.
             size = len(entry.body)
             del segment.writing[entry]
             entry.segment = None
@@ -142,11 +142,11 @@ class DurableOutbox(ReadingOutbox):
         self._on_disk += 1
         entry.epoch.on_disk += 1
         del segment.writing[entry]
-        if segment.gone and segment.backlog is not None:  # with all that was in it, meanwhile
+        if segment.gone and segment.backlog is not None:  # lost meanwhile, with all its events
             self._count_unread(segment.backlog, 1, segment.gone)
 
     def _break_off(self, entry: Entry, *, landed: bool) -> None:
-        """An exception came out of a signal handler. What may be on the disk counts as accepted."""
+        """A signal handler raised during `put`. What may be on the disk counts as accepted."""
         with self._lock:
             segment = entry.segment
             if segment is None:
@@ -165,13 +165,13 @@ class DurableOutbox(ReadingOutbox):
         self._check(segment)
 
     def _check(self, segment: Segment) -> None:
-        """See to *segment*, to which a thread wrote when others were done with it."""
+        """Check *segment* again: a thread wrote to it while others had finished with it."""
         with self._lock:
             self._files.check(segment)
         self._tidy()
 
     def _reserve(self, entry: Entry) -> Segment | None:
-        """A segment for *entry* where another thread changed, meanwhile, where to write."""
+        """A segment for *entry*, if another thread has changed the current one meanwhile."""
         size = len(entry.body)
         while self._prepare():
             with self._lock:
@@ -190,7 +190,7 @@ class DurableOutbox(ReadingOutbox):
     def _write_elsewhere(
         self, entry: Entry, segment: Segment, wall: float, error: OSError
     ) -> Segment | None:
-        """*entry* could not be written to *segment*: where it is now; None: in memory alone."""
+        """Write *entry* elsewhere after *error*: its new segment; None: it is in memory only."""
         files = self._files
         if not self._born.is_here():
             return None  # in a child that a signal handler forked: the parent writes its event
@@ -225,11 +225,11 @@ class DurableOutbox(ReadingOutbox):
     # -- delivering --------------------------------------------------------------------------------
 
     def take(self) -> Item | None:
-        """See `Outbox.take`. Reads from the disk, and looks for the dead, when it is time."""
+        """See `Outbox.take`. Reads from the disk, and looks for dead processes, when it is time."""
         if not self._born.is_here():
-            return None  # a greenlet, in a child: they live through a fork
+            return None  # a greenlet in a child: greenlets survive a fork
         now = self._clock()
-        # What is in memory goes without a look at anything else, as that costs each event.
+        # Take from memory without looking at anything else: that would make each event slower.
         if not self._is_to_tend(now) and (item := self._take_timely(now)) is not None:
             return item
         self._tend()
@@ -244,7 +244,7 @@ class DurableOutbox(ReadingOutbox):
                     if item.segment is not None:
                         item.segment.holding.in_flight += 1
                     break
-                item.attempts -= 1  # it was none
+                item.attempts -= 1  # there was no attempt
                 self._retried -= item.attempts > 0
                 self._settle(item, reason)
                 self._waiting.pass_over()
@@ -252,7 +252,7 @@ class DurableOutbox(ReadingOutbox):
 
     def _too_late(self, entry: Entry, now: float) -> str:
         segment = entry.segment
-        # What somebody removed is here, and nowhere else.
+        # Events of a removed file are still delivered: this is their only copy.
         if segment is not None and segment.gone in (LEFT, SIZE):
             return segment.gone
         return "age" if now - entry.accepted_at > self._max_age else ""
@@ -269,26 +269,26 @@ class DurableOutbox(ReadingOutbox):
         self._tidy()
 
     def failed(self, item: Item, error: DeliveryError | None = None) -> None:
-        """Settle *item* as refused, and keep it beside with the answer."""
+        """Settle *item* as failed, and store it with the answer among the rejected events."""
         assert error is not None
         store = self._files.store
         try:
             store.reject(item.idempotency_key, item.body, error, self._say_forgotten)
-        except Exception as trouble:  # noqa: BLE001 - event and answer may be a stranger's
-            self._reporter.warn("rejected", "%d rejected events could not be kept: %s", trouble)
+        except Exception as trouble:  # noqa: BLE001 - a user's transport made event and answer
+            self._reporter.warn("rejected", "%d rejected events could not be stored: %s", trouble)
         finally:
             self._land(item, "failed")
 
     def _say_forgotten(self) -> None:
         self._reporter.warn(
             "forgotten",
-            "%d of the oldest files of rejected events were removed: all of them are larger than "
-            "%d bytes",
+            "%d of the oldest files of rejected events were removed: together they exceeded %d "
+            "bytes",
             REJECTED_BYTES,
         )
 
     def dropped(self, item: Item, reason: str) -> bool:
-        """See `Outbox.dropped`: what is on the disk is left to others."""
+        """See `Outbox.dropped`: what is on the disk is handed over."""
         assert isinstance(item, Entry)
         kept = item.segment is not None and reason in AT_THE_END
         self._land(item, LEFT if kept else reason)
@@ -318,10 +318,10 @@ class DurableOutbox(ReadingOutbox):
         if outcome != LEFT:
             self._files.settled(segment, item.written)
 
-    # -- ending ------------------------------------------------------------------------------------
+    # -- exit --------------------------------------------------------------------------------------
 
     def abandon(self, reason: str) -> int:
-        """See `Outbox.abandon`: what is on the disk is left to others."""
+        """See `Outbox.abandon`: what is on the disk is handed over."""
         count = 0
         with self._lock:
             while (entry := self._waiting.pop_oldest()) is not None:
@@ -332,9 +332,9 @@ class DurableOutbox(ReadingOutbox):
         return count
 
     def rest(self) -> None:
-        """See `Outbox.rest`. What is left goes to whoever comes first."""
+        """See `Outbox.rest`. Hands over what is left: any other process may claim it."""
         if not self._born.is_here():
-            return  # a greenlet, in a child: they live through a fork
+            return  # a greenlet in a child: greenlets survive a fork
         kept = []
         with self._lock:
             self._resting = True
@@ -346,9 +346,9 @@ class DurableOutbox(ReadingOutbox):
                     break
                 self._settled.wait(LAST_WRITES / 100)  # a thread is about to have written
             for segment in [one for holding in holdings for one in list(holding.segments)]:
-                self._files.check(segment)  # as who wrote last may not have got to it
+                self._files.check(segment)  # the last writer may not have got that far
             while (entry := self._waiting.pop_oldest()) is not None:
-                # What came meanwhile, to a new file, is not handed over.
+                # Events that were written to a new file meanwhile are not handed over.
                 if entry.segment is None or entry.segment.holding not in holdings:
                     kept.append(entry)
                 else:
@@ -362,9 +362,9 @@ class DurableOutbox(ReadingOutbox):
 
 
 def durable(options: Options) -> Callable[[], Outbox]:
-    """What makes the outbox of each process, by the *options* that name a directory.
+    """A function that makes the outbox of each process; the *options* name a directory.
 
-    Looks at the directory, and makes nothing. Raises `ValidationError`, with the fix.
+    Checks the directory, and creates nothing. Raises `ValidationError`, with the fix.
     """
     path = str(options.outbox)
     if problems := Place(path).problems():

@@ -1,4 +1,4 @@
-"""Token and endpoint, checked. No message, and no frame, shows what was given."""
+"""Checks the token and the endpoint. No error message, and no stack frame, shows their values."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from valued._secret import Secret, hide
 
 
 def hidden_or_type(given: object) -> Any:
-    """*given* as a text that doesn't show; the type of what is neither a text nor None.
+    """*given* as a string that isn't shown; for anything but a string or None, its type.
 
-    A list, say, would show the token in it wherever a frame is shown.
+    A list, for example, would show the token in it wherever a stack frame is shown.
     """
     if given is None or isinstance(given, str):
         return hide(given)
@@ -27,29 +27,29 @@ def checked_token(token: Any) -> Secret:
     """*token*, of `hidden_or_type`; default ``VALUED_TOKEN``. Raises `ValidationError`."""
     given = hide(token_from_environment()) if token is None else token
     if given is None:
-        hint = "pass one, or set VALUED_TOKEN, or VALUED_DISABLED=1 to do without"
+        hint = "pass one, or set VALUED_TOKEN, or set VALUED_DISABLED=1 to send nothing"
         raise ValidationError(f"token: none was given; {hint}")
     where = "VALUED_TOKEN" if token is None else "token"
     if not isinstance(given, Secret):
-        raise ValidationError(f"{where}: expected a text, got {given.__name__}")
+        raise ValidationError(f"{where}: expected a string, got {given.__name__}")
     if not given:
         raise ValidationError(f"{where}: it is empty; copy the token from your account")
     if given[:7].lower() == "bearer ":
-        raise ValidationError(f"{where}: leave out 'Bearer', it is put before the token")
+        raise ValidationError(f"{where}: leave out 'Bearer'; the client adds it")
     if not given.isascii() or not given.isprintable() or " " in given:
         raise ValidationError(
-            f"{where}: it holds blanks, control characters or letters outside ASCII; "
-            "copy it again, without a line end"
+            f"{where}: it contains spaces, control characters or non-ASCII letters; "
+            "copy it again, without a line break"
         )
     if given.lower().startswith(("http://", "https://")):
         raise ValidationError(
-            f"{where}: it is a URL; the token comes first, and the endpoint behind it"
+            f"{where}: it is a URL; the token is the first argument, the endpoint the second"
         )
     return given
 
 
 def checked_endpoint(endpoint: Any) -> str:
-    """*endpoint*, of `hidden_or_type`; default ``VALUED_ENDPOINT``, else the service's.
+    """*endpoint*, of `hidden_or_type`; default ``VALUED_ENDPOINT``, else the service's endpoint.
 
     Raises `ValidationError`.
     """
@@ -68,8 +68,8 @@ def checked_endpoint(endpoint: Any) -> str:
     return str.__str__(given)
 
 
-# What was given is not shown: a token in the endpoint's place is a likely mistake.
-_NO_URL: Final = "what was given is none"
+# What was given is not shown: a token in place of the endpoint is a likely mistake.
+_NO_URL: Final = "what was given isn't one"
 
 
 def _endpoint_problem(given: Secret) -> str | None:
@@ -82,12 +82,12 @@ def _endpoint_problem(given: Secret) -> str | None:
     if not usable or any(character.isspace() for character in plain):
         return _NO_URL
     if parts.username is not None or parts.password is not None:
-        return "it holds a user name; the token is what authorizes"
+        return "it contains a user name; leave that out, the token is enough"
     return None
 
 
-#: What is shown since it can only be an address: a host with a top-level domain, or with a port, in
-#: small letters, as nearly no token is; then maybe a path.
+#: What may be shown since it can only be an address: a host with a top-level domain, or with a
+#: port, in lower case, as hardly any token is; then maybe a path.
 _ADDRESS: Final = re.compile(
     r"""
     /* (?P<host>
@@ -101,7 +101,7 @@ _ADDRESS: Final = re.compile(
 
 
 def _hint(given: Secret) -> str:
-    """The URL that *given* would be with a scheme, to be pasted; empty if that is none."""
+    """A hint with the URL that *given* would be with a scheme; empty if that isn't a URL."""
     address = _ADDRESS.fullmatch(given)
     if address is None:
         return ""
@@ -113,20 +113,18 @@ def _hint(given: Secret) -> str:
     return f"; did you mean '{meant}'?"
 
 
-#: Hosts that this process, or one that it was forked from, has warned of.
+#: Hosts for which this process, or one that it was forked from, has logged a warning.
 _told_of: Final[set[str]] = set()
 
 
 def warn_of_clear_text(endpoint: str) -> None:
-    """Log it, once for each host, where the token would travel in clear."""
+    """Log a warning, once for each host, if the token would be sent unencrypted."""
     parts = urllib.parse.urlsplit(endpoint)
     host = parts.hostname or ""
     if parts.scheme == "https" or host in _told_of or _is_loopback(host):
         return
     _told_of.add(host)
-    log.warning(
-        "the endpoint is http://%s: the token, and all events, travel in clear; use https", host
-    )
+    log.warning("the endpoint is http://%s: token and events are sent unencrypted; use https", host)
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,4 +1,4 @@
-"""What an outbox holds: accepted events, and which of them were accepted between two marks."""
+"""What an outbox contains: accepted events, and how many were accepted between two flushes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Epoch:
-    """Events accepted between two marks: how many of them are not settled."""
+    """The events accepted between two calls of `Outbox.mark`: how many are not settled."""
 
     __slots__ = ("first", "number", "on_disk", "unsettled")
 
@@ -17,7 +17,7 @@ class Epoch:
         self.number = number
         self.first = first  # number of the first event in it
         self.unsettled = 0
-        self.on_disk = 0  # of those, how many are not in memory
+        self.on_disk = 0  # of those, how many are on the disk only
 
 
 class Entry:
@@ -31,16 +31,16 @@ class Entry:
 
     def __init__(self, origin: str, number: int, body: bytes, accepted_at: float) -> None:
         self.origin = origin
-        self.number = number  # its place among all that this process has
-        #: Its number among those of its origin; another one where this process took it over.
+        self.number = number  # its position among all events of this process
+        #: Its number in the files of its origin; differs from `number` if it was adopted.
         self.written = number
         self.body = body
         self.accepted_at = accepted_at
         self.attempts = 0
-        #: The file that it is in, too; None: it is in memory only.
+        #: The file that also contains it; None: it is in memory only.
         self.segment: Segment | None = None
 
     @property
     def idempotency_key(self) -> str:
-        # Not made and kept with each event: the caller would pay for it, and memory.
+        # Not stored with each event: that would cost the caller's time, and memory.
         return f"{self.origin}-{self.written}"

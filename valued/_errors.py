@@ -1,4 +1,4 @@
-"""What can go wrong, as exceptions: one base, and a built-in one beside it where users expect it.
+"""The exceptions: one base, and a built-in one beside it where users expect it.
 
 The facts are attributes, the sentence is in ``__str__``. All of them can be pickled: a
 multiprocessing pool carries an exception of a task back to its parent that way. No token is in any.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 
 class ValuedError(Exception):
-    """Base of every error that this library raises."""
+    """The base of every exception that this library raises. None of them shows the token."""
 
 
 class ValidationError(ValuedError, ValueError):
-    """An argument, an option or an event that can't be used as it is.
+    """An argument, an option or an event that can't be used as it is. Also a `ValueError`.
 
-    ``problems`` holds one sentence for each thing that is wrong; each names the field and the fix.
+    ``problems`` (a tuple of strings): one sentence for each mistake, which names the field and the
+    fix.
     """
 
     def __init__(self, *problems: str) -> None:
@@ -26,12 +27,12 @@ class ValidationError(ValuedError, ValueError):
 
 
 class SerializationError(ValuedError, TypeError):
-    """A value that can't be sent as JSON.
+    """A value that can't be sent as JSON. Also a `TypeError`.
 
-    ``path`` says where it is (``attributes.items[0].price``; empty for the value itself),
-    ``reason`` what is wrong and how to mend it. ``summary`` says both in words that may be logged:
-    no value, and nothing that another's exception says. ``__cause__`` is the exception of the
-    converter, where one raised.
+    ``path``: where it is, such as ``attributes.items[0].price``; empty for the value itself.
+    ``reason``: what is wrong and how to fix it. ``summary``: both, without any value and without
+    the words of other exceptions, so that it can be logged. ``__cause__``: the exception that a
+    converter raised.
     """
 
     def __init__(self, path: str, reason: str, summary: str | None = None) -> None:
@@ -46,20 +47,20 @@ class SerializationError(ValuedError, TypeError):
 
 
 class NotConnectedError(ValuedError, RuntimeError):
-    """The shared client was used before ``valued.connect`` (or after ``valued.disconnect``)."""
+    """The shared client was used before `valued.connect`, or after `valued.disconnect`."""
 
 
 class PicklingError(ValuedError, TypeError):
-    """A client, a scope or a connection that can't be pickled as it is; the text says the fix."""
+    """A client, a scope or a connection that can't be pickled as it is; the message has the fix."""
 
 
 class DeliveryError(ValuedError):
-    """An event that could not be delivered. Goes to ``on_error`` and the log, never to the caller.
+    """An event that could not be delivered. ``on_error`` gets it; no event call raises it.
 
-    ``reason``: what happened. ``status``: the HTTP status, None where there was no answer.
-    ``attempts``: how often it was tried. ``age``: seconds since the event was accepted.
-    ``body``: the first 500 characters of the answer. ``retry_after``: seconds that the service
-    asked to wait, None where it did not.
+    ``reason``: what happened, a string. ``status``: the HTTP status, None if there was no answer.
+    ``attempts``: how often it was tried. ``age``: seconds since the event was accepted. ``body``:
+    the first 500 characters of the answer. ``retry_after``: seconds that the service asked to wait,
+    None if it did not.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """The categories: what each call sends, and what it requires.
 
 Each function takes normalized data, changes none of it, and returns a new event. The same checks
-serve the calls, ``valued.validate``, and whoever receives events.
+serve the calls, ``valued.validate``, and servers that receive events.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from valued._times import now, with_offset
 from valued._typing import JSONObject, ScopeLike
 from valued._values import is_a, name_of, shown
 
-_MISSING_USER: Final = "Missing user.id: a page view is somebody's; give {'user.id': 1}"
+_MISSING_USER: Final = "Missing user.id: a page view needs a user; give {'user.id': 1}"
 _MISSING_ID: Final = "Missing user.id or customer.id: give one of them, as in {'user.id': 1}"
 _MISSING_IN_SYNC: Final = "Missing user.id or customer.id: a sync needs one, as in {'user.id': 1}"
 
@@ -78,7 +78,7 @@ def page_view(url: object, data: JSONObject) -> JSONObject:
     attributes = data.get("attributes")
     source = attributes.get("source") if isinstance(attributes, dict) else None
     for name, value in (("attributes", attributes), ("attributes.source", source)):
-        # A page view writes below both; what stands there would be lost without a word.
+        # A page view writes below both; what is there would be lost without a word.
         if value is not None and not isinstance(value, dict):
             raise ValidationError(
                 f"{name}: expected a mapping, got {_kind(value)}; "
@@ -135,11 +135,10 @@ def config(data: JSONObject) -> JSONObject:
 
 
 def validate(event: object) -> None:
-    """Raise what a call that sends *event* would raise.
+    """Raise what a call that sends *event* would raise: `ValidationError`, `SerializationError`.
 
-    *event*: an event as on the wire, a mapping with its ``category``; dotted keys are fine.
-    Raises `ValidationError`, with all of its problems, or `SerializationError`. ``occured_at``
-    may be missing: a call fills it in.
+    *event*: a mapping as it goes over the wire, with its ``category``; dotted keys are fine.
+    ``occured_at`` may be missing, since a call fills it in.
     """
     problems = _problems(mapping(event, "event"))
     if problems:
@@ -157,7 +156,7 @@ def checked(event: object) -> JSONObject:
 
 
 def is_anonymous(error: Exception) -> bool:
-    """Whether all that an action, or a page view, lacks is somebody's id."""
+    """Whether all that an action, or a page view, lacks is an id."""
     return isinstance(error, ValidationError) and error.problems in _ANONYMOUS
 
 
@@ -179,14 +178,14 @@ def _finished(fixed: JSONObject, data: JSONObject) -> JSONObject:
 
 
 def _warn_of_unknown(event: JSONObject) -> None:
-    from valued._reporting import log  # who makes a client has imported it
+    from valued._reporting import log  # making a client has imported it
 
     for name in event.keys() - _KNOWN - _warned_of:
         if event["category"] != "config" and len(_warned_of) < _MOST_NAMES:
             _warned_of.add(name)
             log.warning(
-                "%s is no field of an event that is known here, and is sent as it is: "
-                "did you mean attributes.%s? This is said once.",
+                "%s is no field of an event that this library knows; it is sent as it is: did you "
+                "mean attributes.%s? This is logged once.",
                 *[shown(name, 100)] * 2,
             )
 
@@ -228,14 +227,14 @@ def _problems(event: JSONObject, *, strange: bool = True) -> list[str]:
 
 def _mistaken(event: JSONObject) -> list[str]:
     return [
-        f"{name}: an event has no such field; what is meant is {_MISTAKEN[name]}"
+        f"{name}: an event has no such field; write {_MISTAKEN[name]}"
         for name in event
         if name in _MISTAKEN
     ]
 
 
 def check_names(data: JSONObject) -> None:
-    """Raise `ValidationError` where *data* has near misses of what an event has on top."""
+    """Raise `ValidationError` if *data* has near misses of an event's top-level fields."""
     problems = _mistaken(data)
     if problems:
         raise ValidationError(*problems)
@@ -243,7 +242,7 @@ def check_names(data: JSONObject) -> None:
 
 def _required_by_action(event: JSONObject) -> list[str]:
     key = event.get("key")
-    problems = _somebody(event)
+    problems = _parties(event)
     if type(key) is not str or not key:
         problems.insert(0, _no_text("key", key, "'report.generated'"))
     return problems
@@ -271,7 +270,7 @@ _URL: Final = re.compile(r"/|[A-Za-z][A-Za-z0-9+.-]*:")
 
 
 def _required_by_sync(event: JSONObject) -> list[str]:
-    problems = _somebody(event, _MISSING_IN_SYNC)
+    problems = _parties(event, _MISSING_IN_SYNC)
     if event.get("user") is not None and event.get("customer") is not None:
         problems.append(_BOTH)
     return problems
@@ -314,7 +313,7 @@ _REQUIRED: Final[dict[str, Callable[[JSONObject], list[str]]]] = {
 }
 
 
-def _somebody(event: JSONObject, missing: str = _MISSING_ID) -> list[str]:
+def _parties(event: JSONObject, missing: str = _MISSING_ID) -> list[str]:
     """The problems of an event that needs a user or a customer."""
     problems = _party(event, "user") + _party(event, "customer")
     if not problems and not _is_given(event, "user") and not _is_given(event, "customer"):
@@ -328,7 +327,7 @@ def _is_given(event: JSONObject, name: str) -> bool:
 
 
 def _party(event: JSONObject, name: str) -> list[str]:
-    """The problems of the user, or the customer, that stands in *event*."""
+    """The problems of the user, or the customer, of *event*."""
     party = event.get(name)
     if party is None:
         return []
@@ -340,17 +339,17 @@ def _party(event: JSONObject, name: str) -> list[str]:
         return []
     if isinstance(identity, str) and identity:
         return []
-    return [f"{name}.id: expected an int or a text that is not empty, got {_shown(identity)}"]
+    return [f"{name}.id: expected an int or a string that is not empty, got {_shown(identity)}"]
 
 
 def _no_text(name: str, value: object, example: str) -> str:
-    return f"{name}: expected a text that is not empty, such as {example}, got {_shown(value)}"
+    return f"{name}: expected a string that is not empty, such as {example}, got {_shown(value)}"
 
 
 def _shown(value: object) -> str:
     if value is None:
         return "nothing"
-    return "an empty text" if is_a(value, str) and value == "" else _kind(value)
+    return "an empty string" if is_a(value, str) and value == "" else _kind(value)
 
 
 def _kind(value: object) -> str:
@@ -359,14 +358,14 @@ def _kind(value: object) -> str:
 
 
 class Config:
-    """Goals and signals, built step by step, for ``client.config(config)``.
+    """Goals and signals, built step by step, for `valued.config`.
 
-    >>> import valued
     >>> config = valued.Config()
     >>> config.add_goal("First expense", action_key="Portal.Expense.Created", min_count=5)
     Config(goals=1, signals=0)
+    >>> valued.config(config)
 
-    For one thread at a time.
+    For one thread at a time. Its methods raise `ValidationError`.
     """
 
     def __init__(self) -> None:
@@ -374,18 +373,18 @@ class Config:
         self._signals: list[JSONObject] = []
 
     def add_goal(self, name: str, /, **fields: Any) -> Config:
-        """Add a goal (``action_key``, ``min_count`` …); returns the config, so calls can follow."""
+        """Add a goal (``action_key``, ``min_count`` …), checked at once; returns the config."""
         return self._add("goals", self._goals, name, fields)
 
     def add_signal(self, name: str, /, **fields: Any) -> Config:
-        """Add a signal (``action_key``, ``period`` …); returns the config, so calls can follow."""
+        """Add a signal (``action_key``, ``period`` …), checked at once; returns the config."""
         return self._add("signals", self._signals, name, fields)
 
     def _add(
         self, kind: str, entries: list[JSONObject], name: str, fields: dict[str, Any]
     ) -> Config:
         entry = merge(mapping(fields, f"{kind}[{len(entries)}]"), {"name": _plain_text(name)})
-        # Checked here, where the traceback points at the step that is wrong.
+        # Checked here, so that the traceback points at the wrong step.
         problems = _required_by_config({"data": {kind: [*entries, entry]}})
         if problems:
             raise ValidationError(*problems)
@@ -393,7 +392,7 @@ class Config:
         return self
 
     def to_valued_data(self) -> JSONObject:
-        """What ``client.config`` takes, a copy."""
+        """What `valued.config` gets of it: a dict, a copy."""
         return {"goals": copy.deepcopy(self._goals), "signals": copy.deepcopy(self._signals)}
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Where deliveries run: the default pool, an executor or a factory of the user's, the caller."""
+"""Where deliveries run: the default pool, a user's executor or factory, or the call itself."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _log: Final = logging.getLogger("valued")
 
-#: Seconds between two looks at what the kernel still counts as a thread; it tells nobody.
+#: Seconds between two looks at what the kernel still counts as a thread; it sends no notice.
 LOOK_AGAIN: Final = 0.001
 
 #: No bound on jobs that run in their callers: there are as many as there are callers.
@@ -33,10 +33,13 @@ DEFAULT_WORKERS: Final = 10
 
 
 class ImmediateExecutor:
-    """Runs everything in the caller: an event is delivered, or postponed, when its call returns.
+    """An executor that delivers in the call itself: an event is sent when its call returns.
 
-    For tests, scripts and functions that are frozen after their answer. Retries wait for the next
-    event, for ``flush`` or for the end of the process. Has no thread, so a fork leaves it whole.
+    >>> client = valued.Client("TOKEN", executor=valued.ImmediateExecutor())
+
+    For tests, scripts, and functions that are frozen after their answer. If the attempt fails, the
+    call returns all the same; the retry waits for the next event, for ``flush`` or for the end of
+    the process. It has no threads, so it works in forked children.
     """
 
     def submit(self, fn: Callable[..., Any], /, *args: Any) -> None:
@@ -91,8 +94,8 @@ class ThreadCache:
 
     def __init__(self, idle_time: float) -> None:
         self._idle_time = min(idle_time, threading.TIMEOUT_MAX)
-        # Only `append`, `pop` and `remove`, each of them atomic: whoever removed a worker from the
-        # list has the right, and the duty, to wake it.
+        # Only `append`, `pop` and `remove`, each of them atomic: the thread that removed a worker
+        # from the list must wake it, and no other one may.
         self._idle: list[_Worker] = []
         self._workers: set[_Worker] = set()
         self._numbers = itertools.count(1)
@@ -168,7 +171,7 @@ class ThreadCache:
         while self._idle:
             try:
                 worker = self._idle.pop()
-            except IndexError:  # somebody else took the last one
+            except IndexError:  # another thread took the last one
                 break
             worker.wake.release()  # without a job
         ended: set[int] = set()
@@ -216,10 +219,14 @@ _default: Given | None = None
 
 
 def set_executor(executor: Executor | Callable[[], Executor] | None) -> None:
-    """Set the executor of clients that name none: an executor, or a factory; None: our own choice.
+    """Set the executor of all clients that were given none.
 
-    It counts for clients that have not sent yet in this process; forked children keep it. Raises
-    `ValidationError` for anything else.
+    >>> valued.set_executor(lambda: ThreadPoolExecutor(5))
+
+    *executor*: an object with ``submit(fn, *args)``, a function that makes one in each process
+    (recommended, since threads don't survive a fork), or None for the client's own choice. It
+    applies to clients that have not sent anything yet in this process; forked children keep it.
+    Raises `ValidationError` for anything else. Any thread may call.
     """
     global _default
     problems = executor_problems(executor)
@@ -250,7 +257,7 @@ def staffing(
         if threads_are_off():
             warn(
                 "uWSGI runs without threads (its option enable-threads is off): each event is sent "
-                "in the request that records it. Set enable-threads, and they go in the background."
+                "in the request that records it. Set enable-threads to send in the background."
             )
         elif environment() is not Environment.TEST:
             return default_pool(options, threads)
@@ -264,7 +271,7 @@ def staffing(
         warn(
             "the executor (%s) was made before this process was forked, so its threads are not "
             "here: events are sent on a default pool. Give a factory, such as "
-            "executor=lambda: ThreadPoolExecutor(5), and each process has its own.",
+            "executor=lambda: ThreadPoolExecutor(5), so that each process makes its own.",
             type(executor).__name__,
         )
         return default_pool(options, threads)

@@ -1,8 +1,8 @@
-"""The files that one process holds for its outbox, and what is to be done to them.
+"""The files that one process has open for its outbox, and the I/O that they need.
 
-What is decided under the outbox's lock is done to the disk outside of it: segments whose events are
-all settled are removed, of other settled events a note is made in groups, and what is for others to
-deliver is handed over.
+Decisions are made under the outbox's lock, and the I/O is done without it: segments whose events
+are all settled are removed, other settled events are written down in groups, and directories for
+other processes are handed over.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from valued._reporting import Reporter
     from valued._store import Store
 
-#: Settled events in a group: what is delivered and not noted when the process dies goes again.
+#: Settled events in a group: those not written down when the process dies are sent again.
 GROUP: Final = 64
 
-#: Seconds until the disk is tried again after it refused.
+#: Seconds until the disk is tried again after an error.
 TRY_AGAIN: Final = 1.0
 
-#: What became of events: they are for another process to deliver; their bytes are damaged; there
-#: were too many of them.
-LEFT: Final = "left"
+#: What happened to events: handed over to another process; damaged; the directory was too large.
+LEFT: Final = "handed_over"
 DAMAGED: Final = "damaged"
 SIZE: Final = "size"
 
 
 class Files:
-    """One process's. Any thread may call; with the *lock* where that is said.
+    """The segment files this process has open, and the I/O they still need.
 
-    *unread* is called, with the lock, for events that are on the disk alone and are settled by what
-    happened to their file: with the backlog that they were in, how many, and why.
+    Any thread may call; with the *lock* where the method says so. *unread* is called, with the
+    lock, for events on the disk only that are settled because something happened to their file. It
+    gets their backlog, their number, and the reason.
     """
 
     def __init__(
@@ -56,13 +56,13 @@ class Files:
         self._unread = unread
         self._reporter = reporter
         self._clock = clock
-        self.beaten = 0.0  #: `time.time` of the last sign of life
+        self.beaten = 0.0  #: `time.time` of the last heartbeat
         self._refused_until = 0.0  # when the disk is tried again
-        self._note_again = 0.0  # when to note what is settled again, after that failed
+        self._note_again = 0.0  # when to write down settled events again, after a failure
 
-        # All below is guarded by the lock, as is what hangs off it.
+        # All below is guarded by the lock, and so are the objects in it.
         self.own: Holding | None = None
-        #: What is appended to: for events that wait in memory, and for those on the disk alone.
+        #: Segments to append to: for events that wait in memory, and for those on the disk only.
         self.current: list[Segment | None] = [None, None]
         self.spilled: Final = Backlog()
         self.inherited: Final = Backlog()
@@ -70,33 +70,33 @@ class Files:
         self._sealed: list[Segment] = []  # to be closed
         self._finished: list[Segment] = []  # to be removed
         self._parted: dict[Holding, None] = {}  # to be handed over
-        self._unrecorded: dict[Segment, None] = {}  # those with settled events to be noted
+        self._unrecorded: dict[Segment, None] = {}  # with settled events to be written down
         self._unrecorded_events = 0
 
-    # -- to write to -------------------------------------------------------------------------------
+    # -- writing -----------------------------------------------------------------------------------
 
     def prepare(self, index: int) -> bool:
-        """See to it that there is a segment to write to; False: the disk does not let us now."""
+        """Make sure that there is a segment to write to; False: the disk can't be used now."""
         if self._clock() < self._refused_until:
             return False
         own = None
         try:
-            self.beat()  # which may find that this process has nothing any more
+            self.beat()  # this may find that this process owns nothing any more
             own = self.begin()
             current = self.current[index]
             if current is None or current.size >= SEGMENT:
                 self._rotate(own, index, current)
-        except RobbedError:  # in a child, which has nothing to do with it
+        except RobbedError:  # in a child, which must not write here
             return False
         except OSError as error:
             if own is None or own is self.own:
                 self.refuse(error)
                 return False
-            # Else another thread closed the client meanwhile: then it is to begin anew.
+            # Else another thread closed the client meanwhile: the caller starts over.
         return True
 
     def begin(self) -> Holding:
-        """This process's mark and directory, made where there are none. Raises `OSError`."""
+        """This process's mark and directory, created if needed. Raises `OSError`."""
         own = self.own
         if own is not None:
             return own
@@ -111,7 +111,7 @@ class Files:
         return own
 
     def beat(self) -> None:
-        """Give a sign of life, where it is time. Raises `OSError`."""
+        """Send a heartbeat if it is time. Raises `OSError`."""
         own, wall = self.own, time.time()
         if own is None or 0 <= wall - self.beaten < BEAT:
             return
@@ -123,7 +123,7 @@ class Files:
             self.lose(own, error)
 
     def _rotate(self, own: Holding, index: int, before: Segment | None) -> None:
-        """Begin a new segment in the place of *before*."""
+        """Begin a new segment instead of *before*."""
         made = self.store.segment(own, self.spilled if index else None)
         with self._lock:
             faster = self.own is not own or self.current[index] is not before
@@ -137,7 +137,7 @@ class Files:
             self._bound()
 
     def seal(self, index: int) -> None:
-        """Nothing will be added to the current segment; with the lock."""
+        """Add nothing more to the current segment; with the lock."""
         segment, self.current[index] = self.current[index], None
         self._seal(segment)
 
@@ -146,34 +146,34 @@ class Files:
             return
         self._sealed.append(segment)
         if segment.backlog is not None:
-            segment.backlog.segments.append(segment)  # it is closed when all of it was read
+            segment.backlog.segments.append(segment)  # closed when all of it was read
         else:
             segment.closed = True
             self.check(segment)
 
     def sync(self, segment: Segment) -> None:
-        """Wait until the disk has what was written. Raises nothing."""
+        """Wait until what was written is on the disk. Raises nothing."""
         try:
             segment.sync()
-        except OSError as error:  # what was written may be there all the same
+        except OSError as error:  # it may be on the disk all the same
             self.refuse(error)
 
     def fail(self, segment: Segment, error: OSError) -> None:
         """*segment* can't be written to: begin another one when the disk is tried again."""
         with self._lock:
-            if segment in self.current:  # or it would never go, and may be what fills the disk
+            if segment in self.current:  # or it would never be removed, and may fill the disk
                 self.seal(self.current.index(segment))
         self.refuse(error)
 
     def refuse(self, error: OSError) -> None:
-        """The disk doesn't take it: go on in memory, and try again soon."""
+        """The disk can't be used: go on in memory, and try again soon."""
         self._refused_until = self._clock() + TRY_AGAIN
         self._reporter.warn(
             "disk", "%d times the outbox could not be used, events wait in memory: %s", error
         )
 
     def lose(self, own: Holding, error: OSError) -> None:
-        """*own* is ours no more: another process took it over, or somebody removed it."""
+        """*own* isn't ours any more: another process took it over, or it was removed."""
         taken = self.store.was_taken(own)
         with self._lock:
             known = self.own is not own
@@ -181,7 +181,7 @@ class Files:
             if not known:
                 self._lose(own, LEFT if taken else DAMAGED)
             owns = any(other.owner is own.owner for other in list(self._holdings))
-        if not owns:  # its mark may have been made anew by a sign of life
+        if not owns:  # a heartbeat may have created its mark again
             own.owner.leave()
         if had and not known:
             self._reporter.warn(
@@ -198,9 +198,9 @@ class Files:
                 self._let_go(segment, reason)
 
     def _let_go(self, segment: Segment, reason: str) -> None:
-        """Read nothing of *segment* any more, which is gone; with the lock."""
-        # What is in memory of it is seen to when it is taken. Of what somebody removed there is no
-        # other copy: that is delivered.
+        """Stop reading *segment*, which is gone; with the lock."""
+        # Its events in memory are handled when they are taken. If the file was removed, they are
+        # the only copy, and are delivered.
         segment.gone = reason
         segment.holding.segments.pop(segment, None)
         self._forget_notes(segment)
@@ -212,7 +212,7 @@ class Files:
             self._unread(backlog, segment.unread(), reason)
 
     def _bound(self) -> None:
-        """Drop the oldest events of this process while the directory is too large."""
+        """Drop the oldest events of this process until the directory is small enough."""
         excess = self.store.size() - self._max_size
         with self._lock:
             holdings = sorted(self._holdings, key=lambda holding: holding is self.own)
@@ -282,14 +282,14 @@ class Files:
                 self._parted[holding] = None
 
     def landed(self, segment: Segment) -> None:
-        """An event of *segment* that was taken is so no more; with the lock."""
+        """An event of *segment* that was taken is settled or postponed; with the lock."""
         holding = segment.holding
         holding.in_flight -= 1
         if holding.parting and not holding.in_flight:
             self._parted[holding] = None
 
     def tidy(self, *, idle: bool) -> None:
-        """Do to the disk what is due; *idle*: note all that is settled, not only whole groups."""
+        """Do the I/O that is due; *idle*: write down all settled events, not only whole groups."""
         while self._do(idle=idle):
             pass
 
@@ -298,21 +298,22 @@ class Files:
         return bool(self._finished or self._parted or self._sealed) or self._is_due(idle=idle)
 
     def _is_due(self, *, idle: bool) -> bool:
-        """Whether a note is to be made of what is settled."""
+        """Whether settled events must be written down now."""
         if self._parted:
-            # What is handed over is to say of all that is settled, or that would go again.
+            # Before a directory is handed over, all that is settled must be written down, or it
+            # would be sent again.
             return self._unrecorded_events > 0
         few = self._unrecorded_events < (1 if idle else GROUP)
         return not few and self._clock() >= self._note_again
 
     def _do(self, *, idle: bool) -> bool:
-        """Do to the disk what is due; whether something came meanwhile that can't wait."""
+        """Do the I/O that is due. Whether something urgent was added meanwhile."""
         groups: list[tuple[Segment, list[int]]] = []
         with self._lock:
             sealed = [segment for segment in self._sealed if not segment.writing]
             self._sealed = [segment for segment in self._sealed if segment not in sealed]
             finished, self._finished = self._finished, []
-            # Till a thread is done with it, none hands it over, or removes its directory.
+            # Until this thread is done with it, no other hands it over or removes its directory.
             for segment in finished:
                 segment.holding.in_flight += 1
             if self._is_due(idle=idle):
@@ -341,7 +342,7 @@ class Files:
             with self._lock:
                 self._holdings.pop(holding, None)
                 owns = any(other.owner is holding.owner for other in list(self._holdings))
-            if not owns:  # else the mark says whose that is
+            if not owns:  # else the mark is still needed
                 holding.owner.leave()
         return False
 
@@ -354,22 +355,22 @@ class Files:
             self.refuse(error)
             self._note_again = self._clock() + TRY_AGAIN
             with self._lock:
-                # Later, as the disk may have recovered by then. There is no later for what is
-                # handed over, and no need for what is gone.
+                # Try later, when the disk may have recovered. That is impossible after a hand-over,
+                # and needless if the segment is gone.
                 if not (segment.holding.parting or segment.gone):
                     segment.unrecorded += numbers
                     self._unrecorded[segment] = None
                     self._unrecorded_events += len(numbers)
 
     def claim(self) -> int:
-        """Take over what dead owners left; from how many directories. Raises `OSError`."""
-        self.beat()  # which may find that this process has nothing any more
+        """Adopt what dead owners left. Returns from how many directories. Raises `OSError`."""
+        self.beat()  # this may find that this process owns nothing any more
         own = self.begin()
         count = 0
         for holding in self.store.claim(own.owner, self.inherited):
             count += 1
             with self._lock:
-                late = self.own is not own  # it came to its end meanwhile
+                late = self.own is not own  # the client was closed meanwhile
                 if not late:
                     self._holdings[holding] = None
                     self.inherited.segments.extend(holding.segments)
@@ -378,18 +379,18 @@ class Files:
             if late:
                 self.store.part(holding)
         if count:
-            self._bound()  # a process that ends before its first file is full never looks else
+            self._bound()  # a process that ends before its first file is full doesn't check it else
         return count
 
     def retire(self) -> list[Holding]:
-        """Write to nothing any more; what is held, for `part`; with the lock."""
+        """Stop writing. Returns the directories, for `part`; with the lock."""
         self.own = None
         for index in (0, 1):
             self.seal(index)
         return list(self._holdings)
 
     def part(self, holdings: list[Holding]) -> None:
-        """Hand *holdings* over, or remove them where all is settled; with the lock."""
+        """Hand *holdings* over, or remove those in which all is settled; with the lock."""
         for backlog in (self.spilled, self.inherited):
             for segment in [one for one in backlog.segments if one.holding in holdings]:
                 backlog.segments.remove(segment)

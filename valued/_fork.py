@@ -8,9 +8,9 @@ part                            in the parent            in the child
 events accepted, not sent       sent, once               none: they are the parent's
 worker threads, locks           untouched; a fork waits  new, built with the first event
                                 for nothing
-connections, TLS included       go on being used         inherited descriptors are closed without a
-                                                         word on the wire
-figures                         go on                    zero, with the child's pid and start time
+connections, TLS included       go on being used         inherited descriptors are closed; nothing
+                                                         is sent
+stats                           go on                    zero, with the child's pid and start time
 clients, scopes, converters,    as they were             as they were
 options
 executor given as a factory     as it was                called again with the first event
@@ -19,18 +19,18 @@ outbox                          goes on                  a mark and files of its
                                                          event; inherited descriptors are closed
 ==============================  =======================  ==========================================
 
-It rests on one mechanism: whatever belongs to a process hangs off a `PerProcess`, under the pid
-that built it. The value of another pid is never used, only handed to ``forget``, once. The child
-therefore takes no lock, since all locks of the parent hang off values that it doesn't look at.
+It relies on one mechanism: all state of a process belongs to a `PerProcess`, under the pid that
+built it. The value of another pid is never used, only passed to ``forget``, once. Therefore the
+child takes no lock: all locks of the parent are in values that the child doesn't look at.
 
-That comparison is made wherever the value is asked for, so a fork made in C, of which Python hears
-nothing (uWSGI as it comes, ``fork`` called by ctypes), is noticed with the first event. The hooks
+The pid is compared whenever the value is needed. So a fork made in C, which Python doesn't notice
+(uWSGI by default, ``fork`` called by ctypes), is detected with the first event. The hooks
 (``os.register_at_fork``, and uWSGI's own ``post_fork_hook``) only make it prompt: the parent's
-descriptors are closed at once, and not with an event that may never come. All three roads run the
+descriptors are closed at once, and not with an event that may never come. All three ways run the
 same reset.
 
 A child that is forked on a thread of ours, by a transport for example, has that thread as its main
-one: what it does after the call is nobody's work any more, so it finds nothing to do and ends.
+thread. After the call returns, that thread has nothing to do in the child, and ends.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ T = TypeVar("T")
 
 
 class PerProcess(Generic[T]):
-    """A value that each process builds for itself, when it first asks for it.
+    """A value that each process builds for itself when it first needs it.
 
-    *build* may run twice when two threads ask first at the same instant (one result is kept, the
-    same for both), so it must be cheap and start nothing. *forget* gets the value that a child
-    inherited; it runs in the child, maybe in a fork hook: it must not lock, log, start or raise.
+    *build* may run twice if two threads need the value at the same moment (both get the same
+    result), so it must be cheap and start nothing. *forget* gets the value that a child inherited.
+    It runs in the child, maybe in a fork hook: it must not lock, log, start threads or raise.
     """
 
     __slots__ = ("__weakref__", "_build", "_forget", "_values")
@@ -60,7 +60,7 @@ class PerProcess(Generic[T]):
         self._build = build
         self._forget = forget
         # Each operation on it is atomic (`get`, `setdefault`, `pop`), so no lock is needed that
-        # a thread could hold while another one forks. It never holds more than one living entry.
+        # a thread could hold while another one forks. It has at most one entry that is in use.
         self._values: dict[int, T] = {}
         _owners.add(self)
 
@@ -70,11 +70,11 @@ class PerProcess(Generic[T]):
         return self._renew() if value is None else value
 
     def peek(self) -> T | None:
-        """This process's value if it was built already."""
+        """This process's value if it was built already, else None."""
         return self._values.get(os.getpid())
 
     def forget_parent(self) -> None:
-        """Let go of what another process built. Does nothing in that process itself."""
+        """Forget what another process built. Does nothing in that process itself."""
         here = os.getpid()
         for pid in list(self._values):
             if pid != here:
@@ -85,7 +85,7 @@ class PerProcess(Generic[T]):
 
     def _renew(self) -> T:
         value = self._values.setdefault(os.getpid(), self._build())
-        if len(self._values) > 1:  # a fork that no hook told of: all others are to hear of it, too
+        if len(self._values) > 1:  # a fork that ran no hook: reset all others, too
             _in_child()
         return value
 
@@ -100,17 +100,17 @@ class Birthplace:
         self._made.get()
 
     def is_here(self) -> bool:
-        """Whether that is this process, and not an ancestor of it."""
+        """Whether that was this process, and not an ancestor of it."""
         return self._made.peek() is not None
 
 
-# Weak: a hook can't be unregistered, so there is one hook, and owners come and go.
+# Weak: a hook can't be unregistered, so there is one hook for all, while owners come and go.
 _owners: Final[WeakList[PerProcess[Any]]] = WeakList()
 
 
 def _in_child() -> None:
-    # No lock: its holder may be a thread that the child doesn't have. Only what another process
-    # built is let go of: a hook that ran before this one may have recorded an event already.
+    # No lock: its holder may be a thread that the child doesn't have. Only forget what another
+    # process built: a hook that ran before this one may have recorded an event already.
     for owner in _owners.living():
         owner.forget_parent()
 
@@ -122,10 +122,10 @@ if hasattr(os, "register_at_fork"):  # not on Windows
 def _join_uwsgi() -> None:
     """Let uWSGI, which forks in C, call the reset in its workers, too.
 
-    It looks the hook up by its name after each fork. Whoever replaces it later (`uwsgidecorators`
-    does) costs us the promptness, nothing else.
+    It looks the hook up by name after each fork. If other code replaces the hook later
+    (`uwsgidecorators` does), the reset comes later, with the first event.
     """
-    uwsgi = sys.modules.get("uwsgi")  # made by the server itself, so it is there from the start
+    uwsgi = sys.modules.get("uwsgi")  # the server itself makes the module, before any import
     if uwsgi is None:
         return
     before = getattr(uwsgi, "post_fork_hook", None)
@@ -142,10 +142,10 @@ _join_uwsgi()
 
 
 def is_uwsgi_master() -> bool:
-    """Whether this is a master of uWSGI, in which no thread of ours may run.
+    """Whether this is a uWSGI master, in which no thread of ours may run.
 
-    It forks in C, at any later time, too. A thread that has the interpreter's lock in that instant
-    takes it along, and the worker waits for it for ever.
+    It forks in C, at any time. If a thread holds the interpreter's lock at that moment, the worker
+    inherits a lock that is never released, and waits for ever.
     """
     uwsgi = sys.modules.get("uwsgi")
     return uwsgi is not None and uwsgi.masterpid() == os.getpid()
@@ -154,8 +154,8 @@ def is_uwsgi_master() -> bool:
 def is_spawning() -> bool:
     """Whether this thread pickles for a child that multiprocessing, or billiard, is starting.
 
-    Only then does a pickle stay between a process and its child; the standard library guards its
-    own ``AuthenticationString`` by the same mark.
+    Only then a pickle stays between a process and its child. The standard library protects its own
+    ``AuthenticationString`` by the same check.
     """
     for name in ("multiprocessing.context", "billiard.context"):
         context = sys.modules.get(name)
@@ -165,10 +165,10 @@ def is_spawning() -> bool:
 
 
 def trial_pickle(part: object) -> None:
-    """Pickle *part* as it would be in the pickle that this thread is making, and forget the result.
+    """Try to pickle *part* in the way of the pickle that this thread is making.
 
-    Raises whatever the part raises. What multiprocessing can hand to a child, it can only while the
-    child is being started.
+    Raises whatever *part* raises. Some objects can be pickled only while multiprocessing is
+    starting a child.
     """
     import pickle
 
@@ -177,10 +177,10 @@ def trial_pickle(part: object) -> None:
 
 
 def import_psutil() -> None:
-    """Import what is used below. For who makes a client.
+    """Import the module used below. Called when a client is made.
 
-    A child that is forked while another thread imports a module waits for ever where it needs that
-    one. Not above, as it would cost every import of the library.
+    A child that is forked while another thread imports a module waits for ever when it needs that
+    module. Not imported at the top, since that would slow down every import of the library.
     """
     import psutil  # noqa: F401
 
@@ -194,15 +194,15 @@ def identity() -> tuple[int, float]:
 
 
 class Mark(NamedTuple):
-    """Which process this is, told to others on the same machine, and to those that come later.
+    """Identifies a process, for other processes and for later ones.
 
-    A pid is used again; with the start of its process it is not. Both mean something only where the
-    same pids are seen: *boot*, *namespace* and *host* say where that is.
+    A pid may be reused, but not together with the start time of its process. Both are valid only
+    where the same pids are visible: *boot*, *namespace* and *host* say where that is.
     """
 
     pid: int
-    #: On Linux in ticks since the boot, as the kernel counts: the time since the epoch that is
-    #: calculated from it moves when the clock is set.
+    #: On Linux in ticks since the boot, as the kernel counts them: a time since the epoch,
+    #: calculated from it, would change when the clock is set.
     start: str
     boot: str
     namespace: str
@@ -216,9 +216,9 @@ class Mark(NamedTuple):
 
 
 def lives(mark: Mark) -> bool | None:
-    """Whether the process of *mark* lives, stopped ones included; None: it can't be seen from here.
+    """Whether the process of *mark* is alive, maybe stopped; None: it can't be seen from here.
 
-    One that has ended and not been waited for by its parent (a zombie) doesn't.
+    A process that has ended, and that its parent hasn't waited for (a zombie), isn't alive.
     """
     here = Mark.of_this_process()
     if mark[2:] != here[2:] or not mark.start:
@@ -227,28 +227,28 @@ def lives(mark: Mark) -> bool | None:
 
 
 def _pid_space() -> tuple[str, str]:
-    """The boot, and the namespace that pids are counted in; empty where there are none to tell."""
+    """The id of the boot, and the pid namespace; empty if the system has none."""
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
             return file.read().strip(), os.readlink("/proc/self/ns/pid")
     except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return "", ""  # any other error says nothing of where this is: too many open files, say
+        return "", ""  # any other error, such as too many open files, proves nothing: it is raised
 
 
 def _start(pid: int) -> str | None:
-    """When the process *pid* was started, in a form to compare; None: there is none.
+    """When the process *pid* was started, in a form for comparison; None: there is no such process.
 
-    Raises `OSError` where this process can't look, `PermissionError` where it may not.
+    Raises `OSError` if this process can't look, and `PermissionError` if it may not.
     """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            # The name, in parentheses, may hold anything.
+            # The name, in parentheses, may contain anything.
             fields = file.read().rpartition(b")")[2].split()
     except FileNotFoundError:
         return None if os.path.exists("/proc/self/stat") else _start_by_psutil(pid)
     except ProcessLookupError:  # it ended between `open` and `read`
         return None
-    # A leader that has ended while threads of it still run is no dead process.
+    # A process whose main thread has ended while other threads run isn't dead.
     state, threads, start = fields[0], int(fields[17]), fields[19]
     return None if state in b"ZX" and threads <= 1 else start.decode()
 
@@ -262,20 +262,20 @@ def _start_by_psutil(pid: int) -> str | None:
             return None
         return repr(process.create_time())
     except psutil.AccessDenied as error:
-        raise PermissionError(errno.EACCES, "there is such a process, and it is hidden") from error
+        raise PermissionError(errno.EACCES, "the process exists, and it is hidden") from error
     except psutil.Error:
         return None
 
 
 def send_signal(number: int) -> None:
-    """Send this process, and none that it forked, the signal *number*."""
+    """Send the signal *number* to this process, not to its children."""
     os.kill(os.getpid(), number)
 
 
 def has_os_threads(native_ids: set[int]) -> bool:
-    """Whether the kernel still counts one of these threads to this process.
+    """Whether the kernel still counts one of these threads as part of this process.
 
-    It does so for an instant after ``Thread.join`` up to Python 3.12, and warns of a fork by it.
+    Up to Python 3.12 it does for a moment after ``Thread.join``, and a fork then causes a warning.
     """
     import psutil
 

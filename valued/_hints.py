@@ -1,7 +1,7 @@
-"""What to write for a value that has no converter: code that works where it is pasted.
+"""Suggests what to write for a value without a converter: code that works when it is pasted.
 
-Imported when there is such an error, and not before. Names of classes and attributes are looked up
-without running code of theirs: an attribute of an ORM's object may be a query.
+Imported only when there is such an error. Names of classes and attributes are looked up without
+running their code: an attribute of an ORM's object may be a query.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ def for_value(value: object, cls: type) -> str:
 
 
 def _converter(cls: type) -> str:
-    # What `object` prints is an address.
+    # `object` prints an address.
     own = {name for base in cls.__mro__ if base is not object for name in vars(base)}
     return "str" if own & {"__str__", "__repr__"} else "lambda it: type(it).__name__"
 
 
 def for_party(party: str, value: object, cls: type) -> str:
-    """The error for *value* as the user or the customer: its id is proposed, and nothing else."""
+    """The error for *value* as the user or the customer. It suggests to send the id only."""
     what = (
         "a dataclass, all of whose fields would be sent"
         if _has(cls, "__dataclass_fields__")
-        else "no mapping, and has no converter"
+        else "not a mapping, and has no converter"
     )
     start = f"{full_name_of(cls)} is {what}: "
     name = _id_of(value, cls, f"{party}_id")
@@ -60,7 +60,7 @@ def for_party(party: str, value: object, cls: type) -> str:
 
 
 def registration(cls: type, converter: str) -> str:
-    """The code that registers *converter* for *cls*; empty where no import gets at the class."""
+    """The code that registers *converter* for *cls*; empty if the class can't be imported."""
     if cls in (object, type):
         return ""  # everything is one
     module, path = type.__dict__["__module__"].__get__(cls), qualname_of(cls).split(".")
@@ -99,7 +99,7 @@ def _is_django(cls: type) -> bool:
 
 
 def _id_of(value: object, cls: type, *more: str) -> str | None:
-    """The attribute that holds the id; None where none looks like it."""
+    """The attribute that holds the id; None if none looks like it."""
     if _is_django(cls):
         return "pk"  # whatever the field is called
     mapper: Any = getattr(cls, "__mapper__", None)

@@ -1,6 +1,6 @@
-"""Keys: which path one stands for, how it is placed; and the fault that collects such a path.
+"""Keys: which path a key means, how its value is stored; and the fault that collects the path.
 
-Keys are the application's objects, too, and may raise anything.
+Keys are objects of the application, too, and may raise anything.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from valued._errors import SerializationError
 from valued._typing import JSONObject
 from valued._values import Unconvertible, class_of, name_of, shown, text_of, translated
 
-#: Containers within containers, at most; far beyond any real event, far below Python's own limit.
+#: The deepest nesting of containers; far beyond any real event, far below Python's own limit.
 MAX_DEPTH: Final = 100
-#: Characters of a path that errors show.
+#: How many characters of a path errors show.
 _LONGEST_PATH: Final = 1_000
-#: From 640 digits on, `sys.set_int_max_str_digits` may forbid to write an int.
+#: From 640 digits on, `sys.set_int_max_str_digits` may forbid converting an int to a string.
 LONG: Final = 10**600
 
 
 class Fault(Exception):
-    """What is wrong, and, collected on the way out, where.
+    """What is wrong, and where; the path is collected on the way out.
 
-    *summary*: the reason without the text of another's exception, where it has one.
+    *summary*: the reason without the message of a foreign exception, where it contains one.
     """
 
     def __init__(self, reason: str, summary: str = "", *, too_deep: bool = False) -> None:
@@ -56,13 +56,13 @@ def _explain_depth(
     for position, (_, container) in enumerate(steps):
         if id(container) in first_seen:
             kind = name_of(type(container))
-            return steps[:position], f"circular: this {kind} holds itself; send its id in its place"
+            return steps[:position], f"circular: this {kind} contains itself; send its id instead"
         first_seen[id(container)] = position
     return (steps if len(steps) <= 4 else [*steps[:4], ("…", None)]), reason
 
 
 def raised(error: Exception, what: str) -> Fault:
-    """The fault that *error* is, which may be anybody's; *what* raised it."""
+    """*error*, of any class, as a fault; *what* raised it."""
     if type(error) is Fault:
         return error
     if type(error) is Unconvertible:
@@ -76,11 +76,11 @@ def raised(error: Exception, what: str) -> Fault:
 
 
 def words_of(error: Exception) -> str:
-    """What *error* says, on one line."""
+    """The message of *error*, on one line."""
     try:
         return shown(text_of(error), _LONGEST_PATH)
     except Exception:  # noqa: BLE001 - the error's own
-        return "its text can't be read"
+        return "its message can't be read"
 
 
 def too_deep() -> Fault:
@@ -92,7 +92,7 @@ def whole(value: int) -> int:
         try:
             int.__repr__(value)
         except ValueError:
-            raise Fault("an integer is too long to be written: send it as a text") from None
+            raise Fault("an integer is too long for JSON: send it as a string") from None
     return value
 
 
@@ -103,7 +103,7 @@ def path_of(key: object, depth: int = 0) -> list[str]:
         parts: list[str] = []
         for element in key:
             parts += path_of(element, depth + 1)
-            if len(parts) > MAX_DEPTH:  # and read no further: it may have no end
+            if len(parts) > MAX_DEPTH:  # read no further: it may be endless
                 raise too_deep()
         if not parts:
             raise Fault("an empty key: name a field")
@@ -115,8 +115,8 @@ def path_of(key: object, depth: int = 0) -> list[str]:
     if not isinstance(key, str):
         if converter_for(class_of(key)) is not translated:
             raise Fault(
-                f"a key of type {name_of(type(key))}: keys are text, such as 'user.id', "
-                "or sequences of text"
+                f"a key of type {name_of(type(key))}: keys are strings, such as 'user.id', "
+                "or sequences of strings"
             )
         key = translated(key)
     text = text_of(key)
@@ -128,7 +128,7 @@ def path_of(key: object, depth: int = 0) -> list[str]:
 
 
 def shown_key(key: object) -> str:
-    """*key* as part of a path, also where it can't be one."""
+    """*key* as part of a path, even if it isn't valid."""
     try:
         return shown(text_of(key) if isinstance(key, str) else ".".join(path_of(key)))
     except Exception:  # noqa: BLE001 - whatever the key raises
@@ -136,7 +136,7 @@ def shown_key(key: object) -> str:
 
 
 def placed(result: JSONObject, key: str, item: Any, depth: int) -> bool:
-    """The usual case of `_place`, without its detours: a plain value, and nothing in its way."""
+    """The usual case of `_place`, made fast: a plain value, and no conflict."""
     kind = type(item)
     if not (kind is str or (kind is int and -LONG < item < LONG) or kind is bool or item is None):
         return False

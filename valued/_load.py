@@ -1,12 +1,14 @@
-"""How many workers help: more, where they wait for the service; fewer, where for a CPU.
+"""How many workers are useful: more, if they wait for the service; fewer, if they wait for a CPU.
 
 Python runs one thread at a time. While the service answers at once, a second worker therefore
-delivers nothing more and costs the switching; while it takes its time, ten deliver ten times as
-much. What tells the two apart is the time that an attempt takes against the CPU time in it.
+delivers nothing more, and switching threads costs time. While the service is slow, ten workers
+deliver ten times as much. To tell the two cases apart, compare the duration of an attempt with the
+CPU time that it used.
 
-Where many processes share the cores, as forked workers do, an attempt takes its time because others
-run. A worker more would then take from theirs, and theirs from this one's, and all that grew would
-be the number of connections. So none is added while more threads want to run than there are cores.
+If many processes share the cores, as forked workers do, an attempt takes long because others run.
+One more worker would then take CPU time from them, and theirs from this process, and only the
+number of connections would grow. So none is added while more threads want to run than there are
+cores.
 """
 
 from __future__ import annotations
@@ -19,33 +21,33 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Weight of the latest attempt in the averages: the last dozen or so count.
+#: Weight of the latest attempt in the averages: about the last dozen attempts count.
 WEIGHT: Final = 0.2
 
-#: Share of an attempt's time that the workers may need of the CPU, all together, for one more of
-#: them to help; and beyond which one is too many. Apart, so that one is not added and taken away.
+#: The share of an attempt's duration that all workers together use of the CPU: below ROOM one more
+#: helps, above CROWDED one is too many. Two values, so that a worker isn't added and removed again.
 ROOM: Final = 0.5
 CROWDED: Final = 0.8
 
-#: Share of a CPU that the process uses at which its threads wait for each other already. Then a
-#: worker more would take its time from the application.
+#: The share of a CPU that the process uses at which its threads already wait for each other. Then
+#: one more worker would slow down the application.
 BUSY: Final = 0.8
 
-#: Seconds that an event may wait before workers are added though the process is busy.
+#: Seconds that an event waits before workers are added although the process is busy.
 LAG: Final = 0.5
 
-#: The same, though the machine is: from within a container all of it is seen, and not the share.
+#: The same, although the machine is busy: a container sees the load of the whole machine.
 LONG_LAG: Final = 5.0
 
-#: Threads that may want to run beside one for each core: the one that asks.
+#: Threads that may want to run in addition to one per core: the one that asks.
 SPARE: Final = 1
 
-#: Seconds between two looks at how many there are. A look takes some 10 us.
+#: Seconds between two reads of their number. Each takes some 10 us.
 LOOK: Final = 0.02
 
 
 def running() -> float:
-    """Threads of the machine that run or want to, beyond its cores; 0 where nobody counts them."""
+    """Threads of the machine that run or want to, minus its cores; 0 if that isn't known."""
     try:
         with open("/proc/loadavg", "rb") as file:
             return int(file.read().split()[3].split(b"/")[0]) - (os.cpu_count() or 1)
@@ -56,7 +58,7 @@ def running() -> float:
 class Moment(NamedTuple):
     """A reading of three clocks, in seconds, and the thread that read them.
 
-    It is a thread of the operating system: greenlets of gevent's share one, and its CPU time.
+    It is a thread of the operating system: gevent's greenlets share one, and its CPU time.
     """
 
     wall: float
@@ -74,7 +76,7 @@ class Moment(NamedTuple):
 class Load:
     """Averages over the latest attempts of one process.
 
-    Any thread may call. Threads that race here lose an observation, which is no harm.
+    Any thread may call. Threads that race here lose an observation, which is harmless.
     """
 
     __slots__ = (
@@ -83,13 +85,13 @@ class Load:
 
     def __init__(self, running: Callable[[], float] = running) -> None:
         self._running = running
-        self._share = 0.0  # what it told, on average
-        self._look = 0.0  # when to ask it again
+        self._share = 0.0  # what `running` returned, on average
+        self._look = 0.0  # when to call it again
         self._latest = Moment(0.0, 0.0, 0.0, 0)  # when the latest attempt ended
-        self._alone = True  # whether it was the only one that ended while it was under way
+        self._alone = True  # whether no other attempt ended during the latest one
         self._wall = 0.0
         self._cpu = 0.0
-        self._busy = 1.0  # so that a first impression does not count alone
+        self._busy = 1.0  # so that the first attempt alone doesn't decide
         self._lag = 0.0
 
     def observe(self, began: Moment, ended: Moment, lag: float) -> None:
@@ -98,7 +100,7 @@ class Load:
         self._alone = latest.wall <= began.wall
         since = began.thread
         if latest.of == ended.of:
-            # A greenlet's attempt has others in it, which count for themselves.
+            # During a greenlet's attempt others ran, whose CPU time was counted with theirs.
             since = max(since, latest.thread)
         wall = max(ended.wall - began.wall, 1e-6)
         weight = WEIGHT if self._wall else 1.0
@@ -108,7 +110,7 @@ class Load:
         self._lag = lag
 
     def wants_more(self, workers: int) -> bool:
-        """Whether one more than *workers* would deliver more."""
+        """Whether *workers* and one more would deliver more."""
         if not self._cpu * (workers + 1) < ROOM * self._wall:
             return False
         if self._is_crowded():
@@ -124,8 +126,8 @@ class Load:
         return self._share > SPARE
 
     def wants_fewer(self, workers: int) -> bool:
-        """Whether one less than *workers* would deliver as much.
+        """Whether *workers* without one of them would deliver as much.
 
-        Never the one that alone gets on, as the others may hang.
+        Never removes a worker that alone makes progress: the others may hang.
         """
         return not self._alone and workers > 1 and self._cpu * workers > CROWDED * self._wall

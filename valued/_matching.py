@@ -1,4 +1,4 @@
-"""The events that a test sees, which of them it means, and what it reads where there are none."""
+"""The events that a test sees, the search for some of them, and the messages of failures."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 
 Event: TypeAlias = Mapping[str, Any]
 
-#: The key of an action, the URL of a page view, or what the event has to hold.
+#: The key of an action, the URL of a page view, or what the event must contain.
 Wanted: TypeAlias = str | Mapping[str, Any] | None
 
-#: Seconds between two looks at what other processes write; they can't be waited for.
+#: Seconds between two looks at what other processes write: there is no notification.
 LOOK_AGAIN: Final = 0.01
 
-#: How much is shown: events, and characters of one value.
+#: How much a failure shows: events, and characters of one value.
 SHOWN_EVENTS: Final = 20
 SHOWN_CHARACTERS: Final = 60
 
-#: What the line of an event has said already, or what is no help.
+#: Fields left out of the line of an event: they are in it already, or don't help.
 _UNSAID: Final = {"category", "key", "occured_at", "attributes.source.url"}
 
 
 class Line(NamedTuple):
-    """An event, and the process that recorded it, None where it isn't known."""
+    """An event, and the process that recorded it; None if that isn't known."""
 
     pid: int | None
     event: dict[str, Any]
@@ -39,7 +39,7 @@ class Source(Protocol):
     """Where events come from. Any thread may call."""
 
     def read(self) -> list[Line]:
-        """All of them, decoded anew."""
+        """All of them, decoded for this call."""
 
     def count(self) -> int:
         """How many there are."""
@@ -48,20 +48,26 @@ class Source(Protocol):
         """Forget them."""
 
     def nothing(self) -> str:
-        """What a failure says where there are none."""
+        """The message of a failure if there are no events."""
 
 
 class Events(Sequence[dict[str, Any]]):
     """The events recorded so far, as they would be sent: a sequence of dicts, in their order.
 
-    It is live: each use looks anew, at what all threads and processes have recorded by then. It
+    >>> events.actions
+    ['report.generated']
+    >>> events.one("report.generated", user={"id": 123})["attributes"]
+    {'format': 'pdf'}
+
+    It is live: each use looks again at what all threads and processes have recorded by then. It
     equals a list of the same events. Any thread may use it, and a forked child, too.
 
-    In `one`, `all` and `none`, *key* is the key of an action or the URL of a page view; *data* and
-    *expected* are what the event has to hold, beside whatever else it holds: in mappings within it,
-    too. Keys and values are what the client takes: dotted keys (``{"user.id": 1}``), dates, objects
-    that it converts. True is not 1. None stands for a field that is missing. These methods raise
-    `ValidationError` or `SerializationError` for a key that the client would refuse.
+    In `Events.one`, `Events.all` and `Events.none`, *key* is the key of an action or the URL of a
+    page view. *data* and *expected* are what the event must have; it may have more, in nested
+    mappings, too. Keys and values are what the client takes: dotted keys (``{"user.id": 1}``),
+    dates, objects that it converts. True is not 1. None stands for a missing field. These methods
+    raise `valued.ValidationError` or `valued.SerializationError` for keys and values that the
+    client would refuse.
     """
 
     __module__ = "valued.testing"  # where users find it
@@ -71,28 +77,28 @@ class Events(Sequence[dict[str, Any]]):
 
     @property
     def actions(self) -> list[str]:
-        """The keys of the actions."""
+        """The keys of the actions, in their order."""
         return [event["key"] for event in self if event["category"] == "action"]
 
     @property
     def page_views(self) -> list[str]:
-        """The URLs of the page views."""
+        """The URLs of the page views, in their order."""
         return [name_of(event) for event in self if event["category"] == "pageview"]
 
     @property
     def syncs(self) -> list[dict[str, Any]]:
-        """The events that synchronize a user or a customer."""
+        """The events that sync a user or a customer."""
         return [event for event in self if event["category"] == "sync"]
 
     @property
     def pids(self) -> set[int]:
-        """The processes that recorded them."""
+        """The ids of the processes that recorded them, a set of ints."""
         return {line.pid for line in self._source.read() if line.pid is not None}
 
     def one(
         self, key: Wanted = None, data: Mapping[str, Any] | None = None, /, **expected: Any
     ) -> dict[str, Any]:
-        """The only event that matches. Raises `AssertionError` where none does, or several do."""
+        """The only event that matches. Raises `AssertionError` if none does, or several do."""
         __tracebackhide__ = True  # pytest shows the line of the test
         events, sought = list(self), Sought(key, data, expected)
         found = [event for event in events if sought.matches(event)]
@@ -107,14 +113,14 @@ class Events(Sequence[dict[str, Any]]):
     def all(
         self, key: Wanted = None, data: Mapping[str, Any] | None = None, /, **expected: Any
     ) -> list[dict[str, Any]]:
-        """The events that match, in their order; maybe none."""
+        """A list of the events that match, in their order; it may be empty."""
         sought = Sought(key, data, expected)
         return [event for event in self if sought.matches(event)]
 
     def none(
         self, key: Wanted = None, data: Mapping[str, Any] | None = None, /, **expected: Any
     ) -> None:
-        """Raise `AssertionError` where an event matches; without arguments, any event does."""
+        """Raise `AssertionError` if an event matches; without arguments, any event does."""
         __tracebackhide__ = True
         found = self.all(key, data, **expected)
         if found:
@@ -126,7 +132,7 @@ class Events(Sequence[dict[str, Any]]):
     def wait(self, count: int, timeout: float = 5.0) -> Self:
         """Wait until there are *count* events, or more; returns itself.
 
-        *timeout*: seconds. Raises `AssertionError` when they are over.
+        *timeout*: seconds (default 5). Raises `AssertionError` if there are fewer by then.
         """
         __tracebackhide__ = True
         looks = round(timeout / LOOK_AGAIN)  # counted, since a test may have stopped the clock
@@ -175,7 +181,7 @@ class Events(Sequence[dict[str, Any]]):
 
 
 class Sought:
-    """The events that have this key or URL, and hold these values."""
+    """The events that have this key or URL, and contain these values."""
 
     def __init__(self, key: Wanted, data: Event | None, expected: Event) -> None:
         if key is not None and not isinstance(key, Mapping):
@@ -189,7 +195,7 @@ class Sought:
         if not (data is None or isinstance(data, Mapping)):
             raise ValidationError(f"data: expected a mapping, got {type(data).__name__}")
         self._key = key
-        # A list, since two dotted names may begin alike.
+        # A list, since two dotted names may begin with the same part.
         named = [*({} if data is None else data).items(), *expected.items()]
         self._fields = [(parts_of(name), value) for name, value in named]
 
@@ -198,7 +204,7 @@ class Sought:
         return not self._differences(event)
 
     def nearest(self, events: Sequence[Event]) -> str:
-        """The event that differs least, and how; lines."""
+        """The lines that show the event that differs least, and how it differs."""
         if not events:
             return ""
         import difflib  # for a failure only
@@ -226,7 +232,7 @@ class Sought:
 
 
 def name_of(event: Event) -> str:
-    """The key of an action, the URL of a page view, of others the category."""
+    """The key of an action, the URL of a page view; else the category."""
     category: str = event["category"]
     if category == "action":
         return str(event["key"])
@@ -234,7 +240,7 @@ def name_of(event: Event) -> str:
 
 
 def listing(events: Sequence[Event]) -> str:
-    """The events, a line each."""
+    """The events, one line each."""
     lines = [f"    {number}: {line}" for number, line in enumerate(described(events))]
     if len(events) > SHOWN_EVENTS:
         lines.append(f"    … and {len(events) - SHOWN_EVENTS} more")
@@ -242,7 +248,7 @@ def listing(events: Sequence[Event]) -> str:
 
 
 def described(events: Sequence[Event]) -> Iterator[str]:
-    """The first events, a line each."""
+    """The first events, one line each."""
     for event in events[:SHOWN_EVENTS]:
         names = dict.fromkeys([event["category"], name_of(event)])
         yield " ".join([*names, *_fields(event, "")])
@@ -254,7 +260,7 @@ def counted(events: Sequence[object]) -> str:
 
 
 def _at(place: object, name: Sequence[str], wanted: object, path: str) -> Iterator[str]:
-    """The differences of what *place* holds by the parts of a *name*."""
+    """How the value at *name* in *place* differs from *wanted*."""
     for part in name:
         place = place.get(part) if isinstance(place, dict) else None
     yield from _compared(place, wanted, f"{path}{'.'.join(name)}")
@@ -271,7 +277,7 @@ def _compared(held: object, wanted: object, path: str) -> Iterator[str]:
 
 
 def _equal(held: object, wanted: object) -> bool:
-    """Whether they are the same data. JSON tells true from 1, at any depth; Python doesn't."""
+    """Whether they are the same data. For JSON true and 1 differ, at any depth; not for Python."""
     wanted = _plain(wanted)
     if isinstance(held, list) and isinstance(wanted, (list, tuple)):
         return len(held) == len(wanted) and all(map(_equal, held, wanted))
@@ -283,11 +289,11 @@ def _equal(held: object, wanted: object) -> bool:
 
 
 def _plain(wanted: object) -> Any:
-    """As the client would have converted it: a UUID, a date, a user."""
+    """*wanted* as the client would convert it: a UUID, a date, a user."""
     try:
         return normalize(wanted)
     except ValuedError:
-        return wanted  # it compares in its own way, as `mock.ANY` does, or holds what does
+        return wanted  # it has its own `__eq__`, as `mock.ANY` has, or contains such an object
 
 
 def _fields(place: Event, path: str) -> Iterator[str]:

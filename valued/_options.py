@@ -31,6 +31,55 @@ Anonymous = _Literal["raise", "drop"]
 LEAST_SIZE: Final = 8 * 1024 * 1024
 
 
+#: Every environment variable that the package reads, and what it does. The documentation's table
+#: and ``valued --help`` are made of this.
+VARIABLES: Final[dict[str, str]] = {
+    "VALUED_TOKEN": "The token, if none is given to the client or to a command.",
+    "VALUED_ENDPOINT": (
+        "The URL that events are sent to, if none is given; by default the service's own."
+    ),
+    "VALUED_ENV": (
+        '"test" sends each event in the call itself, "development" sends on one thread; anything '
+        "else, and by default, in the background. If it is not set, a run of pytest, of python -m "
+        "unittest or of manage.py test counts as a test."
+    ),
+    "VALUED_DISABLED": (
+        "1 (or true, yes, on): events are checked and not sent, and no token is needed; 0 (or "
+        "false, no, off): they are sent."
+    ),
+    "VALUED_INVALID": (
+        'The default of the option invalid: "log" logs and counts an event that can\'t be sent, '
+        '"raise" (the default) raises an exception.'
+    ),
+    "VALUED_ANONYMOUS": (
+        'The default of the option anonymous: "drop" counts and drops an event without the ids it '
+        'needs, "raise" (the default) raises an exception.'
+    ),
+    "VALUED_OUTBOX": "The default of the option outbox: the directory of the outbox.",
+    "VALUED_ISOLATE_TASKS": (
+        "0 (or false, no, off): a Celery task has no scope of its own; the default of the option "
+        "isolate_tasks."
+    ),
+    "VALUED_RECORD": (
+        "Set by valued.testing for the programs that a test starts: the directory in which they "
+        "record events instead of sending them."
+    ),
+    "VALUED_BLOCK": (
+        "1: an event for an endpoint that is not on this machine is an error; set by the pytest "
+        "setting valued_block for the programs that a test starts."
+    ),
+    "REQUESTS_CA_BUNDLE": (
+        "A file or a directory with the certificate authorities to trust, instead of those that "
+        "requests brings."
+    ),
+    "CURL_CA_BUNDLE": "The same, if REQUESTS_CA_BUNDLE is not set.",
+    "http_proxy": "The URL of the proxy for an http:// endpoint; upper case works, too.",
+    "https_proxy": "The URL of the proxy for an https:// endpoint; upper case works, too.",
+    "all_proxy": "The URL of the proxy, if neither of these is set; upper case works, too.",
+    "no_proxy": "Hosts to reach without a proxy, separated by commas; upper case works, too.",
+}
+
+
 class Environment(enum.Enum):
     """Where the application runs, as far as it changes how events are sent."""
 
@@ -48,9 +97,9 @@ _NAMES: Final = {
 
 
 def environment() -> Environment:
-    """The environment: ``VALUED_ENV`` where it is set; else, whether this is a run of tests.
+    """The environment: ``VALUED_ENV`` if it is set; else, whether this is a test run.
 
-    No other variable counts: ``ENV=test`` stands on staging hosts, too.
+    No other variable counts: staging hosts have ``ENV=test``, too.
     """
     name = os.environ.get("VALUED_ENV", "").strip().lower()
     if name:
@@ -138,71 +187,29 @@ def ca_bundle_from_environment() -> str | None:
 
 # A named tuple, as a dataclass would cost every import of the library a third more.
 class Options(NamedTuple):
-    """What ``Client`` and ``connect`` take by keyword; made by `of`, which checks it.
+    """What ``Client`` and ``connect`` take by keyword, as `Client` describes it.
 
-    It is the same in every process: a fork, and a child that is spawned, keep it.
+    Made by `of`, which checks it. Forked and spawned children keep it.
     """
 
-    #: Where deliveries run: an object with ``submit(fn, *args)``, or a factory of one, called
-    #: anew, with the first event, in each process. Default: `valued.set_executor`'s, else a pool
-    #: of 1 to ``max_workers`` threads; in the caller where the environment is ``test``.
     executor: Executor | Callable[[], Executor] | None = None
-    #: Deliveries at the same time, at most (threads of the default pool, and connections).
-    #: Default 10, 1 where the environment is ``development``. Ten that each wait 20 ms for their
-    #: answer can deliver 500 events a second.
     max_workers: int | None = None
-    #: Events accepted and not settled, at most. Default 10,000: half a minute of 300 events a
-    #: second; at 500 bytes an event, 5 MB. (There is a bound of 64 MiB, too.)
     max_queue: int = 10_000
-    #: What happens to an event that comes when the queue is full: ``"drop_newest"`` (default),
-    #: ``"drop_oldest"``, ``"block"`` (the caller waits, ``timeout`` seconds at most, then the
-    #: newest is dropped) or ``"caller_runs"`` (the caller delivers it).
     overflow: Overflow = "drop_newest"
-    #: Seconds for one attempt to deliver, the answer included. Default 10. Connecting to an
-    #: address, and a handshake of TLS, may each take as long before they are given up.
     timeout: float = 10.0
-    #: Attempts after the first. Default 240: the pauses, random up to bounds that double from 0.5 s
-    #: to 30 s, add up to an hour on average, which is also the age at which an event is given up.
-    #: While the endpoint as a whole is down, one event probes, and its attempts count for all.
     retries: int = 240
-    #: Seconds that the end of a process may wait for events not yet delivered. Default 5: half
-    #: of the 10 s that supervisors commonly leave between SIGTERM and SIGKILL; 1 with an outbox,
-    #: where they are not lost.
     shutdown_timeout: float | None = None
-    #: Seconds that a thread of the default pool waits for work before it ends. Default 60: rarely
-    #: in the way of an application that sends now and then, and a process that no longer sends is
-    #: one without threads, which is a safe one to fork.
     idle_time: float = 60.0
-    #: Called with a `DeliveryError` and the event (a dict) for each event that is given up.
     on_error: OnError | None = None
-    #: A directory in which events outlive their process. Default ``VALUED_OUTBOX``; without one
-    #: they wait in memory.
     outbox: str | PathLike[str] | None = None
-    #: What an event outlives: ``"process"`` (default), or ``"power"``: the call then waits until
-    #: the disk has it, some milliseconds.
     durability: Durability = "process"
-    #: Seconds after which an event in the outbox is dropped. Default 604,800, a week: longer than
-    #: an outage that nobody looks at, on a weekend with holidays.
     outbox_max_age: float = 604_800.0
-    #: Bytes of the outbox, of all processes; past them the oldest events are dropped. Default
-    #: 1,073,741,824 (1 GiB): two million events of 500 bytes.
     outbox_max_size: int = 1_073_741_824
-    #: What every scope of the client starts from, as plain data.
     defaults: Data = None
-    #: Whether each task of Celery's starts with the defaults of the client's scopes. Default
-    #: ``VALUED_ISOLATE_TASKS``, else True.
     isolate_tasks: bool | None = None
-    #: Whether events are sent. False: they are checked, counted as ``disabled``, and dropped; no
-    #: token is needed. Default: False where ``VALUED_DISABLED`` is 1, else True.
     enabled: bool | None = None
-    #: What becomes of an event that can't be sent: ``"raise"`` (default), or ``"log"``: it is
-    #: counted and logged, and the call returns. Default ``VALUED_INVALID``.
     invalid: Invalid | None = None
-    #: What becomes of an action, or a page view, without the ids it needs: ``"raise"`` (default),
-    #: or ``"drop"``: it is counted, and the call returns. Default ``VALUED_ANONYMOUS``.
     anonymous: Anonymous | None = None
-    #: Called with each event, a dict of its own, in the caller; what it returns is sent. None:
-    #: nothing is. Where it raises, nothing is, either; that is logged.
     before_send: Callable[[JSONObject], JSONObject | None] | None = None
 
     def seconds_at_end(self) -> float:
@@ -293,7 +300,7 @@ _FOREIGN: Final = {
 
 
 def _hint(name: str, options: tuple[str, ...]) -> str:
-    """What who gave the option *name*, which there is not, may have meant."""
+    """What a user who gave *name*, which is no option, may have meant."""
     import difflib  # for a mistake only
 
     if name.lower() in _FOREIGN:
@@ -305,7 +312,7 @@ def _hint(name: str, options: tuple[str, ...]) -> str:
 def _is_async(function: object) -> bool:
     if function is None:
         return False
-    import inspect  # for who gives one
+    import inspect  # only if one is given
 
     return inspect.iscoroutinefunction(function)
 

@@ -1,7 +1,7 @@
-"""Accepted events until each is settled: delivered, failed or dropped. In memory.
+"""Keeps accepted events in memory until each is settled: delivered, failed or dropped.
 
-``accepted = delivered + failed + dropped + pending`` holds at every moment, because ``pending`` is
-what is left of the others. Bounded in events and in bytes. A forked child has one of its own.
+``accepted = delivered + failed + dropped + pending`` is true at every moment, because ``pending``
+is calculated from the others. Bounded in events and in bytes. A forked child has its own outbox.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from valued._options import Overflow
     from valued._typing import Item
 
-#: Bytes of encoded events that may wait; 10,000 events, the default bound, of 6 KB each.
+#: How many bytes of encoded events may wait: 10,000 events, the default limit, of 6 KB each.
 MAX_BYTES: Final = 64 * 1024 * 1024
 
-#: Why an event is dropped: the outbox was full; the process ended, or the client was closed, first.
+#: Why an event is dropped: the outbox was full; the process ended; the client was closed.
 DROP_REASONS: Final = ("overflow", "exit", "closed")
 
 
 class MemoryOutbox:
     """An outbox in memory. *block*: seconds, for ``overflow="block"``; *clock* is monotonic."""
 
-    # The attributes of an outbox on the disk are too many for a dict that Python looks up fast.
+    # Slots, since an outbox on the disk has too many attributes for a fast instance dict.
     __slots__ = (
         "__weakref__", "_accepted", "_block", "_blocked", "_blocked_bytes", "_bytes", "_clock",
         "_delivered", "_dropped", "_earlier", "_epoch", "_epochs", "_failed", "_last", "_lock",
@@ -55,22 +55,22 @@ class MemoryOutbox:
         self._overflow = overflow
         self._block = block
         self._clock = clock
-        #: Unique in the world, so that idempotency keys are, with a number behind it.
+        #: Unique in the world, and so are idempotency keys: this name, followed by a number.
         self.name: Final = os.urandom(16).hex()
 
-        # Guards all below. Held for list work only; no other lock is taken inside. Re-entrant: a
-        # signal handler or a __del__ may record an event while its own thread is in here, after a
-        # call, or where a loop turns: no statement that changes a figure holds a call, and what a
-        # loop's condition found is not relied on in its body.
+        # Guards all below. Held for short work on lists only; no other lock is taken inside.
+        # Re-entrant: a signal handler or a __del__ may record an event while its own thread is in
+        # here, after any call and at each turn of a loop. So no statement that changes a count
+        # contains a call, and the body of a loop doesn't rely on what its condition found.
         self._lock = threading.RLock()
-        self._settled = threading.Condition(self._lock)  # notified when an epoch, or space, is done
-        self._earlier = threading.Condition(self._lock)  # notified when less is to be waited for
+        self._settled = threading.Condition(self._lock)  # notified: an epoch is settled, or space
+        self._earlier = threading.Condition(self._lock)  # notified: something is due earlier
         self._waiting: Schedule[Entry] = Schedule()
         self._bytes = 0
         self._last = 0  # number of the latest event
         self._epoch = Epoch(0, 1)
-        self._epochs: list[Epoch] = [self._epoch]  # the current one, and marked ones not settled
-        self._blocked = 0  # events that wait for space, with their callers
+        self._epochs: list[Epoch] = [self._epoch]  # the current one, and marked, unsettled ones
+        self._blocked = 0  # events whose callers wait for space
         self._blocked_bytes = 0
         self._accepted = 0
         self._delivered = 0
@@ -78,20 +78,20 @@ class MemoryOutbox:
         self._dropped = 0
         self._retried = 0
         self._reasons = dict.fromkeys(DROP_REASONS, 0)
-        self._overflown = 0  # of those dropped for "overflow", how many nobody was told of
+        self._overflown = 0  # how many dropped for "overflow" were not logged yet
 
     # -- accepting ---------------------------------------------------------------------------------
 
     def put(self, body: bytes) -> Item | None:
-        """See `Outbox.put`. Waits only with ``overflow="block"``, *block* seconds at most."""
+        """See `Outbox.put`. Waits only with ``overflow="block"``, at most *block* seconds."""
         size = len(body)
         with self._lock:
             self._last = number = self._last + 1
             item = Entry(self.name, number, body, self._clock())
             place = self._make_room if self._is_over(1, size) else self._waiting.add
-            # From here on without a call, or a jump, at which one may come on Python 3.10: an
-            # exception out of a signal handler, a soft time limit for one, must not come between
-            # the count and the event.
+            # From here on without a call (and on Python 3.10 without a jump), where a signal
+            # handler could run: its exception, such as a soft time limit, must not come between
+            # counting the event and adding it.
             item.epoch = epoch = self._epoch
             epoch.unsettled += 1
             self._accepted += 1
@@ -105,25 +105,25 @@ class MemoryOutbox:
             self._count(reason)
 
     def _is_over(self, events: int = 0, size: int = 0) -> bool:
-        """Whether it is too full, or would be with so many events, of that size, more."""
-        # Those that wait for space take none yet, or two of them would wait for each other.
+        """Whether it is too full, or would be with so many more events of that size in total."""
+        # Don't count those that wait for space, or two of them would wait for each other.
         events += self._in_memory() - self._blocked
         size += self._bytes - self._blocked_bytes
         return events > self._max_events or size > self._max_bytes
 
     def _make_room(self, item: Entry) -> Item | None:
-        """Decide about an event that is one too many; it counts as accepted already."""
+        """Decide about an event for which there is no room; it is counted as accepted already."""
         if self._overflow == "caller_runs":
             return item
         try:
-            if len(item.body) <= self._max_bytes:  # else all the room there is would not do
+            if len(item.body) <= self._max_bytes:  # else even an empty outbox has no room for it
                 if self._overflow == "block":
                     self._wait_for_space(len(item.body))
                 elif self._overflow == "drop_oldest":
                     while self._is_over() and (oldest := self._waiting.pop_oldest()) is not None:
                         self._settle(oldest, "overflow")
             over = self._is_over()
-        except BaseException:  # out of a signal handler; or nothing would ever settle it
+        except BaseException:  # from a signal handler; without this it would never be settled
             self._settle(item, "overflow")
             raise
         if over:
@@ -146,7 +146,7 @@ class MemoryOutbox:
     # -- delivering --------------------------------------------------------------------------------
 
     def take(self) -> Item | None:
-        """See `Outbox.take`: postponed events that are due go first, they are older."""
+        """See `Outbox.take`. Postponed events that are due go first, since they are older."""
         with self._lock:
             return self._take(self._clock())
 
@@ -185,7 +185,7 @@ class MemoryOutbox:
         self._land(item, "delivered")
 
     def failed(self, item: Item, _error: DeliveryError | None = None) -> None:
-        """Settle *item* as given up."""
+        """Settle *item* as permanently failed."""
         self._land(item, "failed")
 
     def dropped(self, item: Item, reason: str) -> bool:
@@ -206,7 +206,7 @@ class MemoryOutbox:
         """See `Outbox.abandon`."""
         count = 0
         with self._lock:
-            # One by one: what a list of them held, a signal handler might deliver meanwhile.
+            # One by one: a signal handler might deliver the elements of a list meanwhile.
             while (item := self._waiting.pop_oldest()) is not None:
                 self._settle(item, reason)
                 count += 1
@@ -214,7 +214,7 @@ class MemoryOutbox:
         return count
 
     def _settle(self, item: Item, outcome: str) -> None:
-        """*item* is settled; with the lock."""
+        """Settle *item*; with the lock."""
         assert isinstance(item, Entry)
         size = len(item.body)
         self._count(outcome)
@@ -260,11 +260,11 @@ class MemoryOutbox:
             return False
 
     def _next_due(self) -> float | None:
-        """When something will be ready by time alone; with the lock."""
+        """When the next event becomes ready by time alone; with the lock."""
         return self._waiting.next_change()
 
     def _next_task(self) -> float | None:
-        """When there is something to do by time alone; with the lock."""
+        """When the next thing has to be done by time alone; with the lock."""
         return self._next_due()
 
     def hasten(self) -> None:
@@ -274,7 +274,7 @@ class MemoryOutbox:
             self._tell_earlier()
 
     def pending(self) -> int:
-        """How many events are accepted and not settled, those being delivered included."""
+        """How many events are accepted and not settled, including those being delivered."""
         with self._lock:
             return self._pending()
 
@@ -282,7 +282,7 @@ class MemoryOutbox:
         return self._accepted - self._delivered - self._failed - self._dropped
 
     def _in_memory(self) -> int:
-        """How many of those have their bodies here."""
+        """How many of those are in memory."""
         return self._pending()
 
     def at_stake(self) -> int:
@@ -293,16 +293,16 @@ class MemoryOutbox:
         """See `Outbox.mark`."""
         with self._lock:
             marked = self._epoch
-            if marked.unsettled:  # else an idle process that flushes would collect epochs
+            if marked.unsettled:  # else an idle process that flushes often would collect epochs
                 following = Epoch(marked.number + 1, self._last + 1)
                 self._epochs.append(following)
-                if self._epoch is marked:  # else a signal handler has marked meanwhile
+                if self._epoch is marked:  # else a signal handler has made one meanwhile
                     self._epoch = following
                 return marked.number
             return marked.number - 1
 
     def wait(self, mark: int, deadline: float | None) -> bool:
-        """See `Outbox.wait`. *deadline* is of the clock; None: no bound."""
+        """See `Outbox.wait`. *deadline*: by the clock; None: no limit."""
         with self._lock:
             while not self._is_settled(mark):
                 left = threading.TIMEOUT_MAX if deadline is None else deadline - self._clock()
@@ -328,9 +328,9 @@ class MemoryOutbox:
 
     def _is_settled(self, mark: int) -> bool:
         for epoch in self._epochs.copy():
-            # One before the current gets no events any more, so a settled one remains so.
+            # Earlier epochs get no more events, so a settled one stays settled.
             if not epoch.unsettled and epoch.number < self._epoch.number:
-                with contextlib.suppress(ValueError):  # removed by a signal handler meanwhile
+                with contextlib.suppress(ValueError):  # a signal handler has removed it meanwhile
                     self._epochs.remove(epoch)
         return all(epoch.number > mark or not epoch.unsettled for epoch in self._epochs)
 
@@ -341,14 +341,14 @@ class MemoryOutbox:
             return count
 
     def adopt(self) -> int:
-        """See `Outbox.adopt`: what was in memory died with its process."""
+        """See `Outbox.adopt`. Finds nothing: events in memory die with their process."""
         return 0
 
     def rest(self) -> None:
-        """See `Outbox.rest`: nothing is held but memory."""
+        """See `Outbox.rest`. There is nothing to release but memory."""
 
     def figures(self) -> dict[str, Any]:
-        """All figures of one moment."""
+        """All counts, of one moment."""
         with self._lock:
             return {
                 "accepted": self._accepted,
@@ -358,5 +358,5 @@ class MemoryOutbox:
                 "pending": self._pending(),
                 "retried": self._retried,
                 "dropped_by_reason": dict(self._reasons),
-                **dict.fromkeys(("adopted", "left", "unsaved"), 0),
+                **dict.fromkeys(("adopted", "handed_over", "unsaved"), 0),
             }

@@ -1,18 +1,20 @@
-"""Who owns which events of a directory, whether that process lives, and how they change hands.
+"""Owners of an outbox directory: who owns which events, who is alive, and how events are claimed.
 
 =====================================  =============================================================
-under the directory                    what
+in the directory                       what
 =====================================  =============================================================
-``v1/owners/OWNER``                    the mark of a process, touched once a minute while it has
-                                       events (a lease of ten minutes)
-``v1/events/ORIGIN.OWNER/``            segments that ORIGIN accepted, and OWNER is to deliver
-``v1/rejected/``                       events that the service refused for good
+``v1/owners/OWNER``                    the mark of a process; its heartbeat touches the mark once a
+                                       minute while it has events (the lease is ten minutes)
+``v1/events/ORIGIN.OWNER/``            segments with events that ORIGIN accepted and OWNER delivers;
+                                       OWNER is ``unclaimed`` after they were handed over
+``v1/rejected/``                       events that the service refused permanently
 =====================================  =============================================================
 
-An owner is dead when its process is: a pid that is used again has another start. What can't be seen
-from here, on another host or in another container, counts as dead when its lease has run out. A
-claim is one ``rename`` of the directory of segments, so that one of all who try gets it. An owner
-that slept longer than its lease looks whether its directory is where it was, before it goes on.
+An owner is dead when its process is dead. The start time of the process tells a reused pid apart. A
+process that can't be seen from here, on another host or in another container, counts as dead when
+its lease has expired. A claim is one ``rename`` of the directory of segments, so only one of all
+claiming processes gets it. An owner that slept longer than its lease checks that its directory is
+still there before it goes on.
 """
 
 from __future__ import annotations
@@ -30,21 +32,20 @@ from valued._fork import Mark, PerProcess, lives
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Seconds after its last sign of life in which the events of an owner that can't be seen are its
-#: own. Longer than any pause of a machine that goes on afterwards, short for events that may be
-#: seven days old.
+#: Seconds after its last heartbeat in which an owner that can't be seen keeps its events. Longer
+#: than the usual pauses of a machine, short for events that may be seven days old.
 LEASE: Final = 600.0
 
-#: Seconds between two signs of life; a tenth of the lease, so that nine may fail.
+#: Seconds between two heartbeats; a tenth of the lease, so that nine may fail.
 BEAT: Final = 60.0
 
-#: In an owner's place: whoever comes first.
-NOBODY: Final = "nobody"
+#: The owner in the name of a directory that was handed over: any process may claim it.
+UNCLAIMED: Final = "unclaimed"
 
-#: Read and write, for the user alone.
+#: Permissions: read and write, for the user only.
 PRIVATE: Final = 0o600
 
-#: How the names of segments end: of what was accepted, and of what is settled of it.
+#: The endings of the names of a segment's files: accepted events, and which of them are settled.
 EVENTS: Final = ".events"
 SETTLED: Final = ".settled"
 
@@ -52,7 +53,7 @@ NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL
 
 
 class Place:
-    """The directory of an outbox. Makes nothing before `make`."""
+    """The directory of an outbox, and the paths in it. Creates nothing before `make`."""
 
     def __init__(self, path: str) -> None:
         self.path: Final = path
@@ -61,23 +62,23 @@ class Place:
         self.rejected: Final = os.path.join(path, "v1", "rejected")
 
     def directories(self) -> tuple[str, ...]:
-        """All of it, each before what is in it."""
+        """All directories, each before those in it."""
         inside = self.owners, self.events, self.rejected
         return self.path, os.path.dirname(self.owners), *inside
 
     def holding(self, origin: str, owner: str) -> str:
-        """Where the segments are that *origin* accepted, while they are *owner*'s."""
+        """The directory of the segments that *origin* accepted, while *owner* owns them."""
         return os.path.join(self.events, f"{origin}.{owner}")
 
     def above(self) -> list[str]:
-        """Where it is, and where that is to be made, up to the first directory that is there."""
+        """The parent directories, from the nearest up to the first one that exists."""
         above = [os.path.dirname(self.path)]
         while not os.path.lexists(above[-1]):
             above.append(os.path.dirname(above[-1]))
         return above
 
     def make(self) -> None:
-        """Make what is missing of it, for this user alone. Raises `OSError`."""
+        """Create the missing directories, for this user only. Raises `OSError`."""
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
         for path in self.directories():
             with contextlib.suppress(FileExistsError):
@@ -86,14 +87,14 @@ class Place:
                 raise NotADirectoryError(f"{path}: {problem}")
 
     def problems(self) -> list[str]:
-        """What keeps this process from using it, and the fix."""
+        """Why this process can't use the directory, and how to fix it."""
         problem = _directory_problem(self.path)
         if problem is None and os.path.lexists(self.path):
             problem = _writable_problem(self.path)
         elif problem is None:
             above = self.above()[-1]
             if not os.path.isdir(above):
-                problem = f"{above} is no directory; choose another place"
+                problem = f"{above} is not a directory; choose another place"
             else:
                 problem = _writable_problem(above)
         return [] if problem is None else [f"outbox: {self.path}: {problem}"]
@@ -107,9 +108,9 @@ def _directory_problem(path: str) -> str | None:
     except OSError as error:
         return f"{error.strerror}; choose another place"
     if stat.S_ISLNK(status.st_mode):
-        return "a symbolic link, which is not followed; give the path that it leads to"
+        return "a symbolic link, which is not followed; give the path that it points to"
     if not stat.S_ISDIR(status.st_mode):
-        return "no directory; move it away, or choose another place"
+        return "not a directory; move it away, or choose another place"
     if status.st_uid != os.geteuid():
         return (
             f"it belongs to the user {status.st_uid}, this process is {os.geteuid()}; change its "
@@ -133,16 +134,16 @@ def _writable_problem(path: str) -> str | None:
 _BY_EFFECTIVE_IDS: Final = os.access in os.supports_effective_ids
 
 
-#: Names that are this process's. A mark of its pid under another one was made before it was
-#: replaced by ``exec``.
+#: The owner names of this process. A mark with its pid and another name was made before an
+#: ``exec`` replaced the program.
 _names: Final[PerProcess[set[str]]] = PerProcess(set)
 
 
 class Owner:
-    """This process, in the eyes of others: its name, its mark, its signs of life."""
+    """This process as an owner: its name, its mark, its heartbeat."""
 
     def __init__(self, place: Place, name: str) -> None:
-        """Make the mark. Raises `OSError`."""
+        """Create the mark. Raises `OSError`."""
         self.name: Final = name
         self._mark = os.path.join(place.owners, name)
         _names.get().add(name)
@@ -161,10 +162,10 @@ class Owner:
             os.close(descriptor)
 
     def beat(self) -> float:
-        """Give a sign of life; the time of the file system. Raises `OSError`.
+        """Touch the mark (the heartbeat). Returns the file system's time. Raises `OSError`.
 
-        A mark that somebody removed, who cleans up what is old for one, is made anew: what it
-        stands for is seen by the names of the directories.
+        If the mark was removed, by a clean-up of old files for example, it is created again: the
+        names of the directories show what this owner owns.
         """
         try:
             os.utime(self._mark)
@@ -173,22 +174,22 @@ class Owner:
         return os.stat(self._mark).st_mtime
 
     def leave(self) -> None:
-        """Remove the mark: nothing is owned any more."""
+        """Remove the mark: this owner owns nothing any more."""
         _names.get().discard(self.name)
         with contextlib.suppress(OSError):
             os.unlink(self._mark)
 
 
 class Left(NamedTuple):
-    """A directory of segments, and whose they are."""
+    """A directory of segments, and its owner."""
 
     origin: str
     owner: str
     path: str
 
 
-#: What is known of an owner: it lives; it is dead; it is elsewhere, and its lease runs; or it has
-#: run out.
+#: The states of an owner: it is alive; it is dead; it can't be seen from here and its lease is
+#: valid; it can't be seen from here and its lease has expired.
 ALIVE: Final = "alive"
 DEAD: Final = "dead"
 ELSEWHERE: Final = "elsewhere"
@@ -196,19 +197,19 @@ EXPIRED: Final = "expired"
 
 
 def state(place: Place, owner: str, path: str, now: float) -> str:
-    """What is known of *owner*, whose segments are at *path*; *now*: of the file system's clock."""
-    if owner == NOBODY:
+    """The state of *owner*, whose segments are at *path*; *now*: by the file system's clock."""
+    if owner == UNCLAIMED:
         return DEAD
     mark = os.path.join(place.owners, owner)
     content = read_mark(mark)
     if content is None:
-        # Cut as it was made, or removed by hand: all that is left is how old it is.
+        # Not completely written, or removed by hand: only the age is known.
         return EXPIRED if now - _changed(mark, path) > LEASE else ELSEWHERE
     if content[0] == Mark.of_this_process():
         return ALIVE if is_here(owner) else DEAD
     try:
         alive = lives(content[0])
-    except PermissionError:  # there is one, and nobody may say that it is another
+    except PermissionError:  # the pid exists; whether it is the same process can't be read
         return ALIVE
     if alive is None:
         return EXPIRED if now - _changed(mark, path) > content[1] else ELSEWHERE
@@ -216,18 +217,18 @@ def state(place: Place, owner: str, path: str, now: float) -> str:
 
 
 def is_here(owner: str) -> bool:
-    """Whether *owner* is this process, by this client or by another one."""
+    """Whether *owner* is this process, with this client or with another one."""
     return owner in _names.get()
 
 
-#: What keeps this process from looking, and says nothing of the mark.
+#: Errors that are about this process, and say nothing about the mark.
 _HERE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO})
 
 
 def read_mark(path: str) -> tuple[Mark, float] | None:
-    """The process of a mark, and its lease in seconds; None: it can't be read as one.
+    """The process of a mark, and its lease in seconds; None: it isn't a valid mark.
 
-    Raises `OSError` where it may well be one, and this process can't look now.
+    Raises `OSError` if it may be valid and this process can't read it now.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -244,7 +245,7 @@ def read_mark(path: str) -> tuple[Mark, float] | None:
 
 
 def _changed(*paths: str) -> float:
-    """When the first of *paths* that exists was changed; now, if none does."""
+    """When the first of *paths* that exists was changed; now, if none exists."""
     for path in paths:
         with contextlib.suppress(OSError):
             return os.lstat(path).st_mtime
@@ -252,9 +253,9 @@ def _changed(*paths: str) -> float:
 
 
 def all_left(place: Place) -> Iterator[Left]:
-    """The directories of segments, whoever owns them, in the order of their names.
+    """The directories of segments, of all owners, sorted by name.
 
-    Raises `OSError` where this process can't look; none are there where the place is not.
+    Raises `OSError` if this process can't look. There are none if *place* doesn't exist.
     """
     try:
         names = sorted(os.listdir(place.events))
@@ -267,7 +268,7 @@ def all_left(place: Place) -> Iterator[Left]:
 
 
 def claim(place: Place, left: Left, owner: str) -> bool:
-    """Take *left* over for *owner*; False: somebody else did, or it is gone. Raises `OSError`."""
+    """Claim *left* for *owner*; False: another owner did, or it is gone. Raises `OSError`."""
     try:
         os.rename(left.path, place.holding(left.origin, owner))
     except FileNotFoundError:
@@ -276,16 +277,16 @@ def claim(place: Place, left: Left, owner: str) -> bool:
 
 
 def release(left: Left) -> None:
-    """Let others have *left*, though its owner lives."""
+    """Hand *left* over to other processes, although its owner lives."""
     parent = os.path.dirname(left.path)
     with contextlib.suppress(OSError):
-        os.rename(left.path, os.path.join(parent, f"{left.origin}.{NOBODY}"))
+        os.rename(left.path, os.path.join(parent, f"{left.origin}.{UNCLAIMED}"))
 
 
 def sweep(place: Place, now: float) -> int:
-    """Remove the marks of dead owners that own nothing; how many of other processes are left.
+    """Remove the marks of dead owners that own nothing.
 
-    Raises `OSError`.
+    Returns how many marks of other processes are left. Raises `OSError`.
     """
     owning = {left.owner for left in all_left(place)}
     gone = []
@@ -293,14 +294,14 @@ def sweep(place: Place, now: float) -> int:
     for name in os.listdir(place.owners):
         mark = os.path.join(place.owners, name)
         found = ALIVE if name in owning else state(place, name, mark, now)
-        # One that was cut as it was made belongs to a process that has nothing yet.
+        # An incomplete mark belongs to a process that owns nothing yet.
         cut = found == ELSEWHERE and read_mark(mark) is None and now - _changed(mark) > BEAT
         if found in (DEAD, EXPIRED) or cut:
             gone.append(name)
         else:
             others += not is_here(name)
-    # Once more, as it may have made a directory, and died, since it was found to own none. Without
-    # a mark that would have to wait for the end of a lease.
+    # Look again: since it was found to own nothing, a process may have made a directory and died.
+    # Without a mark that directory would have to wait until a lease has expired.
     owning = {left.owner for left in all_left(place)} if gone else owning
     for name in gone:
         if name in owning:

@@ -1,13 +1,13 @@
-"""Connections of `requests` that a forked child can let go of.
+"""Connections for `requests` whose descriptors a forked child can close without a trace.
 
-A child inherits every descriptor of its parent. To use one would mix two streams, to shut one down
-would end the parent's, and to keep one would make the parent's own close no close. So each process
-knows its connections, and a child closes the descriptors, nothing else: no FIN, no TLS close-notify
-goes out, because the parent still holds the connection.
+A child inherits every descriptor of its parent. Using one would mix two streams. Shutting one down
+would end the parent's connection. Keeping one open would make the parent's own close ineffective.
+So each process knows its connections, and a child only closes the descriptors: no FIN and no TLS
+close-notify is sent, because the parent still uses the connection.
 
-urllib3 keeps idle connections in a queue with a lock, and empties it in a finalizer, at the end of
-the process at the latest. In a child whose parent had a thread at that queue in the instant of the
-fork, that never ends. So the queue here has no lock: it is a list, whose ``append`` and ``pop`` are
+urllib3 keeps idle connections in a queue with a lock, and empties the queue in a finalizer, at the
+latest when the process ends. If a thread of the parent held that lock at the fork, the child would
+wait for it for ever. So the queue here has no lock: it is a list, whose ``append`` and ``pop`` are
 atomic.
 """
 
@@ -34,15 +34,15 @@ if TYPE_CHECKING:
 
     _Base = urllib3.connection.HTTPConnection
 else:
-    # This may be imported amid a test, with a recorder's class in the place of urllib3's.
+    # This may be imported during a test, while a recorder has replaced urllib3's class.
     _Base = original(urllib3.connection.HTTPConnection)
 
-#: Seconds that an attempt has at least, however late it is.
+#: Seconds that an attempt gets at least, however late it is.
 LEAST: Final = 0.001
 
 
 class _Connections(WeakList["_LetGo"]):
-    """The connections of one process, those in use included."""
+    """The connections of one process, including those in use."""
 
     def let_go(self) -> None:
         for connection in self.living():
@@ -83,11 +83,11 @@ class _NothingSaid(http.client.RemoteDisconnected):
 
 
 class _Stale(ConnectionError):
-    """That, on a connection which had served before: it was closed while nobody looked."""
+    """The same on a kept-alive connection: the other end closed it while it was idle."""
 
 
 def is_stale(error: BaseException) -> bool:
-    """Whether *error* comes of a kept-alive connection that was closed while it was kept."""
+    """Whether *error* was caused by a kept-alive connection that was closed while idle."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, _Stale):
         cause = cause.__context__
@@ -95,10 +95,10 @@ def is_stale(error: BaseException) -> bool:
 
 
 class _Answer(http.client.HTTPResponse):
-    """An answer that has, as a whole, the time that the socket has for a single read.
+    """An answer whose timeout is for the whole answer, not for each read from the socket.
 
-    Else a server that sends a byte now and then could hold a worker, or the end of the process, for
-    as long as it likes.
+    Otherwise a server that sends a byte now and then could block a worker, or the exit of the
+    process, for ever.
     """
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
@@ -117,36 +117,36 @@ class _Answer(http.client.HTTPResponse):
             raise _NothingSaid("Remote end closed connection without response")
         super().begin()
         while 100 <= self.status < 200 and self.status != http.client.SWITCHING_PROTOCOLS:
-            # `http.client` takes any of them but 100 for the answer, which comes behind.
+            # `http.client` takes any 1xx but 100 for the answer, which follows it.
             self.headers = self.msg = None  # type: ignore[assignment]
             super().begin()
 
 
 class _LetGo(_Base):
-    """A connection that its process knows of, from its first packet on.
+    """A connection that its process knows, from the first packet on.
 
-    Out of reach is one that is still being made in the instant of the fork: it has carried nothing,
-    and the child holds it open until it ends.
+    The exception is a connection that is being made at the moment of the fork: nothing was sent on
+    it, and the child keeps it open until the child ends.
     """
 
     response_class = _Answer
 
-    #: The descriptor with the device and inode that it had, for as long as it is this connection's.
+    #: The descriptor, with its device and inode, while it belongs to this connection.
     _descriptor: tuple[int, int, int] | None = None
 
-    #: What it was closed with. An answer after which the server closes is read on from there, and
-    #: holds the descriptor open until it has come.
+    #: The socket with which it was closed. An answer after which the server closes is still read
+    #: from it, and keeps the descriptor open until then.
     _closing: Any = None
 
-    #: Where the session is at home that this connection belongs to.
+    #: The process of the session that this connection belongs to.
     _born: Birthplace
 
     def _new_conn(self) -> socket.socket:
         new = super()._new_conn()
         if not self._born.is_here():
-            # gevent goes on with its parent's greenlets in a child, wherever one of them waits: for
-            # this connection, or in a look whether a kept one, let go of since, is still alive.
-            # What it was about to send is the parent's, which sends it.
+            # In a child, gevent goes on with the parent's greenlets, wherever one of them waits:
+            # for this connection, or in the check of a kept one that was closed here since. The
+            # event that it was about to send belongs to the parent, which sends it.
             new.close()
             raise ConnectionAbortedError("this process was forked in the middle of a delivery")
         status = os.fstat(new.fileno())
@@ -155,13 +155,13 @@ class _LetGo(_Base):
         return new
 
     def exchange(self, request: bytes, seconds: float) -> http.client.HTTPResponse:
-        """Send *request*, which is all of it, on this connection; it has served before.
+        """Send *request*, head and body, on this kept-alive connection.
 
-        Raises what sockets raise, and `http.client.HTTPException`; then the connection is spent.
+        Raises what sockets raise, and `http.client.HTTPException`; then don't use it any more.
         """
         sock = self.sock
         if sock is None:
-            raise _Stale("let go of in a forked child")
+            raise _Stale("closed in a forked child")
         deadline = time.monotonic() + seconds
         sock.settimeout(seconds)
         try:
@@ -184,7 +184,7 @@ class _LetGo(_Base):
         super().close()
 
     def let_go(self) -> None:
-        """Close the descriptor in a forked child; neither locks nor raises."""
+        """Close the descriptor in a forked child. Takes no lock, raises nothing."""
         numbers = [_detached(self.sock), _detached(self._closing)]
         descriptor = self._descriptor
         self.sock = self._closing = self._descriptor = None
@@ -197,37 +197,37 @@ class _LetGo(_Base):
 
 
 def _cut_off(descriptor: tuple[int, int, int]) -> None:
-    """Let go of a connection in a TLS handshake: its socket is a local of whoever makes it.
+    """Close a connection in a TLS handshake: its socket is a local variable of the code making it.
 
-    That is a thread that the child doesn't have, or a greenlet that lives on, and will read, write
-    and close by the number. So that it meets no stranger there, the number stays taken.
+    That code runs in a thread that the child doesn't have, or in a greenlet that lives on, and will
+    read, write and close by the number. So the number stays occupied, or it could be reused.
     """
     number, *identity = descriptor
-    with contextlib.suppress(OSError):  # closed already, which is what is wanted
+    with contextlib.suppress(OSError):  # closed already, which is fine
         status = os.fstat(number)
-        if identity == [status.st_dev, status.st_ino]:  # else it is somebody else's by now
+        if identity == [status.st_dev, status.st_ino]:  # else the number was reused already
             null = os.open(os.devnull, os.O_RDWR)
             os.dup2(null, number, inheritable=False)
             os.close(null)
 
 
 def _detached(sock: Any) -> int:
-    """The descriptor, taken out of *sock*; -1: it has none.
+    """The descriptor, detached from *sock*; -1: it has none.
 
-    Its object may be closed at any later time, when the number is somebody else's.
+    The socket object may be closed at any later time, when the number may be reused.
     """
     try:
-        # With TLS inside the TLS of a proxy, what a connection has is no socket, but holds one.
+        # With TLS inside the TLS of a proxy, a connection has an object that wraps a socket.
         return -1 if sock is None else int(getattr(sock, "socket", sock).detach())
-    except OSError:  # a socket of gevent's, which TLS has detached already
+    except OSError:  # a gevent socket, which TLS has detached already
         return -1
 
 
 class _Stack(queue.LifoQueue[Any]):
-    """What urllib3's pools ask of a `queue.LifoQueue`, without a lock. Never waits."""
+    """What urllib3's pools use of a `queue.LifoQueue`, without a lock. Never waits."""
 
     def __init__(self, maxsize: int = 0) -> None:
-        # Not the base's: it makes the locks.
+        # Don't call the base class: it makes the locks.
         self.maxsize = maxsize
         self._content: list[Any] = []
 
@@ -241,20 +241,20 @@ class _Stack(queue.LifoQueue[Any]):
             raise queue.Empty from None
 
     def put(self, item: Any, block: bool = False, timeout: float | None = None) -> None:  # noqa: FBT001, FBT002
-        # Two threads may be here at once: one connection more than wanted is no harm.
+        # Two threads may be here at once: one connection too many is harmless.
         if len(self._content) < self.maxsize:
             self._content.append(item)
         elif item is not None:
-            # Not `queue.Full`, of which urllib3 warns in the log: whoever ends the process sends
-            # beside the workers, so one connection more than there are workers is in order.
+            # Don't raise `queue.Full`, for which urllib3 logs a warning: at exit the main thread
+            # sends as well as the workers, so one connection more than workers is normal.
             item.close()
 
 
 def take_kept(pool: Any) -> _LetGo | None:
-    """A connection of *pool* that is kept and looks alive, for `give_back`; None: there is none."""
+    """An idle connection of *pool* that looks alive, for `give_back`; None: there is none."""
     stack = pool.pool
     with contextlib.suppress(queue.Empty):
-        while stack is not None:  # else somebody closed the pool
+        while stack is not None:  # None: the pool was closed
             connection: _LetGo | None = stack.get()
             if connection is not None and connection.sock is not None:
                 if not is_connection_dropped(connection):
@@ -264,7 +264,7 @@ def take_kept(pool: Any) -> _LetGo | None:
 
 
 def give_back(pool: Any, connection: _LetGo) -> None:
-    """Keep *connection* in *pool*."""
+    """Return *connection* to *pool*."""
     stack = pool.pool
     if stack is None:
         connection.close()
@@ -273,17 +273,17 @@ def give_back(pool: Any, connection: _LetGo) -> None:
 
 
 def _derived(pool: Any, born: Birthplace) -> Any:
-    """*pool*, a class of urllib3's pools, with connections and a queue of ours."""
+    """A subclass of *pool*, a pool class of urllib3, with our connections and our queue."""
     if issubclass(pool.ConnectionCls, _LetGo):
         return pool
-    # A pool of somebody else's has the connections that it is to have.
+    # A pool class that isn't urllib3's keeps its own class of connections.
     base = original(pool.ConnectionCls) if original(pool) is pool else pool.ConnectionCls
     connection = type("Connection", (_LetGo, base), {"_born": born})
     return type("Pool", (pool,), {"ConnectionCls": connection, "QueueCls": _Stack})
 
 
 def _adopt(manager: Any, born: Birthplace) -> None:
-    """Have the pool manager make pools of ours, whatever kind it makes (plain, TLS, SOCKS)."""
+    """Let the pool manager make our pools, of whatever kind it makes (plain, TLS, SOCKS)."""
     manager.pool_classes_by_scheme = {
         scheme: _derived(pool, born) for scheme, pool in manager.pool_classes_by_scheme.items()
     }
@@ -292,7 +292,7 @@ def _adopt(manager: Any, born: Birthplace) -> None:
 class Adapter(requests.adapters.HTTPAdapter):
     """A transport adapter for a `requests.Session` that belongs to one process."""
 
-    #: What stands in the place of connections, and an adapter that uses it.
+    #: The classes that replace connections, and an adapter that uses them.
     _other: tuple[object, requests.adapters.HTTPAdapter] | None = None
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -302,26 +302,26 @@ class Adapter(requests.adapters.HTTPAdapter):
         _adopt(self.poolmanager, self._born)
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
-        """For connections by a proxy; called for each request."""
+        """For connections through a proxy; called for each request."""
         manager = super().proxy_manager_for(proxy, **kwargs)
-        # Each time: another thread may have made it in this instant, and not come as far as this.
+        # Each time: another thread may have just made it, and not have reached this line yet.
         _adopt(manager, self._born)
         return manager
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
-        """A pool for a request of the session's own."""
+        """A pool for a request made by the session."""
         if replaced() != WIRE:
             return super().get_connection_with_tls_context(*args, **kwargs)
-        # Those that are kept lead to the network, and ours know nothing of what stands there now.
-        # One adapter for as long as it does: with each connection that it makes, vcr.py takes its
-        # patch away from all threads for an instant.
+        # Idle connections lead to the network, and our pools don't know the replacements. Use one
+        # adapter while the replacements are in place: with each connection that it makes, vcr.py
+        # removes its patch from all threads for a moment.
         there = connections()
         if self._other is None or self._other[0] != there:
             self._other = there, requests.adapters.HTTPAdapter(pool_maxsize=1, max_retries=0)
         return self._other[1].get_connection_with_tls_context(*args, **kwargs)
 
     def close(self) -> None:
-        """Close all connections that are kept."""
+        """Close all idle connections."""
         super().close()
         if self._other is not None:
             self._other[1].close()

@@ -1,9 +1,8 @@
-"""What one process has to send with: its outbox, its executor, the jobs under way.
+"""What one process sends with: its outbox, its executor, and the jobs that run on it.
 
-A number of *jobs* is kept under way on the executor; a job takes events from the outbox and
-delivers them until there is none. Whoever puts an event looks whether jobs may be added, *after*
-putting; a job that found nothing looks again *after* it counted itself out. So there is no instant
-at which an event lies there and nobody comes.
+A *job* runs on the executor: it takes events from the outbox and delivers them until there are
+none. The thread that puts an event checks *after* that whether to add a job; a job that found
+nothing checks once more *after* it has counted itself out. So no event can be left without a job.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ if TYPE_CHECKING:
     from valued._typing import Item, Outbox, Wire
 
 #: Seconds without a settled event after which waiting events get one more worker, whatever `Load`
-#: says: a delivery may hang. Long for threads that wait for a busy interpreter, short for people.
+#: says: a delivery may hang. Long compared with a busy interpreter's delays, short for people.
 PATIENCE: Final = 0.05
 
-#: A deadline that has passed, for those who only look.
+#: A deadline that has passed: look, don't wait.
 NOW: Final = 0.0
 
 
@@ -52,12 +51,12 @@ class ProcessSender:
         # Guards _jobs, _limit and _watching, for a comparison and an assignment. Re-entrant, as a
         # signal handler may record an event. No other lock is taken inside.
         self._lock = threading.RLock()
-        # One token for each: an exception out of a signal handler counts none out twice.
+        # One token per job: an exception out of a signal handler can't count a job out twice.
         self._jobs: set[object] = set()
-        self._driver = threading.Lock()  # held by who delivers at the end; never waited for
-        self._limit = 1  # until the executor is there, so that one thread alone makes it
-        self._watching = False  # whether a thread waits for what is postponed
-        self._minding = False  # whether a thread sees to it that no delivery holds up the others
+        self._driver = threading.Lock()  # held by the thread that delivers at exit; never awaited
+        self._limit = 1  # until the executor exists, so that only one thread makes it
+        self._watching = False  # whether a thread waits until postponed events are due
+        self._minding = False  # whether a thread checks that no delivery blocks the others
         self._enough = threading.Lock()  # released to end that thread's wait
         self._enough.acquire()
         self._load = Load()
@@ -69,7 +68,7 @@ class ProcessSender:
             self._delivery.lose()
             return
         item = self.outbox.put(body)
-        if item is not None:  # the outbox is full, and the caller is to do it
+        if item is not None:  # the outbox is full: deliver it in this call
             item.attempts += 1
             self._attempt(item)
         elif self._end is None:
@@ -77,13 +76,13 @@ class ProcessSender:
                 self._hire()
             elif not self._minding:
                 self._mind()
-        if self._end is not None:  # the process ends, no worker may live to see to it
+        if self._end is not None:  # the process ends: no worker may live long enough to deliver it
             self._finish()
 
     # -- jobs --------------------------------------------------------------------------------------
 
     def _hire(self, *, anyway: bool = False) -> None:
-        """Add a job if there is something to do, or *anyway*, and room for one more."""
+        """Add a job if one more is allowed and there is something to do (or *anyway*)."""
         if not self._born.is_here() or not (anyway or self.outbox.ready()):
             return
         job = object()
@@ -98,8 +97,8 @@ class ProcessSender:
                 return  # the factory forked, and this is the child
             future: Any = staffing.executor.submit(self._work, staffing, job)
         except BaseException as error:
-            # Shut down, no thread left, a stranger's own, or a Ctrl-C; that one may come when the
-            # job is there already, and then one may be added that is too many, for a while.
+            # The executor was shut down, no thread can be started, the user's executor raised, or
+            # Ctrl-C. With Ctrl-C the job may exist already; then there is one too many for a while.
             self._job_done(job)
             if staffing is None or not isinstance(error, Exception):
                 raise
@@ -109,13 +108,13 @@ class ProcessSender:
                 future.add_done_callback(functools.partial(self._check, staffing, job))
 
     def _fill(self) -> None:
-        """Add jobs for what became ready, one after the other, and see to it that none hangs."""
+        """Add jobs for what became ready, one after the other, and watch for one that hangs."""
         for _ in range(self._limit - len(self._jobs)):
             self._hire()
         self._mind()
 
     def _check(self, staffing: Staffing, job: object, future: Any) -> None:
-        """See to a job that was accepted and then never ran, as its executor cancelled it."""
+        """Handle a job that the executor accepted and then never ran, since it was cancelled."""
         if not self._born.is_here():
             return
         reason = "it was cancelled" if future.cancelled() else future.exception()
@@ -128,11 +127,11 @@ class ProcessSender:
         try:
             hired = staffing(self._options, self._given, self._threads, self._warn_once)
         except Exception:  # noqa: BLE001 - the user's factory may raise anything
-            log.exception("no executor could be made: events are sent on a default pool")
+            log.exception("no executor could be made: a default pool sends the events")
             hired = default_pool(self._options, self._threads)
         if self._born.is_here():
             self._use(hired)
-            if _leaving.is_ending():  # the first event comes from somebody's atexit handler
+            if _leaving.is_ending():  # the first event comes from an atexit handler
                 self._begin_end(time.monotonic())
         return hired
 
@@ -148,21 +147,21 @@ class ProcessSender:
 
     def _refused(self, staffing: Staffing, reason: str) -> None:
         if _leaving.is_ending():
-            # Whoever records, and whoever ends the process, delivers what is pending; a worker that
-            # found no help goes on with its own.
+            # The thread that records, and the one that ends the process, deliver what is pending; a
+            # worker that could start no other one goes on with its own event.
             self._begin_end(time.monotonic())
             return
         if staffing.by_load:
-            # From 3.12 on none can as soon as the end has begun, which is nothing to warn of. The
-            # main thread counts as alive then, until all executors have finished their work.
+            # From 3.12 on no thread can be started once the exit has begun, which needs no warning.
+            # The main thread counts as alive then, until all executors have finished their work.
             if "interpreter shutdown" not in reason:
                 self._reporter.warn(
                     "threads",
-                    "%d times no thread could be started (%s): the caller delivers",
+                    "%d times no thread could be started (%s): events are sent synchronously",
                     reason,
                 )
-            # Each once: it may be a worker of the user's executor that is here, for which Python
-            # waits without a bound. Where another worker lives, it will see to all that waits.
+            # Each event once: this may be a worker of the user's executor, and Python waits for it
+            # without a bound. Where another worker lives, it delivers all that waits.
             for _ in range(self.outbox.pending()):
                 item = None if self._jobs else self.outbox.take()
                 if item is None or not self._attempt(item):
@@ -172,11 +171,11 @@ class ProcessSender:
             first = self._staffing is staffing
             if first:
                 self._staffing = default_pool(self._options, self._threads)
-                self._limit = len(self._jobs) + 1  # not to wait for what the old one still runs
-        # At the end of the interpreter (so Python words it) that is what is to be expected.
+                self._limit = len(self._jobs) + 1  # don't wait for what the old one still runs
+        # At interpreter shutdown (Python's wording) this is normal.
         if first and "interpreter shutdown" not in reason:
             log.warning(
-                "the executor (%s) takes no more work (%s): events are sent on a default pool",
+                "the executor (%s) accepts no more work (%s): a default pool sends the events",
                 type(staffing.executor).__name__,
                 reason,
             )
@@ -194,20 +193,20 @@ class ProcessSender:
                 elif self._load.wants_fewer(len(self._jobs)):
                     break
         except BaseException:  # `SystemExit` out of a transport, and its like
-            if staffing.immediate:  # the caller's own, as a Ctrl-C is
+            if staffing.immediate:  # it belongs to the caller, like a Ctrl-C
                 raise
-            log.exception("a delivery ended its worker; another one takes its place")
+            log.exception("an exception ended a worker; another one replaces it")
         finally:
             if self._born.is_here():
                 self._job_done(job)
-                # Once more, now that this job no longer counts: an event may have been left to it.
-                # In the caller each event has a job of its own.
+                # Look once more, now that this job no longer counts: a thread that put an event may
+                # have relied on it. Synchronously, each event has a job of its own.
                 if not staffing.immediate:
                     self._fill()
                     self._watch()
 
     def _attempt(self, item: Item, deadline: float | None = None) -> bool:
-        """See `Delivery.attempt`. Adds a worker where that helps and events wait."""
+        """See `Delivery.attempt`. Adds a worker if events wait and that helps."""
         began = Moment.now()
         lag = began.wall - item.accepted_at
         if not self._delivery.attempt(item, deadline):
@@ -227,7 +226,7 @@ class ProcessSender:
                 self._limit = max(1, len(self._jobs))
 
     def _grow(self) -> None:
-        """One worker more, where they are added by load and events wait."""
+        """Add one worker, if workers are added by load and events wait."""
         if not self._may_grow() or not self.outbox.ready():
             return
         with self._lock:
@@ -242,7 +241,7 @@ class ProcessSender:
         return staffing is not None and staffing.by_load and self._limit < staffing.limit
 
     def _mind(self) -> None:
-        """See to it that events which wait get a worker though those that there are may hang."""
+        """Make sure that waiting events get a worker, even if all present workers hang."""
         if self._minding or not self._may_grow() or not self.outbox.ready():
             return
         self._minding = True
@@ -259,16 +258,16 @@ class ProcessSender:
             if self._progress == settled:
                 self._grow()
         self._minding = False
-        self._mind()  # now that this is said: an event that came meanwhile was left to us
-        self._watch()  # a probe that hangs is one of those
+        self._mind()  # after the flag is reset: an event put meanwhile relied on this thread
+        self._watch()  # a probe may be what hangs
 
     def _watch(self) -> None:
-        """See to it that what is postponed, if anything is, is taken up when it is due."""
+        """Make sure that postponed events, if there are any, are delivered when they are due."""
         if self._watching or not self.outbox.postponed():
             return
         staffing = self._staffing
         if staffing is None or staffing.immediate:
-            # No thread of ours: the next event, a flush or the end of the process takes it up.
+            # No thread of ours: the next event, a flush or the exit delivers them.
             _leaving.keep(self)
             return
         with self._lock:
@@ -285,14 +284,14 @@ class ProcessSender:
         while self.outbox.wait_until_due() and self._born.is_here():
             self._fill()
         if not self._born.is_here():
-            return  # a greenlet, in a child: they live through a fork
-        self._fill()  # what was hastened is due, and not postponed any more
+            return  # a greenlet in a child: greenlets survive a fork
+        self._fill()  # what was made due at once is not postponed any more
         self._watching = False
-        self._watch()  # now that this is said: an event that was postponed meanwhile was left to us
+        self._watch()  # after the flag is reset: an event postponed meanwhile relied on this thread
 
     def adopt(self) -> int:
         found = self.outbox.adopt()
-        self._hire(anyway=self.outbox.postponed())  # it sees to what others leave later
+        self._hire(anyway=self.outbox.postponed())  # the job also adopts what others leave later
         return found
 
     # -- waiting and ending ------------------------------------------------------------------------
@@ -324,7 +323,7 @@ class ProcessSender:
         return done
 
     def _dismiss(self, deadline: float | None, *, settled: bool) -> bool:
-        """End the threads, and an executor that was made here; whether no thread is left."""
+        """End the threads, and an executor made by us. Returns whether no thread is left."""
         self.outbox.rest()
         with self._lock:
             staffing, self._staffing = self._staffing, None
@@ -332,17 +331,17 @@ class ProcessSender:
         shutdown = getattr(staffing.executor, "shutdown", None) if staffing else None
         if staffing is not None and staffing.owned and shutdown is not None:
             try:
-                # It has no deadline: waited for where nothing is under way, so not for long.
+                # `shutdown` has no deadline: wait only where nothing is under way.
                 shutdown(wait=settled)
             except Exception:  # noqa: BLE001 - the user's executor may raise anything
                 log.exception("the executor could not be shut down")
-        with contextlib.suppress(RuntimeError):  # nobody waits, and somebody said so before
+        with contextlib.suppress(RuntimeError):  # no thread waits, and the lock is free already
             self._enough.release()
         soon = time.monotonic() + LAST_ATTEMPT
         return self._threads.retire(soon if deadline is None else max(soon, deadline))
 
     def leave(self, started: float) -> None:
-        """The process ends: deliver what can be in time, and say what could not."""
+        """The process ends: deliver what is possible in time, and log how much was lost."""
         self._begin_end(started)
         self._finish()
         if self._born.is_here():
@@ -351,7 +350,7 @@ class ProcessSender:
             self._delivery.say_the_rest()
 
     def hurry(self, started: float) -> bool:
-        """The process may end: deliver as `leave` does, and go on; whether all was settled."""
+        """The process may end: deliver as `leave` does, then go on. Whether all was settled."""
         self._delivery.hasten()
         return self.flush(started + self._options.seconds_at_end())
 
@@ -359,17 +358,17 @@ class ProcessSender:
         self._delivery.say_what_is_left(started + self._options.seconds_at_end())
 
     def _begin_end(self, started: float) -> None:
-        if self._end is None:  # a process may hear twice of its end, which doesn't make it later
+        if self._end is None:  # a second notice of the exit doesn't move its deadline
             self._end = started + self._options.seconds_at_end()
             self._delivery.hasten()
 
     def _finish(self) -> None:
-        """Deliver in this thread what is pending, until the end has come; then count the rest.
+        """Deliver in this thread what is pending, until the deadline; then count the rest as lost.
 
-        Any thread may be here, several at once; workers go on meanwhile.
+        Any thread may call, several at once; workers go on meanwhile.
         """
         if self._delivery.is_under_way_here():
-            return  # an event out of `on_error`: who called that goes on with what is pending
+            return  # an event recorded in `on_error`: its caller goes on with what is pending
         while self.outbox.pending():
             if self._drive_alone(self.outbox.mark(), self._end):
                 continue
@@ -378,8 +377,8 @@ class ProcessSender:
             return
 
     def _drive_alone(self, mark: int, deadline: float | None) -> bool:
-        # One at a time, or each request at a server's end would open a connection; the others'
-        # events are among those that this one delivers.
+        # One thread at a time, or each request at a server's end would open a connection. The one
+        # that delivers also delivers the events of the others.
         if not self._driver.acquire(blocking=False):
             return self.outbox.wait(mark, deadline)
         try:
@@ -388,7 +387,7 @@ class ProcessSender:
             self._driver.release()
 
     def _drive(self, mark: int, deadline: float | None) -> bool:
-        """Deliver in this thread until all before *mark* is settled; False: *deadline* came."""
+        """Deliver in this thread until all before *mark* is settled; False: *deadline* passed."""
         while self.outbox.wait_for_work(mark, deadline):
             if self.outbox.wait(mark, NOW):
                 _leaving.release(self)

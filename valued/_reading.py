@@ -1,8 +1,8 @@
-"""An outbox that reads from the disk, too: what memory had no room for, and what the dead left.
+"""An outbox that also reads from the disk: its own overflow, and what dead processes left.
 
-It reads a window at a time. Whoever delivers also looks for the dead, each half minute. Where
-nothing works, the thread that waits for postponed events looks, if other processes use the
-directory at all; a process that is alone on it needs no thread for that.
+It reads a window at a time. Every half minute, a thread that delivers also looks for what dead
+processes left. While nothing is delivered, the thread that waits for postponed events does that, if
+other processes use the directory; a process that uses it alone needs no thread for that.
 """
 
 from __future__ import annotations
@@ -28,34 +28,34 @@ if TYPE_CHECKING:
 #: Seconds between two looks for what dead processes left.
 LOOK: Final = 30.0
 
-#: Seconds between two questions of what time brings, by who takes events that are in memory. A look
-#: may come so much later; each event is spared the price of asking.
+#: Seconds between two checks of the timers by a thread that takes events from memory. A timer may
+#: be late by so much; in return, not every event pays for the check.
 TEND: Final = 1.0
 
-#: Events, and bytes, that are read from the disk ahead of their delivery.
+#: How many events, and bytes, are read from the disk before they are delivered.
 WINDOW: Final = 500
 WINDOW_BYTES: Final = 2 * 1024 * 1024
 
-#: Seconds until a file is read again that could not be read.
+#: Seconds until a file that could not be read is tried again.
 READ_AGAIN: Final = 1.0
 
-#: The same, where a thread was writing to the end of it.
+#: The same, if a thread was writing at its end.
 READ_SOON: Final = 0.01
 
-#: Why events are dropped, besides those of an outbox in memory: they were too old; there were too
-#: many bytes of them; their records were damaged.
+#: Why events are dropped, in addition to the reasons of an outbox in memory: too old; the directory
+#: was too large; damaged records.
 REASONS: Final = ("age", SIZE, DAMAGED)
 
-#: The epoch of events that others accepted: no flush waits for them.
+#: The epoch of adopted events: no flush waits for them.
 NO_EPOCH: Final = -1
 
 
 class ReadingOutbox(MemoryOutbox):
     """An outbox whose events outlive their process. Does no I/O before the first event.
 
-    *max_age*: seconds after which an event is dropped; *max_size*: bytes of the whole directory,
-    past which the oldest events of this process are. The rest is as for `MemoryOutbox`, and counts
-    for what is in memory; *overflow* and *block* for events that can't be written.
+    *max_age*: seconds after which an event is dropped; *max_size*: bytes of the whole directory
+    above which the oldest events of this process are dropped. The rest is as in `MemoryOutbox`, and
+    applies to what is in memory; *overflow* and *block* to events that can't be written.
     """
 
     __slots__ = (
@@ -81,7 +81,7 @@ class ReadingOutbox(MemoryOutbox):
         self._window = max(1, min(WINDOW, max_events // 2))
         self._reporter = Reporter(None, clock)
         self._files = Files(store, max_size, self._lock, self._count_unread, self._reporter, clock)
-        self._looking = threading.Lock()  # held by who looks for the dead; never waited for
+        self._looking = threading.Lock()  # held while looking for dead processes; never awaited
         self._next_look = clock()
         self._next_tend = self._next_look
         self._born = Birthplace()
@@ -89,22 +89,22 @@ class ReadingOutbox(MemoryOutbox):
 
         # All below is guarded by `_lock`.
         self._reasons.update(dict.fromkeys(REASONS, 0))
-        self._spilling = False  # whether what comes goes to the disk alone
+        self._spilling = False  # whether new events go to the disk only
         self._foreign = Epoch(NO_EPOCH, 0)
-        self._on_disk = 0  # events that it accepted, and that are not in memory
+        self._on_disk = 0  # events that it accepted and that are on the disk only
         self._held = 0  # events that are in memory
         self._adopted = 0
-        self._left = 0
+        self._left = 0  # events handed over to other processes
         self._unsaved = 0  # events that were accepted and could not be written
         self._at_stake = 0  # of those, how many are pending
         self._resting = False
 
     def __del__(self) -> None:
-        # Of a client that was forgotten, not closed. Suppressed: the interpreter may be at its end.
+        # For a client that was dropped, not closed. Suppressed: the interpreter may be finalizing.
         with contextlib.suppress(Exception):
             self.rest()
 
-    # -- accounts ----------------------------------------------------------------------------------
+    # -- counts ------------------------------------------------------------------------------------
 
     def _pending(self) -> int:
         return (
@@ -116,7 +116,7 @@ class ReadingOutbox(MemoryOutbox):
         return self._held
 
     def pending(self) -> int:
-        """See `Outbox.pending`: without what others accepted."""
+        """See `Outbox.pending`: without adopted events."""
         with self._lock:
             return self._pending() - self._foreign.unsettled
 
@@ -125,12 +125,12 @@ class ReadingOutbox(MemoryOutbox):
         return self._at_stake
 
     def figures(self) -> dict[str, Any]:
-        """All figures of one moment."""
+        """All counts, of one moment."""
         with self._lock:
             return {
                 **super().figures(),
                 "adopted": self._adopted,
-                "left": self._left,
+                "handed_over": self._left,
                 "unsaved": self._unsaved,
             }
 
@@ -141,7 +141,7 @@ class ReadingOutbox(MemoryOutbox):
             super()._count(outcome, events)
 
     def _count_unread(self, backlog: Backlog, count: int, reason: str) -> None:
-        """So many events that are on the disk alone are settled; with the lock."""
+        """*count* events that are on the disk only are settled; with the lock."""
         self._count(reason, count)
         if backlog is self._files.inherited:
             self._adopted += count
@@ -156,14 +156,14 @@ class ReadingOutbox(MemoryOutbox):
 
     def _tidy(self) -> None:
         idle = not self._held and not self._pending()
-        # Else a greenlet, in a child: they live through a fork.
+        # Not by a greenlet in a child: greenlets survive a fork.
         if self._files.is_untidy(idle=idle) and self._born.is_here():
             self._files.tidy(idle=idle)
 
     # -- reading -----------------------------------------------------------------------------------
 
     def _is_to_tend(self, now: float) -> bool:
-        """Whether something may be due besides what is in memory. Whoever comes next sees more."""
+        """Whether something else than the events in memory may be due; `_tend` looks closer."""
         files = self._files
         return (
             now >= self._next_tend
@@ -173,7 +173,7 @@ class ReadingOutbox(MemoryOutbox):
         )
 
     def _tend(self) -> None:
-        """Read on, look for the dead, give a sign of life: what of that is due. Raises nothing."""
+        """Read on, look for dead processes, send a heartbeat: what is due. Raises nothing."""
         now = self._clock()
         self._next_tend = now + TEND
         with self._lock:
@@ -196,9 +196,9 @@ class ReadingOutbox(MemoryOutbox):
             backlog = self._wanting(now)
 
     def _is_to_seal(self) -> bool:
-        """Whether what was written last is all that is not in memory, and has room there."""
+        """Whether all overflow is in the current file, and would fit into memory."""
         files = self._files
-        # Without `_spilling`, too: a thread may have begun to write as another one ended that.
+        # Also without `_spilling`: a thread may have begun to write when another one reset it.
         spilled = self._spilling or files.current[1] is not None
         return spilled and not files.spilled.segments and self._has_room()
 
@@ -206,7 +206,7 @@ class ReadingOutbox(MemoryOutbox):
         return self._in_memory() <= self._max_events // 2
 
     def _wanting(self, now: float) -> Backlog | None:
-        """A backlog that is to be read on; with the lock."""
+        """A backlog to read from; with the lock."""
         for backlog in (self._files.spilled, self._files.inherited):
             if backlog.wants(self._window // 2, now) and (
                 backlog is self._files.inherited or self._has_room()
@@ -215,14 +215,14 @@ class ReadingOutbox(MemoryOutbox):
         return None
 
     def _read(self, backlog: Backlog) -> bool:
-        """Read a window; whether all of a segment was read and there was nothing to deliver."""
+        """Read a window. Whether a segment was read to its end and had nothing to deliver."""
         with self._lock:
             if backlog.busy or not backlog.segments:
                 return False
             backlog.busy = True
             backlog.not_before = 0.0
             segment = backlog.segments[0]
-            writing = bool(segment.writing)  # that may come behind what is read now
+            writing = bool(segment.writing)  # it may be written behind what is read now
             most = self._window - backlog.loaded
         try:
             try:
@@ -261,7 +261,7 @@ class ReadingOutbox(MemoryOutbox):
             entry.segment = segment
             entry.epoch = epoch = self._epoch_of(record.number, backlog)
             size = len(record.payload)
-            # From here on without a call: what an exception breaks off is read again, from there.
+            # From here on without a call: after an exception, reading starts again at `position`.
             segment.position = record.end
             self._held += 1
             self._bytes += size
@@ -287,7 +287,7 @@ class ReadingOutbox(MemoryOutbox):
         backlog.segments.remove(segment)
         segment.closed = True
         missing = segment.begun - segment.loaded
-        if missing:  # of its own: they were written, and are not there any more
+        if missing:  # its own events were written, and aren't there any more
             self._count_unread(backlog, missing, DAMAGED)
             segment.begun -= missing
         self._files.check(segment)
@@ -307,7 +307,7 @@ class ReadingOutbox(MemoryOutbox):
             return self._files.claim()
         except FileNotFoundError:
             # The mark of this process is gone: another thread has closed the client meanwhile, or
-            # somebody has removed it, which the next event notices.
+            # the mark was removed by hand, which the next event notices.
             return 0
         except OSError as error:
             self._files.refuse(error)
@@ -330,7 +330,7 @@ class ReadingOutbox(MemoryOutbox):
         return self._wanting(now) is not None or self._is_to_seal()
 
     def _advance(self, now: float) -> None:
-        """It is *now*: nothing is to be waited for any more that was to be read again by then."""
+        """End the waits for files that may be read again at *now*."""
         for backlog in (self._files.spilled, self._files.inherited):
             if backlog.not_before <= now:
                 backlog.not_before = 0.0
@@ -349,7 +349,7 @@ class ReadingOutbox(MemoryOutbox):
         return self._next_look if due is None else min(due, self._next_look)
 
     def wait_until_due(self) -> bool:
-        """See `Outbox.wait_until_due`. Looks for the dead, too."""
+        """See `Outbox.wait_until_due`. Looks for dead processes, too."""
         is_due = super().wait_until_due()
         with self._lock:
             self._advance(self._clock())

@@ -1,7 +1,8 @@
-"""Events that go into a file in place of the service, while a test looks at them.
+"""Writes events into a file instead of sending them, so that a test can look at them.
 
-There is no lock, thread or descriptor: each event opens the file, appends one line by one write,
-and closes it. So threads, forked children and other programs write into the same file, in order.
+There is no lock, no thread and no open descriptor: each event opens the file, appends one line with
+one write, and closes it. So threads, forked children and other programs can write into the same
+file, in order.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from valued._fork import PerProcess, identity, import_psutil
 #: The file; None: nothing is recorded, events are sent. A fork copies it.
 target: str | None = None
 
-#: Whether an event for an endpoint that isn't on this machine is an error.
+#: Whether recording an event for an endpoint on another machine is an error.
 blocked: bool = False
 
-#: A recording that has ended: the first one is number 1.
+#: The name of a recording that has ended: the first one is number 1.
 _ENDED: Final = "0"
 
-# O_BINARY is Windows'. Never O_CREAT: a file that is gone belongs to a test that is over.
+# O_BINARY exists on Windows only. Never O_CREAT: a missing file belongs to a test that is over.
 _FLAGS: Final = os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0)
 
 _pid: Final[PerProcess[int]] = PerProcess(lambda: identity()[0])
@@ -48,9 +49,9 @@ class RealEndpointError(ValuedError, RuntimeError):
 
 
 def begin(home: str) -> None:
-    """Record from now on, in a program that a test started, and that doesn't record already.
+    """Record from now on, in a program that a test started and that doesn't record already.
 
-    *home*: the directory with the recordings of the process that tests. The newest one counts.
+    *home*: the directory with the recordings of the testing process. The newest one is used.
     """
     global target
     import_psutil()
@@ -66,13 +67,13 @@ def _newest(home: str) -> str | None:
 
 
 def record(body: bytes) -> None:
-    """Append an event. Where the recording has ended, the newest one gets it; or it is dropped."""
+    """Append an event. If the recording has ended: to the newest one; if there is none, drop it."""
     file = target
-    if file is None:  # since the caller looked, another thread has ended the recording
+    if file is None:  # another thread has ended the recording since the caller looked
         return
     descriptor = _open(file)
     if descriptor is None:
-        # A process that outlived its test, such as a pool's, is used in another one.
+        # This process outlived its test and is used in another one, as those of a pool are.
         newest = _newest(os.path.dirname(file))
         descriptor = None if newest is None else _open(newest)
     if descriptor is None:
@@ -80,7 +81,7 @@ def record(body: bytes) -> None:
     line = b'{"pid":%d,"event":%b}\n' % (_pid.get(), body)
     try:
         os.write(descriptor, line)
-    except OSError:  # the disk is full; no reason to break the application
+    except OSError:  # the disk is full, for example: no reason to break the application
         pass
     finally:
         os.close(descriptor)
@@ -112,5 +113,5 @@ def _is_loopback(host: str) -> bool:
         address = ipaddress.ip_address(host)
     except ValueError:
         return False
-    mapped = getattr(address, "ipv4_mapped", None)  # Python before 3.13 doesn't look into it
+    mapped = getattr(address, "ipv4_mapped", None)  # `is_loopback` ignores it before Python 3.13
     return (mapped or address).is_loopback

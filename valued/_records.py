@@ -1,4 +1,4 @@
-r"""Records of a file that is only ever appended to, and how to read what a crash left of it.
+r"""Records of an append-only file, and how to read what a crash left of it.
 
 A record is a head of 29 bytes and a payload, all numbers little-endian:
 
@@ -14,8 +14,8 @@ offset  bytes  what
 29      …      payload: the event as JSON; of kind 2 numbers of 8 bytes each; of kind 3 JSON, too
 ======  =====  =====================================================================================
 
-A record that was cut, or changed, fails its checksum. The reader then looks for the next marker, so
-that a fault costs the records that it touches and none behind them.
+A record that was truncated or changed fails its checksum. The reader then looks for the next
+marker, so that damage costs the records that it touches and no later ones.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ REJECTED: Final = 3
 
 MARKER: Final = b"\xabVR1"
 _START: Final = struct.Struct("<4sI")  # marker, checksum
-_REST: Final = struct.Struct("<BIQd")  # what of the head the checksum is of
+_REST: Final = struct.Struct("<BIQd")  # the part of the head that the checksum covers
 HEAD: Final = _START.size + _REST.size
 
-# Looked up once: an event call waits for it.
+# Looked up once, since each event call uses it.
 _pack_start: Final = _START.pack
 _pack_rest: Final = _REST.pack
 _crc32: Final = zlib.crc32
 
-#: Bytes that are read at once.
+#: How many bytes are read at a time.
 CHUNK: Final = 256 * 1024
 
 
 class Record(NamedTuple):
-    """What was written, and where it ends in its file."""
+    """A record, and where it ends in its file."""
 
     kind: int
     number: int
@@ -57,7 +57,7 @@ class Record(NamedTuple):
 
 
 class Damage(NamedTuple):
-    """Bytes that are no record. *torn*: nothing follows, as after a write that was cut."""
+    """Bytes that are not a record. *torn*: nothing follows, as after an incomplete write."""
 
     start: int
     end: int
@@ -71,25 +71,26 @@ def encode(kind: int, number: int, time: float, payload: bytes) -> bytes:
 
 
 def encode_numbers(numbers: Iterable[int], time: float) -> bytes:
-    """One record that says of these events that they are settled."""
+    """A record that marks these events as settled."""
     listed = list(numbers)
     payload = struct.pack(f"<{len(listed)}Q", *listed)
     return encode(SETTLED, len(listed), time, payload)
 
 
 def decode_numbers(record: Record) -> tuple[int, ...]:
-    """The events that *record* says are settled."""
+    """The numbers of the events that *record* marks as settled."""
     count = len(record.payload) // 8
     return struct.unpack(f"<{count}Q", record.payload[: count * 8])
 
 
 def read(file: IO[bytes], start: int = 0) -> Iterator[Record | Damage]:
-    """What is in *file* from byte *start* on, a piece at a time, never raising for what it finds.
+    """The records in *file* from byte *start* on, one at a time, and the damaged parts.
 
-    Memory: one record, and a chunk of 256 KiB. Raises `OSError` where the file can't be read.
+    Needs memory for one record and a chunk of 256 KiB. Raises `OSError` if the file can't be read,
+    and nothing because of its content.
     """
     window = _Window(file, start)
-    bad: int | None = None  # where the bytes began that are no record
+    bad: int | None = None  # where the damage began
     while window.has(HEAD):
         record = _parse(window)
         if record is None:
@@ -129,19 +130,19 @@ class _Window:
     def __init__(self, file: IO[bytes], start: int) -> None:
         self._file = file
         self._bytes = b""
-        self._at = 0  # of what is in memory, how much is done with
+        self._at = 0  # how much of what is in memory was processed
         self.position = start  # the same, in the file
         file.seek(start)
         self._left = max(0, os.fstat(file.fileno()).st_size - start)  # in the file, not in memory
 
     def has(self, count: int) -> bool:
-        """Whether there are *count* bytes from here on; then they are in memory."""
+        """Whether there are *count* more bytes; if so, they are in memory afterwards."""
         missing = count - (len(self._bytes) - self._at)
         if missing > self._left:
-            return False  # without reading: a length that is damaged may be anything
+            return False  # without reading: a damaged length may be any number
         while len(self._bytes) - self._at < count and self._left:
             more = self._file.read(min(self._left, max(CHUNK, missing)))
-            self._left = self._left - len(more) if more else 0  # else cut meanwhile
+            self._left = self._left - len(more) if more else 0  # else truncated meanwhile
             self._bytes = self._bytes[self._at :] + more
             self._at = 0
         return len(self._bytes) - self._at >= count
@@ -154,7 +155,7 @@ class _Window:
         self.position += count
 
     def skip_to_marker(self) -> None:
-        """Go on to the next marker that is in memory, or as far as none can begin."""
+        """Go on to the next marker in memory, or else past where none can begin."""
         found = self._bytes.find(MARKER, self._at + 1)
         if found < 0:
             found = max(self._at + 1, len(self._bytes) - len(MARKER) + 1)

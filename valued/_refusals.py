@@ -1,4 +1,4 @@
-"""What becomes of input that can't be sent, or shouldn't be: raised, or counted and logged."""
+"""Handles input that can't or shouldn't be sent: raises the error, or counts and logs it."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from valued._options import Options
     from valued._typing import JSONObject
 
-#: Kinds of log lines, at most: a field and a reason, and applications have fields without end.
+#: The most kinds of log lines. A kind is a field and a reason; some applications have countless
+#: fields.
 MOST_KINDS: Final = 100
 
 
 class _Here:
-    """One process's figures."""
+    """The counts of one process."""
 
     def __init__(self) -> None:
         self.counts = {"disabled": 0, "invalid": 0, "anonymous": 0, "refused": 0}
@@ -35,10 +36,10 @@ class _Here:
 
 
 class _Log:
-    """What one process has logged, of all clients."""
+    """What one process has logged, for all clients."""
 
     def __init__(self) -> None:
-        from valued._reporting import Reporter  # who makes a client has imported it
+        from valued._reporting import Reporter  # imported already with the first client
 
         self.reporter = Reporter(None)
         self.kinds: set[str] = set()
@@ -48,9 +49,9 @@ _log: Final[PerProcess[_Log]] = PerProcess(_Log)
 
 
 class Refusals:
-    """Decides by the options of a client what becomes of an event that is not sent.
+    """Decides, by the options of a client, what to do with an event that can't be sent.
 
-    Any thread may call; the figures of a forked child begin with zero.
+    Any thread may call. In a forked child all counts start at zero.
     """
 
     def __init__(self, options: Options) -> None:
@@ -60,7 +61,7 @@ class Refusals:
         self._here: PerProcess[_Here] = PerProcess(_Here)
 
     def figures(self) -> dict[str, int]:
-        """How many events were not sent, by the reason."""
+        """How many events were not sent, by reason."""
         return dict(self._here.get().counts)
 
     def count(self, reason: str) -> None:
@@ -70,7 +71,7 @@ class Refusals:
             here.counts[reason] += 1
 
     def tolerates(self, error: Exception) -> bool:
-        """Whether the call returns, and *error* is counted and logged; False: it is raised."""
+        """Whether the call should return, with *error* counted and logged; False: raise it."""
         if self._drops_anonymous and _events.is_anonymous(error):
             self.count("anonymous")
             return True
@@ -80,9 +81,10 @@ class Refusals:
         return True
 
     def gather(self, data: object, fields: dict[str, Any]) -> JSONObject:
-        """`_events.gather`, for a scope: what can't be sent is raised, or left out.
+        """`_events.gather`, for a scope: raises for what can't be sent, or leaves it out.
 
-        Where that is somebody's id, nobody is known: never whom the scope held before.
+        If a user's or customer's id is left out, the scope has no user or customer afterwards: it
+        never keeps the one that it had before.
         """
         try:
             return _events.gather(data, fields)
@@ -110,10 +112,10 @@ class Refusals:
     def _part(
         self, key: object, value: object, unsure: set[str], within: tuple[str, ...] = ()
     ) -> JSONObject:
-        """What can be sent of one field; *unsure*: the parties whose id may be what can't."""
+        """What can be sent of one field. *unsure* gets the parties whose id was left out."""
         try:
             return normalize({key: value})  # type: ignore[no-any-return]
-        except Exception as error:  # noqa: BLE001 - of a key's own, too, as it is looked up
+        except Exception as error:  # noqa: BLE001 - looking up a key may raise anything, too
             fault = error
         try:
             first, *below = parts_of(key)
@@ -133,7 +135,7 @@ class Refusals:
         return normalize_leniently({".".join([first, *below]): value}, self._leave_out)  # type: ignore[no-any-return]
 
     def review(self, event: JSONObject) -> JSONObject | None:
-        """*event* as ``before_send`` wants it sent; None: not at all. Raises nothing of its."""
+        """*event* as changed by ``before_send``; None: don't send it. Its exceptions are logged."""
         if self._before_send is None:
             return event
         here, thread = self._here.get(), threading.get_ident()
@@ -164,7 +166,7 @@ class Refusals:
 
 
 def parties_of(key: object) -> tuple[str, ...]:
-    """The parties that a key may mean which can't be read as one."""
+    """The parties that an invalid key may refer to."""
     while (type(key) is tuple or type(key) is list) and key:
         key = key[0]
     name = key.partition(".")[0] if type(key) is str else ""
@@ -180,25 +182,25 @@ def _warn(reason: str) -> None:
     log.reporter.warn(kind, "%d times not sent: %s [%s]", reason, _place())
 
 
-#: A place in a list: whichever it is, it is one kind.
+#: A position in a list: all positions are of one kind.
 _INDEX: Final = re.compile(r"\[\d+\]")
 
 
 def _place() -> str:
-    """The line of the application that this comes from, such as ``shop.views:57``."""
-    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - as `logging` does
+    """The line of the application that made the call, such as ``shop.views:57``."""
+    frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - `logging` does the same
     while frame is not None and _is_ours(str(frame.f_globals.get("__name__"))):
         frame = frame.f_back
     return f"{frame.f_globals.get('__name__')}:{frame.f_lineno}" if frame else "no code of Python's"
 
 
 def _is_ours(module: str) -> bool:
-    # A generator of ours, such as that of `nested`, is called by `contextlib`.
+    # `contextlib` calls our generators, such as that of `nested`.
     return module in ("valued", "contextlib") or module.startswith("valued.")
 
 
 def _summary(error: Exception) -> str:
-    """What is wrong, without any value: events are about people, and logs keep what they get."""
+    """What is wrong, without any value: events are about people, and logs are kept."""
     place = _raised_at(error)
     if isinstance(error, ValuedError) and _is_ours(place.partition(":")[0]):
         return error.summary if isinstance(error, SerializationError) else str(error)
@@ -206,7 +208,7 @@ def _summary(error: Exception) -> str:
 
 
 def _named(error: BaseException) -> str:
-    """Its class, and where it was raised; its words may hold a value."""
+    """Its class, and where it was raised. Not its message, which may contain a value."""
     return f"{name_of(type(error))} at {_raised_at(error)}"
 
 

@@ -1,4 +1,4 @@
-"""What went wrong, said: on the logger ``valued``, a few lines a minute, and by ``on_error``."""
+"""Reports what went wrong: on the logger ``valued``, a few lines a minute, and to ``on_error``."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from valued._typing import OnError
 
 # No handler on it, not even a `NullHandler`: where an application configures no logging at all,
-# Python prints warnings on stderr, and a lost event is one that somebody should hear of.
+# Python prints warnings on stderr, and a lost event is worth a warning.
 log: Final = logging.getLogger("valued")
 
-#: How a line begins that tells of one of what the message has more of.
+#: The beginning of a message in the plural, and the same in the singular.
 _OF_ONE: Final = {
-    "deliveries failed and are ": "delivery failed and is ",
+    "deliveries failed ": "delivery failed ",
     "events are ": "event is ",
+    "events failed ": "event failed ",
     "events were dropped: they were ": "event was dropped: it was ",
     "events were ": "event was ",
     "events not ": "event not ",
@@ -35,7 +36,7 @@ _OF_ONE: Final = {
 
 
 def counted(message: str, count: int) -> str:
-    """*message*, which has ``%d`` and then a plural, as it is to be for *count* of them."""
+    """*message*, which has ``%d`` and then a plural, in the singular if *count* is 1."""
     if count == 1:
         for plural, singular in _OF_ONE.items():
             message = message.replace(f"%d {plural}", f"%d {singular}", 1)
@@ -43,7 +44,7 @@ def counted(message: str, count: int) -> str:
 
 
 def _handlers() -> Iterator[logging.Handler]:
-    """Those that a record of ours goes to, as `logging` finds them."""
+    """The handlers that get our log records, found in the way that `logging` finds them."""
     logger: logging.Logger | None = log
     while logger is not None:
         yield from logger.handlers
@@ -55,19 +56,19 @@ def _is_closed(handler: logging.Handler | None) -> bool:
 
 
 class _Lines(logging.Filter):
-    """Sees each record of ours before all handlers. Holds nothing, and is no handler of its own."""
+    """Sees each of our log records before any handler does. It isn't a handler itself."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether `logging` is to go on with *record*; False: it was seen to."""
+        """Whether `logging` should go on with *record*; False: this method has handled it."""
         handlers = list(_handlers())
         usable = [handler for handler in handlers if not _is_closed(handler)]
         if not usable:
-            # It comes on stderr without the logger's name, amid what the application says there.
+            # It appears on stderr without the logger's name, between lines of the application.
             record.msg = f"valued: {record.msg}"
         if len(usable) == len(handlers) and (handlers or not _is_closed(logging.lastResort)):
             return True
         # At the end of a process, or of a test, a stream may be closed already. Its handler would
-        # print a traceback in place of the line.
+        # print a traceback instead of the line.
         for handler in usable or (logging.lastResort,):
             if handler and not _is_closed(handler) and record.levelno >= handler.level:
                 handler.handle(record)
@@ -76,15 +77,15 @@ class _Lines(logging.Filter):
 
 log.addFilter(_Lines())
 
-#: Seconds between two log lines of one kind. A broken endpoint then costs a line a minute, which
-#: is enough to alarm and too little to fill a disk.
+#: Seconds between two log lines of one kind. A broken endpoint then costs one line a minute, enough
+#: to be noticed and too little to fill a disk.
 QUIET: Final = 60.0
 
 
 class Reporter:
-    """One process's voice. Any thread may call; the log and ``on_error`` may raise what they like.
+    """Writes the log lines of one process, and calls ``on_error``, whatever these two raise.
 
-    Between two lines of one kind it counts, and the next line tells how many there were.
+    Any thread may call. Between two lines of one kind it counts; the next line says how many.
     """
 
     def __init__(
@@ -101,9 +102,9 @@ class Reporter:
     def warn(
         self, kind: str, message: str, *args: object, count: int = 1, traceback: bool = False
     ) -> None:
-        """Log *message*, whose first argument will be how many there were since the last line.
+        """Log *message*; its first argument will be the count since the last line of this kind.
 
-        It is in the plural; see `counted`.
+        *message* is in the plural; see `counted`.
         """
         self._lines[kind] = message, args, traceback
         self._unsaid.setdefault(kind, collections.deque()).append(count)
@@ -114,9 +115,9 @@ class Reporter:
         self._say(kind)
 
     def rest(self) -> None:
-        """Say what was lost, counted and not said: there may be no next time."""
+        """Log what was counted and not logged yet: there may be no later opportunity."""
         for kind in list(self._unsaid):
-            if kind != "retry":  # by now delivered, or among the lost
+            if kind != "retry":  # by now delivered, or counted as lost
                 self._say(kind)
 
     def _say(self, kind: str) -> None:
@@ -131,11 +132,11 @@ class Reporter:
             _log_safely(logging.WARNING, line, total, *args, exc_info=traceback)
 
     def retrying(self, error: DeliveryError) -> None:
-        """An attempt failed, another will follow."""
-        self.warn("retry", "%d deliveries failed and are tried again; the latest: %s", error)
+        """An attempt failed; another one will follow."""
+        self.warn("retry", "%d deliveries failed and will be retried; the latest: %s", error)
 
     def overflown(self, count: int, max_queue: int, overflow: str) -> None:
-        """*count* events found no room."""
+        """*count* events were dropped because the queue was full."""
         self.warn(
             "overflow",
             "%d events were dropped: max_queue (%d) or 64 MiB were waiting (overflow=%r)",
@@ -145,35 +146,35 @@ class Reporter:
         )
 
     def lost(self, count: int, shutdown_timeout: float) -> None:
-        """The process ends, and with it *count* events."""
+        """*count* events are lost, because the process ends."""
         line = "the process ends with %d events not delivered: shutdown_timeout (%g s) is over"
         log.warning(counted(line, count), count, shutdown_timeout)
 
     def too_late(self) -> None:
-        """An event came when nothing can be sent any more; said once."""
+        """An event was recorded when nothing can be sent any more; logged once."""
         if "too late" not in self._said:
             self._said["too late"] = self._clock()
             log.warning(
-                "events that are recorded while Python takes itself apart, as by objects that it "
-                "finalizes then, are dropped: record them in an atexit handler, or earlier"
+                "events recorded while the Python interpreter shuts down, for example by objects "
+                "finalized then, are dropped: record them in an atexit handler, or earlier"
             )
 
     def gave_up(self, error: DeliveryError, body: bytes) -> None:
-        """An event was given up: tell the log, and whoever asked to hear of it."""
-        self.warn("failed", "%d events were given up; the latest: %s", error)
-        _log_safely(logging.DEBUG, "given up: %s", body)
+        """An event failed permanently: log it, and call ``on_error``."""
+        self.warn("failed", "%d events failed permanently; the latest: %s", error)
+        _log_safely(logging.DEBUG, "failed permanently: %s", body)
         if self._on_error is None:
             return
         try:
             self._on_error(error, json.loads(body))
         except Exception:  # noqa: BLE001 - it is the user's
             self.warn(
-                "on_error", "on_error raised %d times; the events stay given up", traceback=True
+                "on_error", "on_error raised %d times; its events stay failed", traceback=True
             )
 
 
 def _log_safely(level: int, message: str, *args: object, exc_info: bool = False) -> None:
-    # A filter or handler of the application's may raise, and no event is to be lost for that.
-    # There is nowhere left to say it.
+    # A filter or handler of the application may raise, and no event may be lost because of that.
+    # There is no place left to report it.
     with contextlib.suppress(Exception):
         log.log(level, message, *args, exc_info=exc_info)

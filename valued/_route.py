@@ -1,14 +1,13 @@
 """The way to the endpoint: what `requests` makes of its settings, worked out once for each process.
 
 A `requests.Session` looks all of them up again for each request (environment, proxies, cookies,
-hooks, headers), which costs more than the request. Here it is asked once, and then its pool of
-connections is used. Only where somebody mounted an adapter of their own, or replaced what requests
-pass through (see `_seams`), the session itself sends.
+hooks, headers), which costs more than the request. Here this is done once, and then the session's
+connection pool is used directly. Only if the application mounted its own adapter, or replaced what
+requests pass through (see `_seams`), the session itself sends.
 
-A kept-alive connection that the service, or a balancer before it, closes just as we write is no
-failure: the request goes out again at once, on a connection that was never used. What was answered
-nothing at all by then was not begun, as far as anybody can tell; for the rest there is the
-``Idempotency-Key``.
+A service or a load balancer may close a kept-alive connection just as we write to it. That is not a
+failure: the request is sent again at once, on a new connection. A request without any answer was
+most likely not processed; if it was, the service recognizes the repeat by the ``Idempotency-Key``.
 """
 
 from __future__ import annotations
@@ -29,11 +28,10 @@ from valued._pool import LEAST, Adapter, give_back, is_stale, take_kept
 from valued._seams import WIRE, alone, replaced
 from valued._secret import SecretBytes, hide
 
-#: Bytes of an answer that are read. The service answers 204; what is longer is some proxy's page.
+#: Bytes of an answer that are read. The service answers 204; anything longer is a proxy's page.
 MOST_OF_ANSWER: Final = 64 * 1024
 
-#: A whole answer, or none: what comes after a redirect, or a pause of urllib3's, is no business of
-#: the pool's.
+#: Options for a single request: the pool follows no redirect and doesn't retry.
 _ONCE: Final[Any] = {
     "redirect": False,
     "retries": urllib3.Retry(total=False, redirect=False),
@@ -43,7 +41,7 @@ _ONCE: Final[Any] = {
 
 
 class Answer(NamedTuple):
-    """What the service said: the content is its beginning."""
+    """The answer of the service; *content* is the beginning of its body."""
 
     status: int
     reason: str
@@ -52,17 +50,17 @@ class Answer(NamedTuple):
 
 
 class _Ready(NamedTuple):
-    """What a session makes of its settings for the endpoint."""
+    """The result of a session's settings for the endpoint."""
 
     adapter: Any
     pool: Any
     target: str  # of the request line
     headers: dict[str, str]
-    head: SecretBytes  # of a request on a kept connection, without what differs
+    head: SecretBytes  # of a request on a kept connection, without the headers that differ
 
 
 class Route:
-    """One process's way to *endpoint*, by *session*. Any thread may call."""
+    """The route of one process to *endpoint*, through *session*. Any thread may call."""
 
     def __init__(self, session: requests.Session, endpoint: str) -> None:
         self.session = session
@@ -71,18 +69,18 @@ class Route:
         self._ready: _Ready | None = None
 
     def forget(self) -> None:
-        """Ask the session once more: its settings may have changed."""
+        """Look up the session's settings again with the next request."""
         self._ready = None
 
     def close(self) -> None:
-        """Close the connections. They are made again with the next request."""
+        """Close the connections. The next request makes new ones."""
         self._ready = None
         self.session.close()
 
     def send(self, body: bytes, headers: dict[str, str], seconds: float) -> Answer:
-        """Post *body*, in *seconds* as a whole. Raises what `requests`, urllib3 and sockets do."""
+        """Post *body*, within *seconds*. Raises what `requests`, urllib3 and sockets raise."""
         deadline = time.monotonic() + seconds
-        # The caller's exception is in the chain of each that is raised here, and tells nothing.
+        # An exception that the caller handles is in the chain of each that is raised here.
         handled = sys.exc_info()[1]
         told_before = handled is not None and is_stale(handled)
         while True:
@@ -91,11 +89,11 @@ class Route:
                 return self._send_once(body, headers, left)
             except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
                 ready = self._ready
-                self.forget()  # of urllib3 1.26, a session that somebody closed has new pools
+                self.forget()  # with urllib3 1.26, a session that was closed has new pools
                 if told_before or not is_stale(error):
                     raise
-                # It ends: those that were kept as long are gone, and a new one can't be stale.
-                # None: another thread has found the same, and closes them.
+                # This loop ends: it closes all kept connections, and a new one can't be stale.
+                # None: another thread has found a stale connection, and closes them.
                 while ready is not None and (kept := take_kept(ready.pool)) is not None:
                     kept.close()
 
@@ -128,11 +126,11 @@ class Route:
         try:
             return Answer(raw.status, raw.reason or "", raw.headers, _content(raw)[0])
         finally:
-            raw.close()  # the connection, too, where more would come
+            raw.close()  # closes the connection, too, if the body wasn't read to its end
             raw.release_conn()
 
     def _is_plain(self, adapter: object) -> bool:
-        """Whether what is worked out once holds for each request: nobody wants to see each."""
+        """Whether the settings can be reused: no adapter, auth or hook must see each request."""
         session = self.session
         return (
             type(adapter) is Adapter
@@ -150,13 +148,13 @@ class Route:
         )
         adapter.cert_verify(pool, url, settings["verify"], settings["cert"])
         common = {name: hide(value) for name, value in request.headers.items()}
-        common.pop("Content-Length", None)  # of a body that is not there yet
+        common.pop("Content-Length", None)  # there is no body yet
         target = adapter.request_url(request, settings["proxies"])
         parts = urllib.parse.urlsplit(url)
         lines = CaseInsensitiveDict[Any]({"Host": parts.netloc})
         lines.update(common)
         if not connection_requires_http_tunnel(pool.proxy, pool.proxy_config, parts.scheme):
-            lines.update(pool.proxy_headers or {})  # else they are for CONNECT alone
+            lines.update(pool.proxy_headers or {})  # with a tunnel they are for CONNECT only
         return _Ready(adapter, pool, target, common, _head(target, lines))
 
     def _send_by_session(self, body: bytes, headers: dict[str, str], seconds: float) -> Answer:
@@ -176,7 +174,7 @@ class Route:
                 _content(answer.raw, decode_content=True)[0],
             )
         finally:
-            if answer.raw is not None:  # as in an answer that a mock made by hand
+            if answer.raw is not None:  # None in an answer made by a mock
                 answer.close()
 
 
@@ -192,9 +190,9 @@ def _head(target: str, headers: Mapping[str, str | bytes]) -> SecretBytes:
 def _send_on_kept(
     connection: Any, ready: _Ready, body: bytes, headers: dict[str, str], seconds: float
 ) -> Answer:
-    """Post on a connection that stands: one packet out, one answer in, and nothing looked up.
+    """Post on an open connection: one packet out, one answer in, and nothing is looked up.
 
-    What urllib3 does beyond that is for making connections, and for whoever follows redirects.
+    What urllib3 does in addition is only needed to make connections and to follow redirects.
     """
     kept = False
     try:
@@ -204,7 +202,7 @@ def _send_on_kept(
             % (ready.head, differing.encode("latin-1"), len(body), body)
         )
         raw = connection.exchange(request, seconds)
-        said = raw if 200 <= raw.status <= 299 else _unpacked(raw)  # else nobody looks at it
+        said = raw if 200 <= raw.status <= 299 else _unpacked(raw)  # read only after a failure
         content, is_whole = _content(said)
         answer = Answer(raw.status, raw.reason, raw.headers, content)
         kept = is_whole and raw.isclosed() and not raw.will_close
@@ -227,11 +225,11 @@ def _unpacked(raw: http.client.HTTPResponse) -> Any:
 def _content(raw: Any, **options: Any) -> tuple[bytes, bool]:
     """The beginning of the body, and whether reading it went well.
 
-    Empty where it can't be had: the status has decided already.
+    Empty if it can't be read: the status is enough to decide.
     """
     try:
         return raw.read(MOST_OF_ANSWER, **options) or b"", True
-    except (AttributeError, TypeError):  # of an adapter, or a mock, that made an answer by hand
+    except (AttributeError, TypeError):  # an answer made by an adapter or a mock
         return b"", False
     except (urllib3.exceptions.HTTPError, http.client.HTTPException, OSError, ValueError):
         return b"", False

@@ -1,4 +1,4 @@
-"""`Scope`: data that goes along with each event, per context or per unit of work, and a client."""
+"""`Scope`: data that goes along with each event, per context or unit of work, and a client."""
 
 from __future__ import annotations
 
@@ -40,14 +40,20 @@ T = TypeVar("T")
 
 
 class Scope(ScopeData):
-    """Data that goes along with each event that is sent through it.
+    """Data that goes along with each event that is recorded through it.
 
-    *client*: a `Client`, or whatever ``Client`` takes (token or transport). *data* and *fields*:
-    the defaults, which every context starts from. Raises what ``Client`` raises, and
-    `SerializationError`.
+    >>> scope = valued.Scope(valued.Client("TOKEN"))
+    >>> scope.user_id = 123
+    >>> scope.action("report.generated")  # of user 123
 
-    A change counts in the thread, the asyncio task or the greenlet that makes it, and in tasks
-    started from there, until it is changed again; see `nested`. Forks keep it.
+    *client*: a `Client`, or what ``Client`` takes first (a token, default ``VALUED_TOKEN``, or a
+    transport). *data* and *fields*: the defaults, which every context starts with. Raises what
+    ``Client`` raises, and `SerializationError`.
+
+    A change is seen by the thread, asyncio task or greenlet that makes it, and by asyncio tasks
+    that are started from it, until it is changed again. It doesn't end with a request or a task:
+    use `Scope.nested` or `Scope.isolated` for that. Any thread may call. Forked children start with
+    what their parent's thread had.
     """
 
     def __init__(
@@ -61,13 +67,21 @@ class Scope(ScopeData):
 
     @contextlib.contextmanager
     def nested(self, data: Data = None, /, **fields: Any) -> Iterator[Scope]:
-        """A block with *data* and *fields* merged in; what changes inside ends with the block.
+        """A block in which the scope has *data* and *fields*, too.
 
-        Exceptions included. Yields the scope. Within a unit of work (`isolated`) the block lies
-        over the unit's data: what it doesn't set shows the unit's later changes.
+        >>> with scope.nested({"customer.id": 12}):
+        ...     scope.action("report.generated")  # of customer 12
 
-        Don't ``yield`` inside it, in a generator that others drive: the block stays open in their
-        context until the generator goes on. Use `isolated` there, and enter it for each step.
+        *data*: a mapping; dots in keys nest. *fields*: the same by keyword; they take precedence.
+        Mappings are merged into what the scope has, all else replaces it. What changes in the block
+        ends with it, after an exception, too. Yields the scope. Raises `ValidationError` and
+        `SerializationError` (but see the option *invalid*). Any thread may call; other threads
+        don't see it.
+
+        In a unit of work (`Scope.isolated`), keys that the block doesn't set show later changes of
+        the unit. Don't ``yield`` in the block, in a generator: the block stays open in the context
+        of the code that reads the generator, until the generator goes on. Use `Scope.isolated`
+        there, and enter the unit for each step.
         """
         key, block = self._key(), object()
         more = self._gather(data, fields)
@@ -92,17 +106,21 @@ class Scope(ScopeData):
         lazy: Mapping[str, Callable[[], object]] | None = None,
         **fields: Any,
     ) -> Isolated:
-        """A unit of work of its own, such as a request, a task or a job: ``with … :`` enters it.
+        """A unit of work of its own, such as a request, a task or a job; ``with`` enters it.
 
-        It starts with the scope's defaults, and *data* and *fields* merged in; never with what this
-        thread held before. What is set within it is seen in all threads and tasks that enter it,
-        and ends with it. See `Isolated`.
+        >>> with scope.isolated({"user.id": 123}):
+        ...     scope.action("report.generated")  # of user 123
 
-        *lazy*: functions by the name of their field, such as ``{"user": current_user}``. One is
-        called when an event, or a read of the scope, lacks that field: at most once for each event.
-        What it returns is kept; None isn't, so it is asked again. What it raises, the event call
-        raises, or counts and logs, as the client's *invalid* says. Setting the field, also to
-        None, ends it. *data* may be such a function, too, for a whole mapping.
+        It starts with the scope's defaults, and *data* and *fields* merged in, never with what this
+        thread held before. What is set in it is seen in all threads and tasks that enter it, and
+        ends with it. `Isolated` says how to enter it.
+
+        *lazy*: functions by the name of their field, such as ``{"user": current_user}``. A function
+        is called when an event, or a read of the scope, lacks its field, at most once for each
+        event. Its result is kept; if it is None, the function is called again next time. An
+        exception of the function is raised by the event call, or counted and logged if the option
+        *invalid* says so. Setting the field, to None as well, ends this. *data* may be such a
+        function, too, which returns a whole mapping.
 
         Raises `ValidationError` and `SerializationError`. Any thread may call.
         """
@@ -124,13 +142,19 @@ class Scope(ScopeData):
     # -- events ------------------------------------------------------------------------------------
 
     def action(self, key: str, data: Data = None, /, **fields: Any) -> None:
-        """`Client.action`, with the scope's data below that of the call."""
+        """Record what a user did: `Client.action`, with the scope's data added.
+
+        *data* and *fields* take precedence over the scope.
+        """
         known = self._with(data, fields)
         if known is not None:
             self._client().action(key, known)
 
     def page_view(self, url: str, data: Data = None, /, **fields: Any) -> None:
-        """`Client.page_view`, with the scope's data below that of the call."""
+        """Record that a user looked at *url*: `Client.page_view`, with the scope's data added.
+
+        *data* and *fields* take precedence over the scope.
+        """
         known = self._with(data, fields)
         if known is not None:
             self._client().page_view(url, known)
@@ -138,10 +162,13 @@ class Scope(ScopeData):
     pageview = page_view
 
     def sync(self, data: Data = None, /, **fields: Any) -> None:
-        """A user sync and a customer sync, each where more is known than an id.
+        """Send what the scope knows of its user and of its customer: one event for each.
 
-        *data* and *fields* count for this call only. Where one of the two is refused, neither is
-        sent.
+        >>> scope.user = {"id": 123, "name": "Ada"}
+        >>> scope.sync()
+
+        A user or a customer of which only the id is known is left out. *data* and *fields* are
+        merged in for this call only. If one of the two can't be sent, neither is.
         """
         known = self._with(data, fields)
         if known is None:
@@ -164,13 +191,13 @@ class Scope(ScopeData):
             self._client().sync(event)
 
     def sync_user(self, data: Data = None, /, **fields: Any) -> None:
-        """`Client.sync_user`, with *data* over the scope's user."""
+        """Send what is known of a user: `Client.sync_user`, with *data* over the scope's user."""
         party = self._party("user", data, fields)
         if party is not None:
             self._client().sync_user(party)
 
     def sync_customer(self, data: Data = None, /, **fields: Any) -> None:
-        """`Client.sync_customer`, with *data* over the scope's customer."""
+        """Send what is known of a customer; otherwise like `Scope.sync_user`."""
         party = self._party("customer", data, fields)
         if party is not None:
             self._client().sync_customer(party)
@@ -241,11 +268,17 @@ def _says_more_than_an_id(party: object) -> bool:
 class Isolated(Unit):
     """One unit of work, such as a request, a task or a job, with data of its own.
 
-    Made by `Scope.isolated` and `valued.isolated`. Enter it as a block (``with valued.isolated():
-    …``), by `entered` or by `run`: as often as you like, in any thread or task, in several at the
-    same time. What is set within it is seen wherever it is entered, and nowhere else; a ``nested``
-    block in it stays local to its context. Leaving it restores what the context held before. A task
-    that goes on after the unit's end keeps the unit's data; a forked child has a copy.
+    >>> unit = valued.isolated({"user.id": 123})
+    >>> pool.submit(unit.run, work)   # in a thread
+    >>> with unit.entered():          # here
+    ...     valued.action("report.generated")
+
+    Made by `valued.isolated` and `Scope.isolated`. Enter it with ``with unit:``, `Isolated.entered`
+    or `Isolated.run`, as often as you like, in any thread or task, in several at the same time.
+    What is set in it is seen wherever it is entered, and nowhere else; a ``nested`` block in it
+    stays local to its context. Leaving it restores what the context held before. A task that goes
+    on after the end of the unit keeps the unit's data. A forked child has a copy. It can't be
+    pickled (`PicklingError`, which says what to do).
     """
 
     __slots__ = ("_key", "_scope")
@@ -275,16 +308,16 @@ class Isolated(Unit):
         self._leave(self)
 
     def entered(self) -> AbstractContextManager[Scope]:
-        """A block within the unit, which yields the scope: any number of them, anywhere.
+        """A block in the unit, which yields the scope: any number of them, in any thread or task.
 
-        It is left in the context in which it was entered; in another one, leaving changes nothing.
+        It ends in the context in which it was entered. Left in another one, it changes nothing.
         """
         return _Block(self)
 
     def run(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
-        """Call *fn* within the unit, and return what it returns: ``pool.submit(unit.run, fn)``.
+        """Call *fn* in the unit, and return its result: ``pool.submit(unit.run, fn)``.
 
-        Where that is a coroutine, it runs within the unit, too: ``await unit.run(fn)``.
+        The coroutine of an async function runs in the unit, too: ``await unit.run(fn)``.
         """
         with _Block(self):
             result = fn(*args, **kwargs)

@@ -101,7 +101,7 @@ class Fields(MutableMapping[str, Any]):
             return True
         name = self._path[0]
         error = ValidationError(
-            f"{name}: the scope holds another {name} than the one of this view: ask for it anew, "
+            f"{name}: the scope holds another {name} than the one of this view: read it again, "
             f"as in scope.{name}"
         )
         if not self._scope._tolerates(error):  # noqa: SLF001 - they are one idea
@@ -122,14 +122,14 @@ class ScopeData(ScopeLike):
     """What a scope holds in this context, and how it is changed."""
 
     def __getitem__(self, key: str | tuple[str, ...]) -> Any:
-        """The value at a dotted key, or a sequence of keys; `KeyError` where there is none."""
+        """The value at a dotted key, or a sequence of keys. Raises `KeyError` if there is none."""
         value = self.get(key, _NOTHING)
         if value is _NOTHING:
             raise KeyError(key)
         return value
 
     def __setitem__(self, key: str | tuple[str, ...], value: object) -> None:
-        """Set the value at a dotted key, or a sequence of keys, in place of what is there."""
+        """Set the value at a dotted key, or a sequence of keys; what is there is replaced."""
         try:
             parts = parts_of(key)
             plain: Any = self._gather({".".join(parts): value}, {})
@@ -142,7 +142,7 @@ class ScopeData(ScopeLike):
         place = []
         for part in parts:
             if not isinstance(plain, dict):
-                break  # it can't be sent; nobody is known now
+                break  # it can't be sent; there is no user now
             if part not in plain:
                 return  # it can't be sent, and was left out
             place.append(part)
@@ -150,7 +150,7 @@ class ScopeData(ScopeLike):
         self._change(at(place, Replace(plain)))
 
     def __delitem__(self, key: str | tuple[str, ...]) -> None:
-        """Remove the value at *key*; `KeyError` where there is none."""
+        """Remove the value at *key*. Raises `KeyError` if there is none."""
         self[key]  # which raises it
         self._change(at(parts_of(key), REMOVE))
 
@@ -160,7 +160,7 @@ class ScopeData(ScopeLike):
         return self.get(key, _NOTHING) is not _NOTHING
 
     def get(self, key: str | tuple[str, ...], default: Any = None) -> Any:
-        """The value at *key*, or *default*."""
+        """A copy of the value at *key*, such as ``"user.id"``, or *default* if there is none."""
         try:
             parts = parts_of(key)
         except ValuedError as error:
@@ -176,7 +176,11 @@ class ScopeData(ScopeLike):
 
     @property
     def user(self) -> Any:
-        """The user, a live view; None where there is none. Assigning replaces it."""
+        """The user, None if there is none: a live mapping. Assigning replaces the user.
+
+        ``scope.user["plan"] = "pro"`` writes to the scope. If the scope has another user by then, a
+        write raises `ValidationError`.
+        """
         return self._view("user")
 
     @user.setter
@@ -185,7 +189,7 @@ class ScopeData(ScopeLike):
 
     @property
     def user_id(self) -> Any:
-        """The user's id; None where there is none. Assigning keeps what else is known of it."""
+        """The user's id (an int or a string), None if there is none. Assigning keeps the rest."""
         return self.get("user.id")
 
     @user_id.setter
@@ -194,7 +198,7 @@ class ScopeData(ScopeLike):
 
     @property
     def customer(self) -> Any:
-        """The customer, a live view; None where there is none. Assigning replaces it."""
+        """The customer, None if there is none: a live mapping, as `Scope.user`."""
         return self._view("customer")
 
     @customer.setter
@@ -203,7 +207,7 @@ class ScopeData(ScopeLike):
 
     @property
     def customer_id(self) -> Any:
-        """The customer's id; None where there is none. Assigning keeps what else is known of it."""
+        """The customer's id (an int or a string), None if there is none; as `Scope.user_id`."""
         return self.get("customer.id")
 
     @customer_id.setter
@@ -212,7 +216,10 @@ class ScopeData(ScopeLike):
 
     @property
     def attributes(self) -> Fields:
-        """The attributes, a live view: ``scope.attributes["plan"] = "pro"``. Assigning replaces."""
+        """The attributes, a live mapping: ``scope.attributes["plan"] = "pro"``.
+
+        Assigning replaces all of them.
+        """
         return Fields(self, "attributes")
 
     @attributes.setter
@@ -220,19 +227,23 @@ class ScopeData(ScopeLike):
         self["attributes"] = value
 
     def apply(self, data: Data = None, /, **fields: Any) -> None:
-        """Merge *data* and *fields* into what the scope holds; mappings meet, all else replaces."""
+        """Merge *data* and *fields* into what the scope has in this context.
+
+        Mappings are merged, all else is replaced. Raises `ValidationError` and
+        `SerializationError` (but see the option *invalid*).
+        """
         self._change(merging(self._gather(data, fields)))
 
     def reset(self) -> None:
-        """Fall back to the defaults that the scope was made with."""
+        """Go back to the defaults: those of the client, and those the scope was made with."""
         self._change(Replace(self._start()))
 
     def to_dict(self) -> JSONObject:
-        """What the scope holds in this context, a copy."""
+        """A copy of what the scope has in this context, a dict."""
         return copy.deepcopy(dict(self._read()))
 
     def to_valued_data(self) -> JSONObject:
-        """The same for the serializer, which changes nothing: a scope goes where a mapping goes."""
+        """The same as `Scope.to_dict`, so that a scope can be given wherever a mapping can."""
         return self.to_dict()
 
     def __setattr__(self, name: str, value: object) -> None:
@@ -267,7 +278,7 @@ class ScopeData(ScopeLike):
             if not self._tolerates(error):
                 raise
         entry = held(self._key())
-        assert isinstance(entry, UnitLayer)  # nothing else asks anybody
+        assert isinstance(entry, UnitLayer)  # nothing else calls functions
         return entry.known()
 
     def _view(self, name: str) -> Any:

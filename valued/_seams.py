@@ -1,11 +1,11 @@
-"""Whether somebody has put something of their own where requests pass: a mock, or a recorder.
+"""Finds out whether a mock or a recorder has replaced what requests pass through.
 
 `responses`, `requests_mock` and vcr.py replace methods of `requests`, or the connections below, for
-as long as a test runs. Who does so is to see our requests as they see all others.
+as long as a test runs. They must see our requests, too.
 
-vcr.py puts the originals back for the instants in which it makes connections of its own. So what
-was replaced is believed to be gone only after a second look; and as two threads at once leave it
-with the originals in place, our requests go one by one.
+vcr.py restores the originals for a moment, while it makes connections of its own. So a replacement
+counts as removed only after a second look. And since two simultaneous requests can make it miss
+one, our requests go one by one.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ import urllib3.connectionpool
 
 from valued._fork import PerProcess
 
-#: Nothing; a method that a session calls; what connections are made of.
+#: What was replaced: nothing; a method that a session calls; the classes of connections.
 NOTHING, METHOD, WIRE = 0, 1, 2
 
-#: Modules whose sockets do what sockets do, in production: the rest stands in for a network.
+#: Modules whose sockets are real ones, used in production; all others replace the network.
 _SOCKETS: Final = frozenset({"_socket", "eventlet", "gevent", "socket", "socks"})
 
 _Adapter: Final = requests.adapters.HTTPAdapter
@@ -35,20 +35,20 @@ _Session: Final = requests.sessions.Session
 _Plain: Final = urllib3.connectionpool.HTTPConnectionPool
 _TLS: Final = urllib3.connectionpool.HTTPSConnectionPool
 
-#: What was found in each place, and what it is. One tuple, so that threads see one or the other.
+#: What the last look found in each place, and what that means. One tuple, replaced as a whole.
 _last: tuple[Any, ...] = (None,) * 9 + (NOTHING,)
 
-#: Seconds that originals have to stay in their place until they are believed to be back.
+#: Seconds that the originals must stay in place before they count as restored.
 _PATIENCE: Final = 0.02
 
-#: Held by the one request that passes what stands in the place of connections.
+#: Held by the one request that uses the replaced connections.
 _turn: Final = PerProcess(threading.RLock)
 
 
 def replaced(seconds: float = 0.0) -> int:
-    """What is not in its place. For each request, and so without a loop: it takes 0.2 us.
+    """What was replaced. Called for each request, therefore without a loop: it takes 0.2 us.
 
-    *seconds*: how long it may wait for another request that is under way.
+    *seconds*: how long it may wait for another request that is in progress.
     """
     adapter_send, send, get_adapter, request, post, urlopen, plain, tls, sock, found = _last
     if (
@@ -68,10 +68,10 @@ def replaced(seconds: float = 0.0) -> int:
 
 @contextlib.contextmanager
 def alone(seconds: float) -> Iterator[None]:
-    """For a request where connections are replaced. Raises `TimeoutError` after *seconds*."""
+    """For a request while connections are replaced. Raises `TimeoutError` after *seconds*."""
     turn = _turn.get()
     if not turn.acquire(timeout=min(seconds, threading.TIMEOUT_MAX)):
-        raise TimeoutError("timed out behind another request, while connections are replaced")
+        raise TimeoutError("timed out waiting for another request, while connections are replaced")
     try:
         yield
     finally:
@@ -79,7 +79,7 @@ def alone(seconds: float) -> Iterator[None]:
 
 
 def connections() -> tuple[Any, ...]:
-    """What connections were made of at the last look."""
+    """The classes that made connections at the last look."""
     return _last[6:9]
 
 
@@ -100,9 +100,9 @@ def _look(seconds: float) -> int:
 
 
 def _present() -> tuple[Any, ...]:
-    """What is in each place, and what that is."""
-    # By where each comes from, not by what was there when this was imported: that may happen amid
-    # a test, with a mock in place.
+    """What is in each place now, and what that means."""
+    # Compare by where each comes from, not with what was there when this was imported: that may
+    # happen during a test, with a mock in place.
     of_sessions = (_Session.send, _Session.get_adapter, _Session.request, _Session.post)
     methods = (_Adapter.send, *of_sessions, _Plain.urlopen)
     homes = (requests.adapters, *[requests.sessions] * len(of_sessions), urllib3.connectionpool)
@@ -117,7 +117,7 @@ def _present() -> tuple[Any, ...]:
 
 
 def _is_at_home(method: object, home: types.ModuleType) -> bool:
-    # Not by its name or module, nor by `isinstance`: a wrapper passes for what it wraps.
+    # Not by its name or module, nor by `isinstance`: a wrapper looks like what it wraps.
     return type(method) is types.FunctionType and method.__globals__ is vars(home)
 
 
@@ -126,5 +126,5 @@ def _root(one: Any) -> str:
 
 
 def original(one: Any) -> Any:
-    """The class of urllib3's that *one* is, or which it derives from and stands in the place of."""
+    """The class of urllib3 that *one* is, or is derived from."""
     return next((base for base in one.__mro__ if _root(base) == "urllib3"), one)

@@ -1,11 +1,12 @@
-r"""The token as a text that doesn't show, and its removal from what others say.
+r"""The token as a string that isn't shown, and its removal from answers and error messages.
 
-Error trackers record the `repr` of a frame's locals, or of a slice of them, where they are long.
-So `Secret` hides both. Services and proxies quote what they refuse, escaped in their way: ``%2F``,
+Error trackers record the `repr` of a frame's locals, or of a slice of them if they are long. So
+`Secret` hides both. Services and proxies quote what they refuse, escaped in their own way: ``%2F``,
 ``&#x2F;``, ``\/``, ``\u002f``. `redacted` finds the token in each of these, in Base64 and in hex,
-and if it has 8 characters or more, in any case and over ends of lines. It doesn't find a part of
-the token, but for one that ends the text; one with blanks or tags within it; other encodings, such
-as quoted-printable, Base64 of Base64, or hex with blanks; more than three layers of escapes.
+and if it has 8 characters or more, in upper and lower case and across line breaks. It doesn't find
+a part of the token, except at the end of the text; a token with spaces or tags in it; other
+encodings, such as quoted-printable, Base64 of Base64, or hex with spaces; more than three layers of
+escapes.
 """
 
 from __future__ import annotations
@@ -17,21 +18,22 @@ from typing import Any, Final
 
 SHOWN: Final = "<secret>"
 
-#: Characters from which on a token is replaced wherever it occurs. A shorter one, such as the "any"
-#: of somebody's tests, is part of common words: it is replaced only where it stands alone.
+#: A token of so many characters is replaced wherever it occurs. A shorter one, such as "any" in
+#: tests, is part of common words: it is replaced only as a word of its own.
 LONG: Final = 8
 
-#: How often one may be escaped: JSON, in JSON, in HTML.
+#: How many times a token may be escaped: JSON, in JSON, in HTML.
 _LAYERS: Final = 3
 
-#: What doesn't count in a longer one: its case, and what is at a line's end, or between bytes.
+#: What is ignored in a longer token: upper and lower case, and characters at the end of a line or
+#: between bytes.
 _FOLDED: Final = {**{big: big + 32 for big in range(65, 91)}, **dict.fromkeys(map(ord, "\r\n=:"))}
 
 
 class Secret(str):
-    """A text that does its work as one, but never shows in a `repr` (of a dict, of a frame).
+    """A string that works like any other, but is never shown in a `repr` (of a dict, of a frame).
 
-    What its methods make of it doesn't either. A text that it is formatted into does.
+    The results of its methods aren't shown either. A string that it is formatted into is shown.
     """
 
     __slots__ = ()
@@ -50,7 +52,7 @@ class Secret(str):
 
 
 class SecretBytes(bytes):
-    """The same for bytes."""
+    """`Secret` for bytes."""
 
     __slots__ = ()
 
@@ -62,7 +64,7 @@ class SecretBytes(bytes):
 
 
 def hide(value: Any) -> Any:
-    """*value*; where it is a text, or bytes, as one that doesn't show."""
+    """*value*; if it is a string or bytes, as a `Secret` or `SecretBytes`."""
     if isinstance(value, str):
         return Secret(value)
     return SecretBytes(value) if isinstance(value, bytes) else value
@@ -89,8 +91,8 @@ for _name in (
     setattr(Secret, _name, _hiding(_name))
 
 
-#: The names that HTML has for the characters of a token. Not of `html`, which would cost each
-#: import of the library a thousand names.
+#: HTML's names for the characters of a token. Not taken from the module `html`, which would load
+#: thousands of names with each import of the library.
 _NAMED: Final = {
     "amp": "&", "apos": "'", "ast": "*", "bsol": "\\", "colon": ":", "comma": ",", "commat": "@",
     "dollar": "$", "equals": "=", "excl": "!", "grave": "`", "gt": ">", "hat": "^", "lbrace": "{",
@@ -124,8 +126,8 @@ _KINDS: Final = (
     """,
 )
 
-#: In one way, which alone is right beside a token that looks like an escape of another kind itself,
-#: and in any of them, for those that were mixed.
+#: One kind of escapes alone, which is right for a token that itself looks like an escape of another
+#: kind; and all kinds together, for mixed escapes.
 _WAYS: Final = (*_KINDS, "|".join(_KINDS))
 
 
@@ -140,9 +142,9 @@ def _character(found: re.Match[str]) -> str:
 
 
 def _unescaped(text: str, places: Sequence[int], escape: re.Pattern[str]) -> tuple[str, list[int]]:
-    """*text* with one layer of escapes taken off; where each of its characters begins, and an end.
+    """*text* without one layer of escapes, and where each of its characters began, plus the end.
 
-    *places*: the same of *text*.
+    *places*: the same for the characters of *text*.
     """
     parts: list[str] = []
     begins: list[int] = []
@@ -158,7 +160,7 @@ def _unescaped(text: str, places: Sequence[int], escape: re.Pattern[str]) -> tup
 
 
 def _found(text: str, token: str) -> Iterator[tuple[int, int]]:
-    """Where *token* is in *text*; also its beginning, where *text* breaks off."""
+    """Where *token* is in *text*; also a first part of it at the very end of *text*."""
     start = text.find(token)
     while start >= 0:
         end = start + len(token)
@@ -184,7 +186,7 @@ def _each_found(text: str, needles: set[str]) -> Iterator[tuple[int, int]]:
 
 
 def _in_base64(token: str) -> Iterator[str]:
-    """What is the same of *token* in Base64, whatever is before and behind it."""
+    """The part of *token* in Base64 that doesn't depend on what comes before and after it."""
     raw = token.encode()
     for before, unsure in ((0, 0), (1, 2), (2, 3)):
         whole = (before + len(raw)) * 8 // 6
@@ -194,15 +196,15 @@ def _in_base64(token: str) -> Iterator[str]:
 
 
 def redacted(text: str, token: str) -> str:
-    """*text* with ``<secret>`` where *token* was, in whatever form it was escaped.
+    """*text* with ``<secret>`` in place of *token*, in whatever form that was escaped.
 
-    The time that it takes grows with the length of *text*, and no faster.
+    The time that this takes is proportional to the length of *text*.
     """
     text, token = str.__str__(text), str.__str__(token)
     needles = {token}
     if len(token) >= LONG:
         needles.update(_in_base64(token), (token.encode().hex(),))
-    # Not compiled above: it takes longer than all else of this module's import.
+    # Not compiled at import: that would take longer than the rest of the module.
     flags = re.VERBOSE | re.IGNORECASE | re.DOTALL | re.ASCII
     ways = [re.compile(way, flags) for way in _WAYS]
     spans = [span for escape in ways for span in _escaped(text, needles, escape)]
@@ -224,5 +226,5 @@ def _escaped(text: str, needles: set[str], escape: re.Pattern[str]) -> Iterator[
         if not escape.search(layer):
             break
         layer, places = _unescaped(layer, places, escape)
-        # A token may hold what looks like an escape itself.
+        # A token may itself contain what looks like an escape.
         needles = needles | {_unescaped(one, range(len(one) + 1), escape)[0] for one in needles}

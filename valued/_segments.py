@@ -1,4 +1,4 @@
-"""Segments: the files that hold events, appended to by one process, read by whoever delivers."""
+"""Segments: the files that contain events. One process appends, the process that delivers reads."""
 
 from __future__ import annotations
 
@@ -17,77 +17,77 @@ from valued._owners import EVENTS, NEW, PRIVATE, SETTLED
 from valued._records import Damage, Record
 
 if sys.platform != "win32":
-    import fcntl  # here, as no event call is to import: see `holding_calls`
+    import fcntl  # here, since no event call may import: see `holding_calls`
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from valued._owners import Owner
 
-#: Bytes after which a segment is followed by a new one: some thousands of events, so that few are
-#: read again after a crash, and files are few.
+#: Bytes after which a new segment is begun: some thousands of events, so that few are read again
+#: after a crash, and files are few.
 SEGMENT: Final = 4 * 1024 * 1024
 
-#: How each file begins.
+#: The beginning of each file.
 BEGINNING: Final = b"valued1\n"
 
 
 class RobbedError(OSError):
-    """The segment is this process's no more: its lease ran out, or somebody removed it."""
+    """The segment doesn't belong to this process any more: its lease expired, or it was removed."""
 
 
 class Holding:
-    """A directory of segments that this process owns. Guarded as a segment's figures are."""
+    """A directory of segments that this process owns. Guarded by the outbox's lock."""
 
     __slots__ = ("_owner", "born", "in_flight", "origin", "parting", "path", "segments")
 
     def __init__(self, path: str, origin: str, owner: Owner | None) -> None:
         self.path: Final = path
         self.origin: Final = origin
-        self._owner: Final = owner  # None: this process only looks
+        self._owner: Final = owner  # None: this process only reads
         self.born: Final = Birthplace()
         self.segments: dict[Segment, None] = {}  # those not removed, oldest first
-        self.in_flight = 0  # events of it that were taken, and are not settled or postponed
-        self.parting = False  # whether it is for others to deliver what is left
+        self.in_flight = 0  # its events that were taken, and are not settled or postponed
+        self.parting = False  # whether it is being handed over to other processes
 
     @property
     def owner(self) -> Owner:
-        """This process, as others see it."""
+        """The owner: this process."""
         assert self._owner is not None
         return self._owner
 
 
 class Backlog:
-    """Segments to be read, oldest first, and how many of their events are in memory."""
+    """Segments still to be read, oldest first, and how many of their events are in memory."""
 
     __slots__ = ("busy", "loaded", "not_before", "segments")
 
     def __init__(self) -> None:
         self.segments: collections.deque[Segment] = collections.deque()
         self.loaded = 0
-        self.busy = False  # whether a thread reads
-        self.not_before = 0.0  # when to try again, after it could not be read
+        self.busy = False  # whether a thread is reading
+        self.not_before = 0.0  # when to try again, after a failure to read
 
     def wants(self, few: int, now: float) -> bool:
-        """Whether it is to be read on, as so *few* of its events are left in memory."""
+        """Whether to read on: at most *few* of its events are left in memory."""
         return (
             bool(self.segments) and self.loaded <= few and not self.busy and now >= self.not_before
         )
 
 
 class Loaded(NamedTuple):
-    """What was read of a segment: up to which place, and whether that was all up to now."""
+    """What was read of a segment, up to which position, and whether that was all so far."""
 
     records: list[Record]
     at_end: bool
     position: int
-    damaged: int  # places that were skipped
+    damaged: int  # number of damaged parts that were skipped
 
 
 class Segment:
     """One file of events, and how many of them are settled.
 
-    The figures are guarded by the lock of the outbox. What does I/O is called without it.
+    The counts are guarded by the lock of the outbox. Methods that do I/O are called without it.
     """
 
     __slots__ = (
@@ -100,17 +100,17 @@ class Segment:
     def __init__(self, holding: Holding, name: str, backlog: Backlog | None = None) -> None:
         self._base = os.path.join(holding.path, name)
         self.holding: Final = holding
-        #: What it is read for; None: what is in it is in memory, too.
+        #: The backlog for which it is read; None: its events are in memory, too.
         self.backlog: Final = backlog
         self._calls: Calls | None = None
-        self._opened: list[Descriptor] = []  # that one, and what else was: threads may meet there
-        self.begun = 0  # events that are in it, as far as they are known to this process
-        #: Those of them that a thread is writing; it is put in with the lock, and out without.
+        self._opened: list[Descriptor] = []  # that one, and others that racing threads opened
+        self.begun = 0  # how many events it contains, as far as this process knows
+        #: Those that a thread is writing; added with the lock, and removed without it.
         self.writing: dict[object, None] = {}
         self.settled = 0
-        self.unrecorded: list[int] = []  # numbers of settled events that it doesn't say of yet
-        self.closed = False  # whether none will be added, and all that are in it are known
-        self.gone = ""  # why its events are not to be delivered any more
+        self.unrecorded: list[int] = []  # numbers of settled events, not on the disk yet
+        self.closed = False  # whether none will be added, and all that it contains are known
+        self.gone = ""  # why its events must not be delivered any more
         self.size = 0  # of the file, as of the last look
         self.position = len(BEGINNING)  # up to which it was read
         self.loaded = 0  # events that were read from it
@@ -119,23 +119,23 @@ class Segment:
     # -- writing -----------------------------------------------------------------------------------
 
     def create(self, calls: Calls | None = None) -> None:
-        """Make the file, to be written by *calls* where others would run. Raises `OSError`."""
+        """Make the file. *calls*: see `Descriptor`. Raises `OSError`."""
         self._calls = calls
         self._check_here()
         self._descriptor = descriptor = Descriptor(self._base + EVENTS, NEW, calls)
         self._opened.append(descriptor)
         try:
-            # In two parts: where the second doesn't follow the first, appends do need their place.
+            # In two parts: if the second doesn't follow the first, appends do use the offset.
             written = descriptor.append(BEGINNING[:4]) + descriptor.append(BEGINNING[4:])
             if os.fstat(descriptor.number).st_size != written:
                 problem = "this file system can't append as Linux does"
                 raise OSError(errno.ENOTSUP, problem, self._base)
-        except BaseException:  # out of a signal handler, too
+        except BaseException:  # from a signal handler, too
             self.remove()
             raise
 
     def append(self, record: bytes) -> None:
-        """Write *record*. Raises `OSError`: it is not there, or not whole."""
+        """Write *record*. Raises `OSError`: it is missing or incomplete."""
         descriptor = self._descriptor
         try:
             written = descriptor.append(record)
@@ -147,7 +147,7 @@ class Segment:
         self.size += written
 
     def sync(self) -> None:
-        """Wait until the disk has what was written. Raises `OSError`."""
+        """Wait until what was written is on the disk. Raises `OSError`."""
         number = self._descriptor.number
         if number >= 0:
             _sync(number)
@@ -163,17 +163,17 @@ class Segment:
             self._opened.remove(before)
         if descriptor.file != before.file:
             descriptor.close()
-            raise RobbedError(errno.ESTALE, "another file is in its place", self._base)
+            raise RobbedError(errno.ESTALE, "another file has its name", self._base)
         self._opened.append(descriptor)
         return descriptor
 
     def _check_here(self) -> None:
         if not self.holding.born.is_here():
-            # A signal handler has forked, and comes back in the child.
-            raise RobbedError(errno.EBADF, "it is the parent's", self._base)
+            # A signal handler has forked, and returns in the child.
+            raise RobbedError(errno.EBADF, "it belongs to the parent process", self._base)
 
     def close(self) -> None:
-        """Close what is open; when no thread writes."""
+        """Close all descriptors. Call it when no thread writes."""
         opened, self._opened = self._opened, []
         for descriptor in opened:
             descriptor.close()
@@ -186,11 +186,11 @@ class Segment:
             written = os.write(descriptor, record)
         finally:
             os.close(descriptor)
-        if written != len(record):  # what is there of it is skipped by who reads
+        if written != len(record):  # a reader skips an incomplete record
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._base + SETTLED)
 
     def remove(self) -> None:
-        """Remove the file: the events first, or they would all be there again after a crash."""
+        """Remove the files. The events first: a crash in between must not make them unsettled."""
         self.close()
         for name in (EVENTS, SETTLED):
             with contextlib.suppress(OSError):
@@ -215,7 +215,7 @@ class Segment:
             self.size = os.fstat(descriptor).st_size
             for found in _records.read(file, position):
                 if isinstance(found, Damage):
-                    if found.torn:  # or being written
+                    if found.torn:  # or a thread is writing it
                         break
                     damaged += 1
                 elif found.kind == _records.EVENT and found.number not in self._skip:
@@ -227,7 +227,7 @@ class Segment:
         return Loaded(loaded, at_end=True, position=position, damaged=damaged)
 
     def next(self, most: int, size: int) -> Loaded:
-        """`load`, and go on behind that: for who only looks."""
+        """`load`, and move on: for reading without adopting."""
         found = self.load(most, size)
         self.position = found.position
         return found
@@ -243,7 +243,7 @@ class Segment:
                     yield from _records.decode_numbers(found)
 
     def count_unread(self) -> int:
-        """How many events it holds that were not read yet, which they are by that."""
+        """Read the rest of the file, and return how many events that were."""
         count, at_end = 0, False
         with contextlib.suppress(OSError):
             while not at_end:
@@ -252,18 +252,18 @@ class Segment:
         return count
 
     def length(self) -> int:
-        """Bytes of the file; none if it is not there."""
+        """Bytes of the file; 0 if it doesn't exist."""
         try:
             return os.stat(self._base + EVENTS).st_size
         except OSError:
             return 0
 
     def unread(self) -> int:
-        """How many events are in it that are not in memory; of a segment to be read."""
+        """How many of its events are not in memory yet; for a segment of a backlog."""
         return self.begun - len(self.writing) - self.loaded
 
     def is_finished(self) -> bool:
-        """Whether all that is in it is settled, and nothing will be added."""
+        """Whether all its events are settled, and none will be added."""
         return self.closed and not self.writing and self.settled == self.begun
 
 
@@ -275,7 +275,7 @@ def _sync(descriptor: int) -> None:
 
 
 def sync_directory(path: str) -> None:
-    """Make the names in a directory outlive a failure of power. Raises `OSError`."""
+    """Make the names in a directory survive a power failure. Raises `OSError`."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -284,13 +284,13 @@ def sync_directory(path: str) -> None:
 
 
 def segments_in(holding: Holding, backlog: Backlog) -> list[Segment]:
-    """The segments of a directory that was taken over, oldest first. Raises `OSError`."""
+    """The segments of an adopted directory, oldest first. Raises `OSError`."""
     names = [name for name in os.listdir(holding.path) if name.endswith(EVENTS)]
     return [Segment(holding, name.removesuffix(EVENTS), backlog) for name in sorted(names)]
 
 
 def remove_directory(directory: str) -> None:
-    """Remove a directory whose segments are gone, with what a crash may have left of them."""
+    """Remove a directory whose segments are gone, with files that a crash may have left."""
     with contextlib.suppress(OSError):
         names = os.listdir(directory)
         if not any(name.endswith(EVENTS) for name in names):

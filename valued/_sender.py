@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 class Sender:
-    """Delivers what is accepted, by *wire*. Any thread may call; forked children too.
+    """Delivers accepted events by *wire*. Any thread may call, in forked children too.
 
-    *release* frees what the transport holds in this process, and is called by `close`.
+    *release* is called by `close`: it frees what the transport keeps open in this process.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Sender:
         self._here = _fork.PerProcess(self._build)
 
     def accept(self, body: bytes) -> None:
-        """Take over an encoded event. Does no I/O, unless the executor runs it in the caller."""
+        """Accept an encoded event. Does no I/O, unless the executor runs jobs synchronously."""
         self._here.get().accept(body)
 
     def adopt(self) -> int:
@@ -90,7 +90,7 @@ class Sender:
 def flush_all(timeout: float | None) -> bool:
     """Flush all clients of this process; *timeout*: seconds for all of them together."""
     deadline = _deadline(timeout)
-    # Each of them, also when time has run out: it may be done.
+    # Ask each sender, even after the deadline: it may be done.
     return sum(not sender.flush(deadline) for sender in _leaving.enrolled()) == 0
 
 

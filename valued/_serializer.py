@@ -1,14 +1,15 @@
 r"""Any input → a snapshot of plain JSON data: dotted keys nested, deep merges, paths in errors.
 
-What comes out holds only ``dict`` (with text keys without dots), ``list``, ``str``, ``int``,
-``float``, ``bool`` and None, shares nothing with the input that the caller could change, and is
-never changed afterwards: merges build new mappings and share what they leave as it was.
+The result contains only ``dict`` (with string keys without dots), ``list``, ``str``, ``int``,
+``float``, ``bool`` and None. It shares nothing with the input that the caller could change, and is
+never changed afterwards: merges build new mappings and share the unchanged parts.
 
-Rules where JSON has none: NaN, infinities and bytes are errors; ``Decimal`` goes as text, exactly;
-sets go as lists, sorted where they can be; a lone surrogate goes as its ``\ud800`` escape.
+Rules for what JSON lacks: NaN, infinities and bytes are errors; ``Decimal`` becomes a string,
+exactly; sets become lists, sorted if possible; a lone surrogate becomes its ``\ud800`` escape.
 
-The application's objects are asked by code of theirs, which may raise anything, or never end.
-Whatever they do is an error of ours that names the place; only what ends a program goes through.
+Reading the application's objects runs their code, which may raise anything, or never end. Whatever
+they raise becomes an error of ours that names the path. Only exceptions that end a program, such as
+``KeyboardInterrupt``, are passed on.
 """
 
 from __future__ import annotations
@@ -46,35 +47,35 @@ from valued._values import (
     qualname_of,
 )
 
-#: Fields of an event that stand for somebody. An object there needs a converter that says what of
-#: it is sent: its fields are about a person, a password's hash among them.
+#: Fields of an event that identify a user or a customer. An object there needs a converter that
+#: selects what is sent: its fields are about a person, and may include a password's hash.
 PARTIES: Final = ("user", "customer")
-#: What `normalize_leniently` returns where nothing is left.
+#: What `normalize_leniently` returns if nothing is left.
 LEFT_OUT: Final = object()
 
 
 class Snapshot(JSONObject):
-    """Normalized data; `normalize` returns it as it is, so a caller must never hold one."""
+    """Normalized data. `normalize` returns it unchanged, so users must never get one."""
 
     __slots__ = ()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> JSONObject:
-        # What a caller gets is theirs to change, and is then normalized no more.
+        # A user may change a copy, so the copy isn't a `Snapshot` any more.
         return {key: copy.deepcopy(value, memo) for key, value in self.items()}
 
 
 def normalize(value: object) -> Any:
     """*value* as plain JSON data, a snapshot: ``{"user.id": 1}`` gives ``{"user": {"id": 1}}``.
 
-    Raises `SerializationError`, which names the path, for a value that no converter covers, an
-    object other than a mapping as ``user`` or ``customer`` that has no converter of its own (a
-    dataclass, too), a converter that raises (its exception is the cause) or returns its own
-    argument, NaN and infinities, an int of more digits than Python writes (4,300), bytes,
-    generators, circular data, nesting deeper than 100, more than 250,000 values, a key that is no
-    text or has an empty part, and two keys that disagree (``{"user": 5, "user.id": 1}``). Of two
-    keys that name the same leaf, the later one counts. What code of the objects raises is such an
-    error, too; exceptions that are no ``Exception``, such as ``KeyboardInterrupt``, go through. Any
-    thread may call; converters run in the caller.
+    Raises `SerializationError`, which names the path, for a value without a converter; an object as
+    ``user`` or ``customer`` that is neither a mapping nor has a converter of its own (a dataclass,
+    too); a converter that raises (its exception is the cause) or returns its own argument; NaN and
+    infinities; an int of more digits than Python converts (4,300); bytes; generators; circular
+    data; nesting deeper than 100; more than 250,000 values; a key that is not a string or has an
+    empty part; and two keys that disagree (``{"user": 5, "user.id": 1}``). Of two keys that name
+    the same leaf, the later one counts. It is also raised for whatever the objects' code raises,
+    except for exceptions such as ``KeyboardInterrupt``, which are not an ``Exception``. Any thread
+    may call; converters run synchronously, on the calling thread.
     """
     if type(value) is Snapshot:
         return value
@@ -86,11 +87,11 @@ def normalize(value: object) -> Any:
 
 
 def normalize_leniently(value: object, report: Callable[[SerializationError], object]) -> Any:
-    """`normalize` for data of which the rest is wanted where a part is wrong; raises nothing.
+    """`normalize` that leaves out what is wrong and keeps the rest; raises nothing.
 
-    In a plain ``dict`` the smallest field that is wrong is left out. Anything else that is wrong is
-    left out as a whole; where that is *value* itself, `LEFT_OUT` is returned. *report* is called
-    for each with its error, in the end; what it raises goes through.
+    In a plain ``dict`` the smallest wrong field is left out. Anything else that is wrong is left
+    out as a whole; if that is *value* itself, `LEFT_OUT` is returned. At the end, *report* is
+    called with each error; what *report* raises is passed on.
     """
     with contextlib.suppress(SerializationError):
         return normalize(value)
@@ -111,13 +112,13 @@ def normalize_leniently(value: object, report: Callable[[SerializationError], ob
 def refuse_as_party(name: str, value: object) -> None:
     """Raise for an object without a converter that is given as *name*: ``user`` or ``customer``.
 
-    What ``normalize({name: value})`` raises for a dataclass, or a class that is not known, before
-    any converter runs. Does nothing for all else, right or wrong.
+    Raises what ``normalize({name: value})`` raises for a dataclass or an unknown class, before any
+    converter runs. Does nothing for all other values, right or wrong.
     """
     try:
         cls = class_of(value)
         converter = converter_for(cls)
-    except Exception:  # noqa: BLE001 - `normalize` says what it was
+    except Exception:  # noqa: BLE001 - `normalize` will report it
         return
     if converter is not fields and converter is not no_converter:
         return
@@ -125,14 +126,14 @@ def refuse_as_party(name: str, value: object) -> None:
 
     try:
         fault = Fault(_hints.for_party(name, value, cls))
-    except Exception as error:  # noqa: BLE001 - what the class raises; refused all the same
+    except Exception as error:  # noqa: BLE001 - raised by the class; it is refused anyway
         fault = raised(error, "reading it")
     fault.within(name, value)
     raise fault.error()
 
 
 def merge(base: JSONObject, over: JSONObject) -> Snapshot:
-    """A new mapping: *over* laid on *base*. Mappings meet, all else in *base* is replaced."""
+    """A new mapping: *base* updated by *over*. Mappings are merged, all else is replaced."""
     merged = Snapshot(base)
     for key, value in over.items():
         below = merged.get(key)
@@ -143,7 +144,7 @@ def merge(base: JSONObject, over: JSONObject) -> Snapshot:
 
 
 def parts_of(key: object) -> list[str]:
-    """The path that a key stands for. Raises `SerializationError` for a key that is none."""
+    """The path that a key means. Raises `SerializationError` for an invalid key."""
     try:
         return path_of(key)
     except Exception as error:  # noqa: BLE001 - whatever the key raises
@@ -151,21 +152,21 @@ def parts_of(key: object) -> list[str]:
     raise fault.error()
 
 
-# Compact, since all of it travels; ASCII, so that its length in bytes is its length in characters.
-# The nesting is bounded already, so the encoder need not look for circles again.
+# Compact, since all of it is sent; ASCII, so that its length in bytes is its length in characters.
+# The nesting is bounded already, so the encoder needn't check for circular data again.
 _encoder: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False, check_circular=False)
 
 
 def _made_once() -> Callable[[Any], str]:
-    """`_encoder.encode` without what it makes anew for each call, which is a sixth of its time."""
+    """`_encoder.encode`, without objects that it makes for each call: a sixth of its time."""
     try:
         chunks = json.encoder.c_make_encoder(  # type: ignore[attr-defined]  # not in typeshed
             None, _encoder.default, json.encoder.encode_basestring_ascii, None,
-            ":", ",", False, False, False,  # noqa: FBT003 - so it is called by `json`, too
+            ":", ",", False, False, False,  # noqa: FBT003 - `json` calls it in the same way
         )  # fmt: skip
         if "".join(chunks({"probe": [1.5, None]}, 0)) == '{"probe":[1.5,null]}':
             return lambda event: "".join(chunks(event, 0))
-    except (AttributeError, TypeError):  # no C code here, or of other arguments
+    except (AttributeError, TypeError):  # there is no C code, or it has other arguments
         pass
     return _encoder.encode
 
@@ -178,16 +179,16 @@ def encode(event: JSONObject) -> bytes:
     try:
         return _encode(event).encode("ascii")
     except Exception as error:
-        advice = "give it to valued.normalize first"
+        advice = "pass it to valued.normalize first"
         raise SerializationError(
             "",
-            f"no plain JSON data ({words_of(error)}): {advice}",
-            f"no plain JSON data: {advice}",
+            f"not plain JSON data ({words_of(error)}): {advice}",
+            f"not plain JSON data: {advice}",
         ) from error
 
 
-# Below, classes are compared by identity: a metaclass may say that its classes equal `str`. *work*
-# holds how many values were read, in all containers: a small input can hold the same one often.
+# Below, classes are compared by identity: a metaclass may claim that its classes equal `str`.
+# *work* counts the values read in all containers: a small input can contain one of them often.
 
 
 def _plain(value: Any, depth: int, work: list[int], party: str = "") -> Any:
@@ -220,7 +221,7 @@ def _mapping(value: dict[Any, Any], depth: int, work: list[int]) -> JSONObject:
     result: JSONObject = {}
     key: object = None
     try:
-        # A list, since another thread, or a converter, may add to the mapping meanwhile.
+        # A list, since another thread or a converter may add to the mapping meanwhile.
         for key, item in list(value.items()):
             if type(key) is str and key and "." not in key and key not in result:
                 kind = type(item)
@@ -241,7 +242,7 @@ def _mapping(value: dict[Any, Any], depth: int, work: list[int]) -> JSONObject:
     except Exception as error:  # noqa: BLE001 - whatever a key, a class or a converter raises
         fault = raised(error, "reading it")
         fault.within(f".{shown_key(key)}", value)
-        raise fault  # noqa: B904 - its cause it has
+        raise fault  # noqa: B904 - it has its cause already
     return result
 
 
@@ -249,7 +250,7 @@ def _sequence(value: list[Any] | tuple[Any, ...], depth: int, work: list[int]) -
     _enter(value, depth, work)
     result: list[Any] = []
     try:
-        # A copy, as above. One by one: the length so far is the place of what is wrong.
+        # A copy, as above. One by one: in an error, the length so far is the index.
         for item in list(value):
             kind = type(item)
             if kind is str or (kind is int and -LONG < item < LONG):
@@ -265,7 +266,7 @@ def _sequence(value: list[Any] | tuple[Any, ...], depth: int, work: list[int]) -
 
 def _converted(value: Any, depth: int, work: list[int], party: str) -> Any:
     current = value
-    # Bounded: a converter may return an object of the class that it converts, for ever.
+    # Bounded: a converter may return an object of the class that it converts, again and again.
     for _ in range(MAX_DEPTH):
         try:
             cls = class_of(current)
@@ -276,7 +277,7 @@ def _converted(value: Any, depth: int, work: list[int], party: str) -> Any:
                 raise Unconvertible(_hints.for_party(party, current, cls))
             result = converter(current)
         except Exception as error:  # noqa: BLE001 - whatever a converter raises
-            # From it, for the traceback, which begins in the converter.
+            # "from", so that the traceback begins in the converter.
             fault = raised(error, f"the converter for {qualname_of(type(current))}")
             raise fault from fault.__cause__
         if result is current:
@@ -288,12 +289,12 @@ def _converted(value: Any, depth: int, work: list[int], party: str) -> Any:
             try:
                 return _plain(result, depth, work)
             except Fault as fault:
-                fault.within("", value)  # no part of the path, but it may be part of a circle
+                fault.within("", value)  # not a part of the path, but maybe of circular data
                 raise
         current = result
     raise Fault(
         f"{MAX_DEPTH} converters in a row, from {qualname_of(type(value))} to "
-        f"{qualname_of(type(current))}, led to no data"
+        f"{qualname_of(type(current))}, returned no data"
     )
 
 
@@ -304,7 +305,7 @@ def _what_is_left(
     outer: list[tuple[str, object]],
     faults: list[Fault],
 ) -> JSONObject:
-    """*data* without what is wrong in it; *outer*: where it stands, innermost first."""
+    """*data* without what is wrong in it; *outer*: the path to it, innermost part first."""
     _enter(data, depth, work)
     result: JSONObject = {}
     for key, item in list(data.items()):
@@ -322,7 +323,7 @@ def _what_is_left(
                 raise too_deep()
             if any(item is container for _, container in within):
                 fault = too_deep()
-                fault.within("", item)  # twice in the path now, so it is called a circle
+                fault.within("", item)  # twice in the path now, so the error says "circular"
                 raise fault
             if type(item) is dict:
                 plain: Any = _what_is_left(item, inner, work, within, faults)
@@ -330,7 +331,7 @@ def _what_is_left(
                 plain = _plain(item, inner, work, _party(parts, depth))
         except Exception as error:
             if work[0] > MAX_VALUES:
-                raise  # it would be the same for all that follows
+                raise  # all that follows would fail in the same way
             note(error)
         else:
             for part in reversed(parts):
@@ -340,7 +341,7 @@ def _what_is_left(
 
 
 def _place(result: JSONObject, parts: list[str], item: Any, depth: int, work: list[int]) -> None:
-    """Put *item* where the dotted key says, among what is in *result*, which is ours to change."""
+    """Store *item* in *result*, at the path of the dotted key."""
     if depth + len(parts) > MAX_DEPTH:
         raise too_deep()
     plain = _plain(item, depth + len(parts), work, _party(parts, depth))

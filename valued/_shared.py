@@ -46,10 +46,18 @@ def _connected() -> _Link:
 
 
 class _SharedScope(Scope):
-    """The scope of the shared client. A new `connect` begins with an empty one."""
+    """The scope of the shared client: data that goes along with each of its events.
+
+    >>> valued.scope.user_id = 123
+    >>> valued.scope["attributes.plan"] = "pro"
+    >>> valued.action("report.generated")  # of user 123, with the plan
+
+    After each `valued.connect` it starts with the client's *defaults*. While nothing is connected
+    it raises `NotConnectedError`. All else is as for a `Scope`.
+    """
 
     def __init__(self) -> None:
-        # Without a client of its own: whichever is connected.
+        # Without a client of its own: the one that is connected.
         self._defaults = Snapshot()
 
     def isolated(
@@ -60,7 +68,7 @@ class _SharedScope(Scope):
         lazy: Mapping[str, Callable[[], object]] | None = None,
         **fields: Any,
     ) -> Isolated:
-        """`Scope.isolated`; where nothing is connected, entering the unit changes nothing."""
+        """As `valued.isolated`."""
         if _link is None:
             return Isolated(self, None, Snapshot())
         return super().isolated(data, lazy=lazy, **fields)
@@ -81,7 +89,6 @@ class _SharedScope(Scope):
         return _connected().defaults
 
 
-#: The shared scope. Raises `NotConnectedError` before `connect`.
 scope: Final = _SharedScope()
 
 
@@ -90,10 +97,14 @@ def connect(
 ) -> Client:
     """Connect the shared client, and return it.
 
-    Takes a `Client`, or whatever ``Client`` takes. Raises `ValidationError`, and then leaves the
-    shared client as it was. Connecting again replaces the client; the previous one delivers in the
-    background what it accepted. Any thread may call. Forked children are connected as their parent
-    was.
+    >>> valued.connect()  # reads VALUED_TOKEN
+    >>> valued.action("report.generated", {"user.id": 123})
+
+    Takes a `Client`, or the arguments of ``Client``: the token (default ``VALUED_TOKEN``) or a
+    transport, the endpoint (default ``VALUED_ENDPOINT``, else the service's), and the options.
+    Raises `ValidationError`, and then leaves the shared client as it was. A second call replaces
+    the client, and begins with an empty scope; the previous client delivers in the background what
+    it accepted. Any thread may call. Forked children are connected as their parent was.
     """
     global _link
     # Error trackers show the variables of frames that raise; any of these may be a token.
@@ -114,9 +125,9 @@ def connect(
 def disconnect(timeout: float | None = 5.0) -> bool:
     """Disconnect the shared client; close it if `connect` made it, else only flush it.
 
-    *timeout*: seconds, as for ``Client.close``. True if every event was settled in time. Does
-    nothing where nothing is connected. Raises `ValidationError` for a bad *timeout*, and then
-    leaves the shared client as it was.
+    *timeout*: seconds (default 5; None: no bound). True if every event was settled in time, or if
+    nothing was connected. Raises `ValidationError` for a bad *timeout*, and then leaves the shared
+    client as it was. Any thread may call.
     """
     global _link
     link, _link = _link, None
@@ -130,19 +141,22 @@ def disconnect(timeout: float | None = 5.0) -> bool:
 
 
 def connected() -> bool:
-    """Whether the shared client is connected."""
+    """Whether the shared client is connected. Any thread may call."""
     return _link is not None
 
 
 def client() -> Client:
-    """The shared client. Raises `NotConnectedError`."""
+    """The shared client. Raises `NotConnectedError` if nothing is connected."""
     return _connected().client
 
 
 def flush(timeout: float | None = 5.0) -> bool:
-    """`Client.flush` of the shared client; `flush_all` for every client.
+    """Wait until the events that the shared client accepted so far are settled.
 
-    Raises `NotConnectedError`.
+    Settled means delivered, failed or dropped. *timeout*: seconds (default 5; None: no bound; 0:
+    only look). True if all were settled in time. Raises `NotConnectedError` if nothing is
+    connected, and `ValidationError` for a bad *timeout*. Any thread may call. In a forked child it
+    waits for the child's own events only. `flush_all` does the same for every client.
     """
     return _connected().client.flush(timeout)
 
@@ -157,14 +171,14 @@ def flush_all(timeout: float | None) -> bool: ...
 def flush_all(timeout: Any = _OWN) -> bool:
     """Wait until the events accepted in this process are settled, of all of its clients.
 
-    For the end of a worker, called by glue that doesn't know which clients there are. *timeout*:
-    seconds for all of them (None: no bound). Without it, it does what the end of a process does:
-    each client has its ``shutdown_timeout`` from now on, what waits for another attempt is tried at
-    once, and what is not delivered by then is logged.
+    Call it at the end of a worker, in code that doesn't know which clients there are. *timeout*:
+    seconds for all of them together (None: no bound). Without *timeout* it does what the end of a
+    process does: each client has its ``shutdown_timeout`` from now on, events that wait for a retry
+    are tried at once, and events that are not delivered by then are logged.
 
     True if all were settled in time. Raises `ValidationError` for a bad *timeout*. Any thread may
-    call; in a forked child it sees the child's own events only. Nothing is closed: events that are
-    recorded later are delivered as always.
+    call. In a forked child it waits for the child's own events only. Nothing is closed: events that
+    are recorded later are delivered as usual.
     """
     if timeout is _OWN:
         return _leaving.flush_at_end()
@@ -174,7 +188,14 @@ def flush_all(timeout: Any = _OWN) -> bool:
 
 
 def nested(data: Data = None, /, **fields: Any) -> AbstractContextManager[Scope]:
-    """`Scope.nested` of the shared scope. Raises `NotConnectedError`, at the call."""
+    """A block in which the shared scope has *data* and *fields*, too.
+
+    >>> with valued.nested({"customer.id": 12}):
+    ...     valued.action("report.generated")  # of customer 12
+
+    What changes in the block ends with it, after an exception, too. Yields the scope. Raises
+    `NotConnectedError` at the call if nothing is connected. `Scope.nested` says more.
+    """
     _connected()
     return scope.nested(data, **fields)
 
@@ -186,21 +207,49 @@ def isolated(
     lazy: Mapping[str, Callable[[], object]] | None = None,
     **fields: Any,
 ) -> Isolated:
-    """`Scope.isolated` of the shared scope: a unit of work, such as a request, a task or a job.
+    """A unit of work of the shared scope, such as a request, a task or a job.
 
-    Before `connect`, entering it changes nothing; a `connect` within an open unit counts from the
-    next one on.
+    >>> with valued.isolated({"user.id": 123}):
+    ...     valued.action("report.generated")  # of user 123
+
+    It starts with the client's *defaults*, and *data* and *fields* merged in, never with what this
+    thread held before. What is set in it ends with it. *lazy*: functions by the name of their
+    field, such as ``{"user": current_user}``, called when an event lacks that field.
+    `Scope.isolated` and `Isolated` say more. Raises `ValidationError` and `SerializationError`.
+
+    If nothing is connected, entering the unit changes nothing; a `connect` in an open unit takes
+    effect with the next unit. Any thread may call.
     """
     return scope.isolated(data, lazy=lazy, **fields)
 
 
 def action(key: str, data: Data = None, /, **fields: Any) -> None:
-    """`Scope.action` of the shared scope. Raises `NotConnectedError`."""
+    """Record what a user did, with the shared client and the data of its scope.
+
+    >>> valued.action("report.generated", {"user.id": 123}, attributes={"format": "pdf"})
+
+    *key*: the name of the action. *data*: a mapping with what the event has: ``user.id`` or
+    ``customer.id`` (if the scope has neither), ``attributes``, ``occured_at`` (the time, default
+    now). Dots in keys nest. *fields*: the same by keyword. *fields* take precedence over *data*,
+    and *data* over the scope. The call checks, copies and queues the event; the event is sent in
+    the background (in a test run, in the call itself).
+
+    Raises `ValidationError` or `SerializationError` for input that can't be sent (see the options
+    *invalid* and *anonymous* of `Client`) and `NotConnectedError` before `connect`. Trouble in
+    delivery raises nothing. Any thread may call. In a forked child, the event belongs to the child.
+    """
     scope.action(key, data, **fields)
 
 
 def page_view(url: str, data: Data = None, /, **fields: Any) -> None:
-    """`Scope.page_view` of the shared scope. Raises `NotConnectedError`."""
+    """Record that a user looked at a page, with the shared client and the data of its scope.
+
+    >>> valued.page_view("https://example.com/reports", {"user.id": 123})
+
+    *url*: one with a scheme, or a path that begins with ``/``. *data* and *fields*: a mapping, and
+    the same by keyword; ``user.id`` is required, in them or in the scope. What is raised, and which
+    threads may call, is as for `action`.
+    """
     scope.page_view(url, data, **fields)
 
 
@@ -208,20 +257,47 @@ pageview = page_view
 
 
 def sync(data: Data = None, /, **fields: Any) -> None:
-    """`Scope.sync` of the shared scope. Raises `NotConnectedError`."""
+    """Send what the shared scope knows of its user and its customer: one event for each.
+
+    >>> valued.scope.user = {"id": 123, "name": "Ada"}
+    >>> valued.sync()
+
+    A user or a customer of which only the id is known is left out. *data* and *fields* are merged
+    in for this call. If one of the two can't be sent, neither is. What is raised, and which threads
+    may call, is as for `action`.
+    """
     scope.sync(data, **fields)
 
 
 def sync_user(data: Data = None, /, **fields: Any) -> None:
-    """`Scope.sync_user` of the shared scope. Raises `NotConnectedError`."""
+    """Send what is known of a user: *data* and *fields*, merged over the shared scope's user.
+
+    >>> valued.sync_user(id=123, name="Ada", email="ada@example.com")
+
+    *data*: a mapping with the user's ``id`` (if the scope has none), ``name`` and so on, or an
+    object with a converter. What is raised, and which threads may call, is as for `action`.
+    """
     scope.sync_user(data, **fields)
 
 
 def sync_customer(data: Data = None, /, **fields: Any) -> None:
-    """`Scope.sync_customer` of the shared scope. Raises `NotConnectedError`."""
+    """Send what is known of a customer: *data* and *fields*, over the shared scope's customer.
+
+    >>> valued.sync_customer(id=12, name="BBC Radio")
+
+    *data*: a mapping with the customer's ``id`` (if the scope has none), ``name`` and so on, or an
+    object with a converter. What is raised, and which threads may call, is as for `action`.
+    """
     scope.sync_customer(data, **fields)
 
 
 def config(data: Data = None, /, **fields: Any) -> None:
-    """`Client.config` of the shared client. Raises `NotConnectedError`."""
+    """Set goals and signals, with the shared client.
+
+    >>> valued.config(goals=[{"name": "First report", "action_key": "report.generated"}])
+
+    *data*: a mapping with ``goals``, ``signals`` or both (lists of mappings, each with ``name`` and
+    ``action_key``), or a `Config`. The scope's data is not used. What is raised, and which threads
+    may call, is as for `action`.
+    """
     _connected().client.config(data, **fields)

@@ -42,25 +42,26 @@ AGAIN: Final = 0.01
 
 
 def flush_on_signals(*signals: int) -> None:
-    """Deliver what was accepted before a signal ends this process; opt-in.
+    """Deliver events before a signal ends this process. Off unless you call it.
 
-    *signals*: default ``signal.SIGTERM``. For processes that are ended so and have no handler of
-    their own, such as the workers of ``with multiprocessing.Pool(initializer=
-    valued.flush_on_signals) as pool``, which are terminated at the end of the block. When the
-    events are delivered, or ``shutdown_timeout`` seconds later, the same signal is sent again, and
-    the handler that was there before, or the system, does as it always did. Where that handler ends
-    the process gracefully, what is recorded meanwhile is delivered as the process ends, also by
-    uvicorn, which raises SIGTERM once more there. That takes ``shutdown_timeout`` seconds more, at
-    most; but uvicorn gets the signal at once, and so takes no more than that in all. A second
-    signal from outside has its effect at once. A signal that is ignored stays ignored, and a
-    handler of C code, which can't be called, stays the only one.
+    >>> with multiprocessing.Pool(initializer=valued.flush_on_signals) as pool: ...
 
-    Main thread only (`ValueError` elsewhere). May be called again. Forked children inherit it; a
-    server may put other handlers in place after the fork. So each process looks once more, with its
-    first event: on the main thread it takes its place again over the default, and over uvicorn's
-    handler; on another thread it can't, and logs a warning that names the line to write. It keeps a
-    thread, which waits for the signal: in a process that forks others, call it in those, as an
-    initializer does.
+    *signals*: default ``signal.SIGTERM``. Call it in processes that are ended by a signal and have
+    no handler of their own, such as the workers of a pool above, which are terminated at the end of
+    the block. When the events are delivered, or after ``shutdown_timeout`` seconds, the signal is
+    sent again and does what it did before: the earlier handler, or the default, takes it. If that
+    handler ends the process gracefully, events that are recorded meanwhile are delivered as the
+    process ends, for ``shutdown_timeout`` seconds more at most. This holds under uvicorn, too,
+    which raises SIGTERM again at its end; it gets the signal at once, so this takes no longer than
+    ``shutdown_timeout`` in all. A second signal from outside takes effect at once. Ignored signals
+    stay ignored; a handler in C code, which can't be called, stays the only one.
+
+    Main thread only (`ValueError` elsewhere). May be called again. Forked children inherit it. A
+    server may install other handlers after the fork, so each process checks with its first event:
+    on the main thread it takes the place of the default, and of uvicorn's handler, again; on
+    another thread it can't, and logs a warning with the line to write. It keeps one thread, which
+    waits for the signal; so in a process that forks, call it in the children, as an initializer
+    does.
     """
     if threading.current_thread() is not threading.main_thread():
         raise ValueError("flush_on_signals works in the main thread only")
@@ -88,7 +89,7 @@ def _arm(found: dict[int, Any]) -> None:
     if handlers:
         _here.get().unblock()
         _here.get().forget()
-    _watch()  # first, or a signal that comes in this instant would find nobody listening
+    _watch()  # first, or a signal that comes in this instant would not be noticed
     for number, handler in handlers.items():
         signal.signal(number, handler)
         _here.get().is_armed = True
@@ -240,7 +241,7 @@ class _Watch:
         return True
 
     def forget(self) -> None:
-        """Forget signals of before, of which a handler that is installed anew is not to hear.
+        """Forget earlier signals, of which a handler that is installed again must not hear.
 
         Main thread only. `start` begins with another pipe, and another thread.
         """
@@ -254,7 +255,7 @@ class _Watch:
         self._listener = threading.get_native_id()
         while said := _received(reader):
             number = said[0]
-            # In this order: handlers that are installed anew have another listener.
+            # In this order: handlers that are installed again have another listener.
             handler = signal.getsignal(number)
             if self._pipe is None or self._pipe[0] is not reader:
                 break
@@ -284,7 +285,7 @@ class _Watch:
         # Greenlets share a thread: there this is the sender itself.
         while self._sender not in (None, threading.get_native_id()):
             time.sleep(AGAIN / 10)
-        # Whatever is under way arrives with the next system call.
+        # What is under way arrives with the next system call.
         getattr(signal, "sigpending", set)()
 
     def can_block(self) -> bool:

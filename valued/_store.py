@@ -1,4 +1,4 @@
-"""What one process does on the disk for its outbox: open, take over, hand over, keep in bounds."""
+"""What one process does on the disk for its outbox: open, adopt, hand over, limit its size."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from valued._descriptors import Calls
     from valued._errors import DeliveryError
 
-#: Bytes of a file of rejected events, and of all of them. The oldest file goes: who has not looked
-#: after thousands of rejected events needs the latest ones.
+#: Bytes of a file of rejected events, and of all such files. The oldest file is removed: after
+#: thousands of rejected events the latest ones are the useful ones.
 REJECTED_FILE: Final = 1024 * 1024
 REJECTED_BYTES: Final = 16 * REJECTED_FILE
 
@@ -43,21 +43,21 @@ REJECTED_BYTES: Final = 16 * REJECTED_FILE
 class Store:
     """Any thread may call; methods raise `OSError` unless they say otherwise.
 
-    *sync*: whether what is written is to outlive a failure of power; *calls*: see `Descriptor`.
+    *sync*: whether what is written must survive a power failure; *calls*: see `Descriptor`.
     """
 
     def __init__(self, path: str, *, sync: bool, calls: Calls | None = None) -> None:
         self.place: Final = Place(path)
         self.sync: Final = sync
         self._calls: Final = calls
-        #: Owners that are other processes, as of the last `claim`.
+        #: How many owners are other processes, as of the last `claim`.
         self.others = 0
         self._names = itertools.count(1)
         self._rejected = itertools.count(1)
         self._rejected_path = ""
 
     def open(self) -> Holding:
-        """A mark for this process, and a directory for what it accepts."""
+        """Make a mark for this process, and a directory for the events that it accepts."""
         name = os.urandom(16).hex()
         above = self.place.above()
         self.place.make()
@@ -72,7 +72,7 @@ class Store:
             for directory in self.place.directories():
                 _sync_directory(directory)
             for directory in above:
-                # One that this process may not read is no place where it has just made something.
+                # This process made nothing in a directory that it may not read.
                 with contextlib.suppress(PermissionError):
                     _sync_directory(directory)
         return Holding(path, name, owner)
@@ -95,9 +95,9 @@ class Store:
         return segment
 
     def claim(self, owner: Owner, backlog: Backlog) -> Iterator[Holding]:
-        """Take over what dead owners left, one after the other, and remove their marks.
+        """Adopt what dead owners left, one directory at a time, and remove their marks.
 
-        Trouble with one of them is raised when the others were seen to.
+        An error with one of them is raised after the others were handled.
         """
         now = owner.beat()
         known: dict[str, str] = {}
@@ -129,30 +129,30 @@ class Store:
             holding = Holding(path, left.origin, owner)
             holding.segments = dict.fromkeys(segments_in(holding, backlog))
             return holding
-        except BaseException:  # out of a signal handler, too
-            # Or nobody would look at it again while this process lives.
+        except BaseException:  # from a signal handler, too
+            # Or no process would look at it again while this one lives.
             release(Left(left.origin, owner.name, path))
             raise
 
     def was_taken(self, holding: Holding) -> bool:
-        """Whether another process owns *holding*, which is not where it was. Raises nothing."""
+        """Whether another process owns *holding*, which has been moved. Raises nothing."""
         try:
             return any(
                 left.origin == holding.origin and left.owner != holding.owner.name
                 for left in all_left(self.place)
             )
-        except OSError:  # this process can't look now: too many open files, say
-            return True  # seldom is it that somebody removed it
+        except OSError:  # this process can't look now, because of too many open files for example
+            return True  # more likely than that it was removed by hand
 
     def part(self, holding: Holding) -> None:
-        """Let others have what is left in *holding*, or remove it if that is nothing."""
+        """Hand over what is left in *holding*; remove the directory if that is nothing."""
         if not holding.segments:
             remove_directory(holding.path)
-        # Where files are left that are not known here, as a signal broke off who made them, too.
+        # Also if there are unknown files, made by a call that a signal handler interrupted.
         release(Left(holding.origin, holding.owner.name, holding.path))
 
     def size(self) -> int:
-        """Bytes of all segments in the directory, whoever owns them. Raises nothing."""
+        """Bytes of all segments in the directory, of all owners. Raises nothing."""
         total = 0
         with contextlib.suppress(OSError):
             for left in all_left(self.place):
@@ -165,10 +165,10 @@ class Store:
     def reject(
         self, key: str, body: bytes, error: DeliveryError, forgotten: Callable[[], object]
     ) -> None:
-        """Keep an event that the service refused, with its answer.
+        """Store an event that the service refused, with its answer.
 
-        *forgotten* is called for each file of earlier ones that is removed for it. Raises whatever
-        a stranger's event or answer does that JSON can't hold.
+        *forgotten* is called for each older file that is removed to make room. Raises whatever an
+        event or answer of a user's transport raises that can't be written as JSON.
         """
         payload = {
             "idempotency_key": key,
@@ -178,7 +178,7 @@ class Store:
             "attempts": error.attempts,
             "event": json.loads(body),
         }
-        # The answer may be anything, where the transport is the user's.
+        # With a transport of the user the answer may be anything.
         text = json.dumps(payload, default=str).encode()
         record = _records.encode(_records.REJECTED, next(self._rejected), time.time(), text)
         path = self._rejected_path
@@ -192,7 +192,7 @@ class Store:
             written = os.write(descriptor, record)
         finally:
             os.close(descriptor)
-        if written != len(record):  # what is there of it is skipped by who reads
+        if written != len(record):  # a reader skips an incomplete record
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
 
     def _bound_rejected(self, forgotten: Callable[[], object]) -> None:

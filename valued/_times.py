@@ -9,8 +9,8 @@ from typing import Final
 from valued._errors import ValidationError
 
 # Date and time of ISO 8601, as `datetime.isoformat` and JavaScript's `toISOString` write them.
-# Not `datetime.fromisoformat`: up to 3.10, it knows no "Z" and but two lengths of a fraction; from
-# 3.14 on, an hour 24.
+# Not `datetime.fromisoformat`: up to 3.10 it accepts no "Z" and only two lengths of a fraction;
+# from 3.14 on it accepts an hour 24.
 _TIME: Final = re.compile(
     r"(?P<year>\d{4})-(?P<month>\d\d)-(?P<day>\d\d)"
     r"[T ](?P<hour>\d\d):(?P<minute>\d\d)(:(?P<second>\d\d)([.,](?P<fraction>\d+))?)?"
@@ -20,9 +20,9 @@ _TIME: Final = re.compile(
 
 
 def with_offset(given: object) -> str:
-    """*given* as it is; where it has no offset it is local time, as for ``datetime.astimezone``.
+    """*given*, unchanged if it has an offset; else as local time, as in ``datetime.astimezone``.
 
-    Raises `ValidationError` where it is no time.
+    Raises `ValidationError` if it is not a time.
     """
     match = _TIME.fullmatch(given) if isinstance(given, str) else None
     if match is None:
@@ -31,7 +31,7 @@ def with_offset(given: object) -> str:
             "occured_at: expected a time in ISO 8601, such as '2026-11-23T10:00:00+01:00', or a "
             f"datetime, got {kind}"
         )
-    import datetime  # there already, where a client was made
+    import datetime  # imported already, if a client was made
 
     try:
         year, month, day, hour, minute = map(
@@ -47,16 +47,16 @@ def with_offset(given: object) -> str:
         ) from None
 
 
-_latest: tuple[int, str] = (-1, "")  # the last second that was asked for, and its text
+_latest: tuple[int, str] = (-1, "")  # the last second that was asked for, and its string
 
 
 def now() -> str:
     """The time, local, to the second, with its UTC offset: ``2026-11-23T10:00:00+01:00``."""
-    global _latest  # one tuple, read and replaced whole: threads need no lock for it
+    global _latest  # one tuple, read and replaced as a whole: threads need no lock
     second = int(time.time())
     latest = _latest
     if latest[0] != second:
-        # Not `datetime`: Python 3.13.0 crashes in it where it finalizes objects at its end.
+        # Not `datetime`: Python 3.13.0 crashes in it while it finalizes objects at shutdown.
         local = time.localtime(second)
         sign, offset = "-" if local.tm_gmtoff < 0 else "+", abs(local.tm_gmtoff)
         text = time.strftime("%Y-%m-%dT%H:%M:%S", local)

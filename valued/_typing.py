@@ -1,4 +1,4 @@
-"""The protocols of what a user, or a later module, may hand in."""
+"""The protocols of what users, or other modules, may hand in."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ Data: TypeAlias = "Mapping[Any, Any] | object | None"
 
 
 class Transport(Protocol):
-    """Delivers one event. Returning means delivered, raising means not; the result is ignored.
+    """Delivers one event: a callable that gets it as a dict of its own.
 
-    Called on the threads of the executor, several at a time. The dict is the transport's own.
+    Returning means delivered; the result is ignored. Raising any exception means not delivered: the
+    event is tried again later. It runs on the threads of the executor, several at a time.
     """
 
     def __call__(self, data: JSONObject, /) -> object: ...
@@ -35,23 +36,52 @@ class Wire(Protocol):
 
 
 class Executor(Protocol):
-    """Runs *fn* soon, on a thread of its choice. `concurrent.futures` executors are such."""
+    """Runs deliveries: ``submit(fn, *args)`` calls *fn* soon, on a thread of its choice.
+
+    The executors of `concurrent.futures` are such. The result is ignored.
+    """
 
     def submit(self, fn: Callable[..., Any], /, *args: Any) -> object: ...
 
 
 class OnError(Protocol):
-    """Hears of each event that was given up, on the thread that tried it last."""
+    """Is called for each event that failed permanently, on the thread that tried it last."""
 
     def __call__(self, error: DeliveryError, event: JSONObject, /) -> object: ...
 
 
 class Stats(TypedDict):
-    """One process's figures.
+    """Counts of one process's events, as `Client.stats` returns them.
 
-    ``accepted + adopted = delivered + failed + dropped + left + pending``, always; ``adopted``,
-    ``left`` and ``unsaved`` are 0 where events wait in memory. ``disabled``, ``invalid``,
-    ``anonymous`` and ``refused`` count events that were not accepted.
+    ``accepted + adopted = delivered + failed + dropped + handed_over + pending``, always.
+
+    * *accepted* (int): events whose call returned, and that are to be sent.
+    * *delivered* (int): events that the service answered with a 2xx status.
+    * *failed* (int): events that failed permanently: the service refused them, or, without an
+      outbox, the *retries* are used up or they are older than an hour. Logged, and passed to
+      *on_error*.
+    * *dropped* (int): events that are no longer tried, for the reasons below. Logged, but not
+      passed to *on_error*.
+    * *pending* (int): events that wait, are being sent, or wait for a retry.
+    * *retried* (int): attempts after the first, of all events.
+    * *dropped_by_reason* (dict of str to int): splits *dropped*: the queue was full (``overflow``),
+      the process ended (``exit``), the client was closed (``closed``); with an outbox also ``age``,
+      ``size`` (older, or more, than the outbox keeps) and ``damaged`` (a file could not be read).
+    * *adopted* (int): events that other processes accepted and this one took over.
+    * *handed_over* (int): events that this process no longer delivers, as others are to.
+    * *unsaved* (int): accepted events that the disk did not take, and that are only in memory.
+      Without an outbox *adopted*, *handed_over* and *unsaved* are 0.
+    * *pid* (int): the id of the process.
+    * *started* (float): when the process was started, in seconds since the epoch.
+
+    These events were not accepted, so they are in none of the counts above:
+
+    * *disabled* (int): the client is disabled, or a test records.
+    * *invalid* (int): they can't be sent, and the option *invalid* is ``"log"``.
+    * *anonymous* (int): they lack an id, and the option *anonymous* is ``"drop"``.
+    * *refused* (int): *before_send* returned None, or raised an exception.
+
+    An event whose call raised is not counted.
     """
 
     accepted: int
@@ -62,7 +92,7 @@ class Stats(TypedDict):
     retried: int
     dropped_by_reason: dict[str, int]
     adopted: int
-    left: int
+    handed_over: int
     unsaved: int
     pid: int
     started: float
@@ -93,7 +123,7 @@ class Outbox(Protocol):
     """
 
     #: Whether events wait for as long as the outbox keeps them, however often they were tried, and
-    #: for the right token; False: they are given up after ``Options.retries`` attempts, or an hour.
+    #: for the right token; False: they fail permanently after ``Options.retries``, or an hour.
     patient: bool
 
     def put(self, body: bytes) -> Item | None:
@@ -125,16 +155,16 @@ class Outbox(Protocol):
         """This process delivers *item* no more; whether it is lost by that."""
 
     def take_before(self, moment: float) -> Item | None:
-        """An event that was accepted before *moment* and that nobody has taken, to be settled."""
+        """An event accepted before *moment* that no worker has taken, to be settled."""
 
     def abandon(self, reason: str) -> int:
-        """Let go of all that nobody has taken; how many are lost by that."""
+        """Let go of all that no worker has taken; how many are lost by that."""
 
     def adopt(self) -> int:
         """Look now for what processes that died have left; from how many it was taken over."""
 
     def rest(self) -> None:
-        """Nobody takes anything until the next `put`: hold no file, and let nobody wait."""
+        """Nothing is taken until the next `put`: hold no file, and let no thread wait."""
 
     def ready(self) -> bool:
         """Whether `take` would find something now."""
@@ -170,7 +200,7 @@ class Outbox(Protocol):
 
 
 class ScopeLike(ABC):
-    """A scope, for those who must tell one from a mapping without importing it."""
+    """A scope, for code that must tell one from a mapping without importing it."""
 
     @abstractmethod
     def to_dict(self) -> JSONObject: ...

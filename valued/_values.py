@@ -1,10 +1,10 @@
-"""What each class that Python and common libraries bring is sent as, and how classes are named.
+"""How instances of Python's own classes and of common libraries are sent; names of classes.
 
-Nothing here is imported for the sake of one of those classes: an application that has such an
-object has imported its module.
+No module is imported here just because one of its classes is listed: an application that has such
+an object has imported its module.
 
-The objects are the application's, and may do anything. What they raise is caught by the serializer,
-which knows the place; what they yield is bounded here.
+The objects belong to the application and may do anything. The serializer, which knows the path,
+catches what they raise; this module bounds what they yield.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from collections import UserString
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, Final, NoReturn
 
-#: JSON has a form for these: they are sent as they are, and no converter is asked.
+#: JSON has a form for these: they are sent unchanged, without a converter.
 NATIVE: Final = frozenset({str, int, float, bool, type(None), dict, list, tuple})
 
-#: Values in one event, at most. An iterator or a mapping that never ends stops here; a real event
-#: of this length would have several megabytes.
+#: The most values in one event. This stops an endless iterator or mapping; a real event of this
+#: size would have several megabytes.
 MAX_VALUES: Final = 250_000
-TOO_MANY: Final = f"more than {MAX_VALUES:,} values in one event: send fewer, or a sum of them"
+TOO_MANY: Final = f"more than {MAX_VALUES:,} values in one event: send fewer, or their sum"
 
-#: Characters of a name, a key or another's text that errors show.
+#: How many characters of a name, a key or a foreign message errors show.
 SHOWN: Final = 200
 
 
 class Unconvertible(Exception):
-    """A converter's refusal; the argument says why, and the serializer where.
+    """Raised by a converter that refuses a value. The argument says why; the serializer adds where.
 
-    No value is in the text, nor anything that is made of one.
+    The message contains no value, and nothing derived from one.
     """
 
 
 def shown(text: str, length: int = SHOWN) -> str:
-    """*text* on one line of a log: not longer than *length*, and what doesn't print escaped."""
+    """*text* for one log line: at most *length* characters, unprintable ones escaped."""
     if len(text) > length:
         text = f"{text[:length]}…"
     if text.isprintable():
@@ -44,24 +44,24 @@ def shown(text: str, length: int = SHOWN) -> str:
 
 
 def text_of(value: object) -> str:
-    """The content of a text, whose class may print it otherwise, or of a proxy of one."""
-    # `str()` returns what `__str__` does, which may be of a subclass again.
+    """The content of a string, whose class may override ``__str__``, or of a proxy of one."""
+    # `str()` returns what `__str__` returns, which may be an instance of a subclass again.
     return str.__str__(value if issubclass(type(value), str) else str(value))
 
 
 def is_class(value: object) -> bool:
-    # By its type: up to 3.10, list[int] says that it is a class; an object may say so, too.
+    # By its type: up to 3.10, list[int] claims to be a class; an object may claim it, too.
     return issubclass(type(value), type)
 
 
 def class_of(value: object) -> type:
-    """The class that *value* answers for, as lazy objects and proxies (Django's, Werkzeug's) do."""
+    """The class that *value* claims in ``__class__``, as proxies (Django's, Werkzeug's) do."""
     cls = value.__class__
     return cls if is_class(cls) else type(value)
 
 
 def is_a(value: object, cls: type | tuple[type, ...]) -> bool:
-    """`isinstance` for objects of the application, which may raise when they are asked."""
+    """`isinstance` for objects of the application, which may raise in it."""
     try:
         return isinstance(value, cls)
     except Exception:  # noqa: BLE001 - its own
@@ -69,7 +69,7 @@ def is_a(value: object, cls: type | tuple[type, ...]) -> bool:
 
 
 def name_of(cls: type) -> str:
-    """Its ``__name__``, whatever its metaclass makes of that."""
+    """Its ``__name__``, even if its metaclass overrides that."""
     return shown(text_of(type.__dict__["__name__"].__get__(cls)))
 
 
@@ -83,7 +83,7 @@ def full_name_of(cls: type) -> str:
 
 
 def bounded(values: Iterable[Any]) -> list[Any]:
-    """All of them. Raises `Unconvertible` where there are too many."""
+    """All of them, as a list. Raises `Unconvertible` if there are too many."""
     items = list(itertools.islice(values, MAX_VALUES + 1))
     if len(items) > MAX_VALUES:
         raise Unconvertible(TOO_MANY)
@@ -94,20 +94,20 @@ def finite(value: float) -> float:
     """*value* if JSON has a number for it. Raises `Unconvertible`."""
     if math.isfinite(value):
         return value
-    raise Unconvertible("NaN or an infinity is no number in JSON: send None in its place")
+    raise Unconvertible("JSON has no NaN and no infinity: send None instead")
 
 
 def fields(value: object) -> object:
     """The fields of a dataclass."""
-    import dataclasses  # there already, where there is a dataclass
+    import dataclasses  # imported already, if there is a dataclass
 
-    # As `dataclasses.fields`, which is typed for those who know that they have one.
+    # `Any`, since `dataclasses.fields` is typed for callers who know that they have a dataclass.
     described: Any = class_of(value)
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(described)}
 
 
 def translated(value: object) -> object:
-    """The text of a lazy translation, in the language of this moment."""
+    """A lazy translation as a string, in the current language."""
     return str(value)
 
 
@@ -118,7 +118,7 @@ def _pairs(value: Mapping[Any, Any]) -> dict[Any, Any]:
 def _bytes(value: object) -> NoReturn:
     text = "bytes(value).decode()" if isinstance(value, memoryview) else "value.decode()"
     raise Unconvertible(
-        f"{name_of(type(value))} is no text: send {text} where it holds text, else "
+        f"{name_of(type(value))} is not a string: send {text} if it contains text, else "
         "base64.b64encode(value).decode()"
     )
 
@@ -129,30 +129,30 @@ def _generator(_: object) -> NoReturn:
 
 def _decimal(value: Any) -> str:
     if not value.is_finite():
-        raise Unconvertible("NaN or an infinity is no number in JSON: send None in its place")
+        raise Unconvertible("JSON has no NaN and no infinity: send None instead")
     return str(value)
 
 
 def _set(value: Set[Any]) -> list[Any]:
     items = bounded(value)
     try:
-        return sorted(items)  # the same set gives the same text in every process
-    except Exception:  # noqa: BLE001 - what its members raise; most have no order
+        return sorted(items)  # the same set gives the same JSON in every process
+    except Exception:  # noqa: BLE001 - whatever its members raise; most have no order
         return items
 
 
 def _moment(value: Any) -> str:
     text = value.isoformat()
     if not isinstance(text, str):
-        raise Unconvertible(f"isoformat() of {qualname_of(type(value))} returned no text")
+        raise Unconvertible(f"isoformat() of {qualname_of(type(value))} returned no string")
     text = text_of(text)
-    if text == "NaT":  # of pandas, and a datetime by its class
-        raise Unconvertible("NaT is no time: send None in its place")
+    if text == "NaT":  # from pandas: a datetime by its class
+        raise Unconvertible("NaT is not a time: send None instead")
     return text
 
 
 def _duration(value: Any) -> str:
-    """As ISO 8601 has it: ``P1DT2H3.5S``, ``-PT1H``."""
+    """In the form of ISO 8601: ``P1DT2H3.5S``, ``-PT1H``."""
     seconds = value.days * 86_400 + value.seconds
     nanoseconds = (seconds * 10**6 + value.microseconds) * 1_000
     return _iso_duration(nanoseconds + getattr(value, "nanoseconds", 0))  # those are pandas' own
@@ -181,19 +181,19 @@ def _numpy_scalar(value: Any) -> object:
 def _numpy_moment(value: Any) -> object:
     plain = value.item()
     if plain is None:
-        raise Unconvertible("NaT is no time: send None in its place")
+        raise Unconvertible("NaT is not a time: send None instead")
     return str(value) if type(plain) is int else plain  # an int: finer than Python's own
 
 
 def _numpy_duration(value: Any) -> object:
     plain = value.item()
     if plain is None:
-        raise Unconvertible("NaT is no duration: send None in its place")
+        raise Unconvertible("NaT is not a duration: send None instead")
     if type(plain) is not int:
         return plain
     if value.dtype.name == "timedelta64[ns]":
         return _iso_duration(plain)
-    raise Unconvertible("a numpy.timedelta64 of a unit that timedelta hasn't: send str(value)")
+    raise Unconvertible("this numpy.timedelta64 has a unit unknown to timedelta: send str(value)")
 
 
 def _refuses(reason: str) -> Callable[[Any], NoReturn]:
@@ -204,18 +204,18 @@ def _refuses(reason: str) -> Callable[[Any], NoReturn]:
 
 
 def _integral(value: Any) -> object:
-    # numpy says of its durations that they are whole numbers.
+    # numpy registers its durations as whole numbers.
     duration = getattr(getattr(value, "dtype", None), "kind", "") == "m"
     return _numpy_duration(value) if duration else int(value)
 
 
-_no_value: Final = _refuses("NA is no value in JSON: send None in its place")
+_no_value: Final = _refuses("JSON has no NA: send None instead")
 _array: Final = _refuses("an array is sent as a list: send value.tolist()")
 _series: Final = _refuses("a Series is sent as a list: send value.tolist()")
 _frame: Final = _refuses("a DataFrame is sent as a list: send value.to_dict('records')")
 
 BUILT_IN: Final[dict[type, Callable[[Any], object]]] = {
-    # The first six and None as subclasses, and as what proxies say they are.
+    # The first seven and None: for subclasses, and for proxies that claim to be one.
     str: text_of,
     int: int,
     float: float,
@@ -236,7 +236,7 @@ BUILT_IN: Final[dict[type, Callable[[Any], object]]] = {
 
 
 def imported() -> dict[type, Callable[[Any], object]]:
-    """What needs an import: for who makes a client, and else for the first object to convert."""
+    """Converters that need an import: made with a client, else with the first object to convert."""
     import datetime
     import enum
     import numbers
@@ -252,12 +252,12 @@ def imported() -> dict[type, Callable[[Any], object]]:
     }
 
 
-#: Classes of modules that are not imported for their sake, by module and name.
+#: Classes whose modules are not imported here, by module and name.
 LATE: Final[dict[tuple[str, str], Callable[[Any], object]]] = {
     ("uuid", "UUID"): str,
     ("decimal", "Decimal"): _decimal,
     ("pathlib", "PurePath"): str,
-    ("pathlib._local", "PurePath"): str,  # so it is called by Python 3.13
+    ("pathlib._local", "PurePath"): str,  # its name in Python 3.13
     ("ipaddress", "IPv4Address"): str,  # interfaces are subclasses
     ("ipaddress", "IPv6Address"): str,
     ("ipaddress", "IPv4Network"): str,
@@ -266,7 +266,7 @@ LATE: Final[dict[tuple[str, str], Callable[[Any], object]]] = {
     ("numpy", "generic"): _numpy_scalar,
     ("numpy", "ndarray"): _array,
     ("pandas", "Series"): _series,
-    ("pandas.core.series", "Series"): _series,  # so they are called up to pandas 2
+    ("pandas.core.series", "Series"): _series,  # their names up to pandas 2
     ("pandas", "DataFrame"): _frame,
     ("pandas.core.frame", "DataFrame"): _frame,
     ("pandas.api.typing", "NAType"): _no_value,
@@ -278,7 +278,7 @@ LATE: Final[dict[tuple[str, str], Callable[[Any], object]]] = {
 
 
 def late(cls: type) -> Callable[[Any], object] | None:
-    """What becomes of a class that no registered one covers."""
+    """The converter for a class that no registered class covers."""
     if hasattr(cls, "__dataclass_fields__"):
         return fields
     names = ((base.__module__, base.__qualname__) for base in cls.__mro__)

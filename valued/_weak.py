@@ -1,8 +1,8 @@
-"""Weak references that can be listed at any moment, whatever other threads add meanwhile.
+"""Weak references that can be listed at any moment, even while other threads add some.
 
-`weakref.WeakSet` can't: its iteration is Python code, and an element that another thread adds
-during it is a `RuntimeError`. Here each operation is a single one of a dict, and so atomic; there
-is no lock that a thread could hold while another one forks.
+`weakref.WeakSet` can't do that: its iteration is Python code, and if another thread adds an element
+meanwhile, it raises a `RuntimeError`. Here each operation is a single operation of a dict, and so
+it is atomic. There is no lock that a thread could hold while another one forks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class WeakList(Generic[T]):
-    """Holds objects for as long as somebody else does. Any thread may call anything."""
+    """Lists objects without keeping them alive. Any thread may call anything."""
 
     __slots__ = ("__weakref__", "_references")
 
@@ -22,10 +22,10 @@ class WeakList(Generic[T]):
         self._references: dict[weakref.ref[T], None] = {}
 
     def add(self, element: T) -> None:
-        """Hold *element*, weakly; once, however often it is added."""
+        """Add *element*, by a weak reference; once, however often this is called."""
         self._references[weakref.ref(element, self._references.pop)] = None
 
     def living(self) -> list[T]:
-        """Those that are alive, as a list of its own."""
+        """The elements that are alive, as a new list."""
         found = [reference() for reference in list(self._references)]
         return [element for element in found if element is not None]

@@ -1,13 +1,13 @@
-"""The plugin for pytest: ``valued_events``, ``valued_service``, and two settings.
+"""The plugin for pytest: the fixtures ``valued_events`` and ``valued_service``, and two settings.
 
-In ``pytest.ini`` (or wherever pytest's settings are):
+In ``pytest.ini``, or where your settings of pytest are:
 
-* ``valued_disabled = true`` sets ``VALUED_DISABLED=1``, unless it is set, before anything of yours
+* ``valued_disabled = true`` sets ``VALUED_DISABLED=1``, unless it is set, before your application
   is imported: clients need no token, and send nothing.
-* ``valued_block = true`` makes an event for an endpoint that isn't on this machine an error
-  (`valued.testing.RealEndpointError`), raised by the call that records it.
+* ``valued_block = true`` makes an event for an endpoint that is not on this machine an error
+  (`valued.testing.RealEndpointError`), raised by the call that records the event.
 
-Both end with the run of pytest. A suite that uses none of these notices nothing.
+Both end with the run of pytest. A suite that uses none of these is not affected.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def valued_events() -> Iterator[Events]:
-    """What is recorded from now on, a `valued.testing.Events`; nothing is sent."""
+    """The events that are recorded during the test, a `valued.testing.Events`; none is sent.
+
+    It is `valued.testing.recorded` as a fixture: every client, thread, forked child and program
+    that the test starts is seen.
+    """
     from valued.testing import recorded
 
     with recorded() as events:
@@ -34,7 +38,10 @@ def valued_events() -> Iterator[Events]:
 
 @pytest.fixture
 def valued_service() -> Iterator[Service]:
-    """A `valued.testing.Service`, to which the environment leads clients made from now on."""
+    """A `valued.testing.Service`, a mock server; clients that are made after it send to it.
+
+    It is `valued.testing.service` as a fixture: the environment variables lead to it.
+    """
     from valued.testing import service
 
     with service() as made:
@@ -42,7 +49,7 @@ def valued_service() -> Iterator[Service]:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the settings."""
+    """Add the settings ``valued_disabled`` and ``valued_block``."""
     parser.addini(
         "valued_disabled",
         "set VALUED_DISABLED=1 for the tests: clients need no token, and send nothing",
@@ -88,7 +95,7 @@ def _apply(config: pytest.Config) -> None:
 
 @contextlib.contextmanager
 def _set(variable: str) -> Iterator[None]:
-    """In the block, *variable* is ``1``, unless it is set: who set it knows why."""
+    """In the block, *variable* is ``1``, unless it is set already."""
     import os
 
     if variable in os.environ:

@@ -1,10 +1,10 @@
-"""What an application records, seen by its tests.
+"""For tests of your application: what it recorded, and a service on this machine.
 
 >>> with valued.testing.recorded() as events:
 ...     generate(1)
 >>> events.one("report.generated", user={"id": 1})
 
-Under pytest, the fixtures ``valued_events`` and ``valued_service`` give the same.
+With pytest, use the fixtures ``valued_events`` and ``valued_service``.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class _Recording:
 
     def end(self) -> None:
         self._kept = self._content()
-        with contextlib.suppress(OSError):  # on Windows, somebody may be writing
+        with contextlib.suppress(OSError):  # on Windows, a process may be writing
             os.unlink(self.path)
 
     def nothing(self) -> str:
@@ -131,14 +131,16 @@ _recordings: Final[PerProcess[_Recordings]] = PerProcess(_Recordings)
 def recorded() -> Iterator[Events]:
     """Record events, and send none, in the block; its value is an `Events`.
 
-    It reaches every client of this process, whenever it was made, in all threads, the children
-    that are forked in the block, and the programs that are started in it, which are told by the
-    variable ``VALUED_RECORD``. Such a process that outlives the block sends nothing, and is seen by
-    the next one. Children that were forked before the block, and programs that don't get the
-    variable, send. Events that were accepted before the block, and are not sent yet, are sent
-    meanwhile. Of nested blocks the inner one records. Afterwards all is as it was, and the events
-    can still be read. One thread at a time may enter. Raises `OSError` where no file can be made in
-    the directory for temporary files.
+    It applies to every client of this process, no matter when it was made, in all threads; to
+    children that are forked in the block; and to programs that are started in it, which see the
+    variable ``VALUED_RECORD``. If such a process outlives the block, it sends nothing, and the next
+    block sees its events. Not to children that were forked before the block, nor to programs that
+    don't get the variable: they send. Events that were accepted before the block and are still
+    pending are sent meanwhile.
+
+    Of nested blocks, the inner one records. After the block, all is as it was, and the events can
+    still be read. One thread at a time may enter. Raises `OSError` if no file can be made in the
+    directory for temporary files.
     """
     recordings = _recordings.get()
     recording = recordings.begin()
@@ -171,9 +173,10 @@ def _set_environment(changes: Mapping[str, str | None]) -> None:
 
 
 class Request(NamedTuple):
-    """A request that the service got, whatever it answered. *body*: as it came.
+    """A request that a `Service` got, whatever it answered.
 
-    The header with the token is there, and doesn't show in a ``repr``.
+    ``method`` and ``path``: strings. ``headers``: a mapping; the token is in it, and a ``repr``
+    doesn't show it. ``body``: the bytes as they arrived.
     """
 
     method: str
@@ -183,7 +186,7 @@ class Request(NamedTuple):
 
     @property
     def event(self) -> Any:
-        """The body, decoded. Raises `ValueError` where it is no JSON."""
+        """The body, decoded from JSON. Raises `ValueError` if it is none."""
         return json.loads(self.body)
 
 
@@ -213,16 +216,17 @@ class _Taken:
             return "nothing arrived; a recording is on and takes the events"
         return (
             "nothing arrived; a client that was made before the fixture sends elsewhere: "
-            "make the client after the fixture: connect anew"
+            "make the client after the fixture, for example by valued.connect()"
         )
 
 
 class Service:
-    """A stand-in for the service: an HTTP server on loopback, which checks events as that one does.
+    """A mock server: HTTP on this machine, which checks events as the service does.
 
-    ``url``: where events go. ``events``: those that it took, an `Events`. ``requests``: all that it
-    got, a list of `Request`. It answers on threads of its own, from its construction until `close`.
-    Any thread may call anything. A forked child can send to it, not ask it.
+    ``url``: where to send events, a string. ``events``: those that it took, an `Events`.
+    ``requests``: all that it got, a list of `Request`. It answers, on threads of its own, from its
+    construction to `Service.close`; ``with Service() as service:`` closes it. Any thread may call
+    any method. A forked child can send to it, and must not ask it.
     """
 
     def __init__(self) -> None:
@@ -239,16 +243,16 @@ class Service:
     def fail(self, status: int = 503, times: int | None = None) -> None:
         """Answer the next *times* events with *status*, and don't take them.
 
-        None: all of them, until the next call. 0: none, so that all is well again.
+        *times*: None for all of them, until the next call of ``fail``; 0 to answer normally again.
         """
         self._listener.fail(status, times)
 
     def delay(self, seconds: float) -> None:
-        """Wait before each answer, from now on."""
+        """Wait *seconds* before each answer, from now on."""
         self._listener.delay(seconds)
 
     def wait(self, count: int, timeout: float = 5.0) -> Events:
-        """See `Events.wait`."""
+        """Wait until *count* events were taken, *timeout* seconds at most; as `Events.wait`."""
         return self.events.wait(count, timeout)
 
     def clear(self) -> None:
@@ -257,7 +261,7 @@ class Service:
         self.requests.clear()
 
     def close(self) -> None:
-        """Stop; answers under way are waited for, 2 seconds at most. May be called again."""
+        """Stop. It waits up to 2 seconds for answers under way. May be called again."""
         if self._thread.is_alive():
             self._listener.stop()
             self._thread.join()
@@ -274,7 +278,7 @@ class Service:
 
 
 def _listener(taken: _Taken, requests: list[Request]) -> Any:
-    """The server of ``valued listen``, which can be told how to answer while it runs."""
+    """The server of ``valued listen``, whose answers can be changed while it runs."""
     # Only here: most tests need none.
     from valued.cli.service import Listener, Received, _Connection
 
@@ -305,12 +309,12 @@ def _listener(taken: _Taken, requests: list[Request]) -> Any:
 
 @contextlib.contextmanager
 def service() -> Iterator[Service]:
-    """A `Service` for the block, and the environment that leads to it.
+    """A `Service` for the block, and an environment that leads clients to it.
 
-    ``VALUED_ENDPOINT`` is its URL, ``VALUED_TOKEN`` a token, unless one is set; ``VALUED_DISABLED``
-    and ``VALUED_OUTBOX`` aren't set, and ``no_proxy`` names this machine. Clients that are made in
-    the block, and programs that are started in it, send to it; a client that exists already has its
-    endpoint. Afterwards the variables are as they were.
+    In the block, ``VALUED_ENDPOINT`` is its URL, ``VALUED_TOKEN`` is set (to a test token, unless
+    it was), ``VALUED_DISABLED`` and ``VALUED_OUTBOX`` are not, and ``no_proxy`` names this machine.
+    Clients that are made in the block, and programs that are started in it, send to it. A client
+    that exists already keeps its endpoint. After the block, the variables are as they were.
     """
     direct = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
     with (

@@ -1,18 +1,18 @@
-"""A small Django site with a login, whose users have reports made, by Celery.
+"""A small Django site with a login, whose users ask for reports that Celery makes.
 
-In one terminal, start the stand-in for the service; in another, all of the site::
+Start the mock server in one terminal, and the whole site in another::
 
     valued listen
 
     VALUED_TOKEN=any-text VALUED_ENDPOINT=http://127.0.0.1:4567/events \
         python examples/django_project/manage.py demo
 
-Then sign in at http://127.0.0.1:8000 as ``ada`` or ``grace``, with ``secret``, and ask for a
-report. What ``valued listen`` shows is of the one who did: a page view, what was asked for, and
-what the task has done.
+Then sign in at http://127.0.0.1:8000 as ``ada`` or ``grace``, with the password ``secret``, and ask
+for a report. ``valued listen`` shows three events of this user: the page view, the request for the
+report, and the report that the task has made.
 
-Without more, tasks run within the request. With a broker, a worker runs them, and the user travels
-along. With a Redis on this machine, in each terminal of the two that follow::
+Without a broker, tasks run in the request. With a broker, a worker runs them, and the user's id is
+sent along. With a Redis on this machine, set these in two terminals, and run one command in each::
 
     export CELERY_BROKER_URL=redis://127.0.0.1:6379/0
     export VALUED_TOKEN=any-text VALUED_ENDPOINT=http://127.0.0.1:4567/events
@@ -21,7 +21,7 @@ along. With a Redis on this machine, in each terminal of the two that follow::
 
     celery --workdir examples/django_project --app reports worker
 
-It needs ``django`` and ``celery``, and ``redis`` for that broker.
+Needs ``django`` and ``celery``, and ``redis`` for that broker.
 """
 
 import os

@@ -147,7 +147,7 @@ def test_listener_that_does_not_start_is_one_line(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     assert main(["demo"]) == 1
-    assert capsys.readouterr().err == "valued: the listener did not start:\n"
+    assert capsys.readouterr().err == "valued: the mock server did not start:\n"
 
 
 def test_listener_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -171,8 +171,8 @@ def test_text_that_reads_like_a_number_is_told_with_an_advice_that_works(
     text: str, number: str
 ) -> None:
     remark = values.remark("user.id", text) or ""
-    assert "is sent as text, just as typed" in remark
-    advice = remark.rpartition("to send that, give user.id=")[2] if number else ""
+    assert "is sent as a string, exactly as typed" in remark
+    advice = remark.rpartition("to send that, type user.id=")[2] if number else ""
     assert advice == number
     assert not number or not isinstance(values.parsed(number), str)
     assert len(remark) < 250
@@ -180,7 +180,7 @@ def test_text_that_reads_like_a_number_is_told_with_an_advice_that_works(
 
 @pytest.mark.parametrize("text", JSON_AS_TEXT)
 def test_text_that_reads_like_json_is_told(text: str) -> None:
-    assert "is sent as text, just as typed: it is no JSON" in (values.remark("a", text) or "")
+    assert "is sent as a string, exactly as typed: it is not JSON" in (values.remark("a", text) or "")
 
 
 @pytest.mark.parametrize("text", AS_TEXT)
@@ -196,8 +196,8 @@ def test_id_that_was_typed_with_zeros_arrives_with_them_and_a_word_says_so(
     assert (event["user"], event["customer"]) == ({"id": "007"}, {"id": 7})
     shown = capsys.readouterr()
     assert shown.err == (
-        'valued: user.id: "007" is sent as text, just as typed: the number is written 7; to send '
-        "that, give user.id=7\n"
+        'valued: user.id: "007" is sent as a string, exactly as typed: the number is written 7; '
+        "to send that, type user.id=7\n"
     )
     assert shown.out.count("\n") == 1
 

@@ -128,7 +128,7 @@ def test_send_ends_where_nothing_can_be_delivered_and_leaves_all_of_it(
     assert said in done.stderr.splitlines()[0]
     assert done.stderr.splitlines()[-2:] == [
         "0 delivered, 0 rejected, 0 dropped",
-        "valued: nothing was delivered for 1 s (--timeout); 5 events are left to others",
+        "valued: nothing was delivered for 1 s (--timeout); 5 events remain in the outbox",
     ]
     assert outbox(place, "rejected").stdout == ""
     server.script = lambda _request: Reply()
@@ -248,7 +248,7 @@ def test_export_to_what_is_no_file_only_writes(place: Path) -> None:
         ([], "y\n", 0, "5 events removed\n"),
         (["--yes"], "", 0, "5 events removed\n"),
         ([], "n\n", 1, "nothing was removed\n"),
-        ([], "", 1, "\nvalued: nobody answered, so nothing was removed; pass --yes\n"),
+        ([], "", 1, "\nvalued: no answer, so nothing was removed; pass --yes\n"),
     ],
     ids=str,
 )
@@ -256,7 +256,7 @@ def test_purge_removes_what_the_dead_left_if_the_answer_is_yes(
     given: list[str], answer: str, status: int, said: str, place: Path
 ) -> None:
     done = outbox(place, "purge", *given, input=answer)
-    asked = "" if given else "Remove 5 events that no process will deliver, for good? [y/N] "
+    asked = "" if given else "Permanently delete 5 events that no process will deliver? [y/N] "
     assert (done.returncode, done.stdout, done.stderr) == (status, asked, said)
     left = outbox(place, "export", "-").stdout.splitlines()
     assert len(left) == (5 if status else 0)

@@ -132,7 +132,7 @@ def test_bad_lines_are_named_and_the_rest_goes_on(
     bad = {
         2: (b"{", "not JSON in UTF-8: "),
         3: (b"\xff", "not JSON in UTF-8: "),
-        4: (b'{"a": NaN}', "not JSON in UTF-8: NaN is no JSON"),
+        4: (b'{"a": NaN}', "not JSON in UTF-8: NaN is not JSON"),
         5: (b"[" * 100_000, "not JSON in UTF-8: "),
         6: (b"[1]", 'expected an object, such as {"category": …}, got list'),
         7: (b"{}", "category: expected one of"),
@@ -225,7 +225,7 @@ def test_event_that_is_given_up_is_named_by_its_line(
     assert main(["send", written(path, *lines), *delivery]) == 1
     lines = capsys.readouterr().err.splitlines()
     # What the library warns of comes at once; the lines' numbers with the end of their chunk.
-    warned = [line.startswith("valued: 1 event was given up; the latest: ") for line in lines]
+    warned = [line.startswith("valued: 1 event failed permanently; the latest: ") for line in lines]
     assert warned.index(True) < len(lines) - 5
     shown = [line for line in lines if not line.startswith("valued: ")]
     assert shown[0].startswith(f"{path}:7: not JSON")

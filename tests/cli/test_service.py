@@ -144,7 +144,7 @@ def test_missing_authorization_is_401(running: Running) -> None:
         ("{", "the body is not JSON in UTF-8: "),
         (b"\xff", "the body is not JSON in UTF-8: "),
         ("[" * 100_000, "the body is not JSON in UTF-8: "),
-        ('{"a": NaN}', "the body is not JSON in UTF-8: NaN is no JSON"),
+        ('{"a": NaN}', "the body is not JSON in UTF-8: NaN is not JSON"),
         ("[]", "event: expected a mapping"),
         ("{}", "category: expected one of"),
         ('{"category": "action", "user": {"id": 1}}', "key: expected"),

@@ -25,8 +25,8 @@ class Outcome(enum.Enum):
     """What the client makes of it."""
 
     SUCCESS = "delivered at once"
-    RETRY = "tried again, and given up after `retries`"
-    FINAL = "given up at once"
+    RETRY = "retried, and failed permanently after `retries`"
+    FINAL = "failed permanently at once"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +136,7 @@ def _status(status: int, outcome: Outcome = Outcome.RETRY, *headers: str, times:
 
 _REDIRECT = "Location: http://127.0.0.1:9/elsewhere"
 
-#: By the names of the table in ``docs/faults.rst``.
+#: By the names of the table in ``docs/reference/faults.rst``.
 MODES = {
     "answers late": Mode(_late, says="timed out", slow=True),
     "never answers": Mode(_silent, says="timed out", slow=True),
@@ -193,7 +193,7 @@ MODES = {
     "sends 100 MB with a success": Mode(_huge("200 OK"), Outcome.SUCCESS),
     "sends 100 MB with a refusal": Mode(_huge("400 No"), Outcome.FINAL, 400, "answered 400"),
     "answers garbage": Mode(_ending(b"SSH-2.0-OpenSSH_9.2\r\n"), says="no answer"),
-    "has a certificate of nobody's": Mode(
+    "has a certificate of an unknown authority": Mode(
         _ending(), says="certificate verify failed", unread=True, tls=True
     ),
     "has a certificate of another host": Mode(

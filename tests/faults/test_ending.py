@@ -76,5 +76,5 @@ def test_an_event_of_a_finalizer_after_all_handlers_is_counted_as_lost_and_said(
     assert done.returncode == 0, done.stderr
     assert [event["key"] for event in server.events if event["key"] != "one"] == []
     assert f"dropped: {AFTER_ALL_HANDLERS[road]}\n" in done.stdout
-    line = "valued: events that are recorded while Python takes itself apart.*\n"
+    line = "valued: events recorded while the Python interpreter shuts down.*\n"
     assert re.fullmatch(line, done.stderr)

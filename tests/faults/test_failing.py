@@ -94,5 +94,5 @@ def test_the_end_of_a_process_lets_on_error_finish(serve: Any) -> None:
     server = serve(answering(answer("400 No")))
     done = run_program("ends_in_on_error.py", server.url)
     assert done.returncode == 0
-    assert done.stderr.startswith("valued: 1 event was given up; ")
-    assert done.stdout == "the last event was given up with 400\n"
+    assert done.stderr.startswith("valued: 1 event failed permanently; ")
+    assert done.stdout == "the last event failed with 400\n"

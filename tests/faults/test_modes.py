@@ -36,7 +36,7 @@ BOUND = 20.0
 #: Seconds; what stands here for the two minutes that the service can make us wait.
 LONGEST_RETRY_AFTER = 0.04
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "faults.rst"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "reference" / "faults.rst"
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +52,7 @@ def contexts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {
         "bundle": str(ours.bundle),
         "good": ours.context(),
-        "has a certificate of nobody's": strangers.context(),
+        "has a certificate of an unknown authority": strangers.context(),
         "has a certificate of another host": ours.context("example.org"),
     }
 
@@ -167,7 +167,7 @@ def test_a_fault_that_passes_costs_an_attempt_and_one_log_line(
 
     def check() -> None:
         assert here.client.flush(BOUND)
-        _assert_lines(caplog, mode, "1 delivery failed and is tried again; ")
+        _assert_lines(caplog, mode, "1 delivery failed and will be retried; ")
         assert here.client.told == []
         if not mode.slow:  # else a good answer might have been too slow for it, too
             _assert_figures(here.client, delivered=1, failed=0, retried=mode.times)
@@ -195,7 +195,7 @@ def test_a_fault_that_lasts_is_given_up_counted_logged_and_told(
             assert error.age >= LONGEST_RETRY_AFTER
         if mode.slow:
             assert 2 * SLOW <= error.age < 2 * SLOW + 3.0
-        _assert_lines(caplog, mode, "1 delivery failed and is tried", "1 event was given up; ")
+        _assert_lines(caplog, mode, "1 delivery failed and will be retried", "1 event failed permanently; ")
         _assert_figures(here.client, delivered=0, failed=1, retried=1)
 
     getattr(here, fork_is)(math.inf, check)
@@ -203,7 +203,7 @@ def test_a_fault_that_lasts_is_given_up_counted_logged_and_told(
 
 
 @everywhere(_names(Outcome.FINAL), ALL)
-def test_a_refusal_for_good_is_given_up_at_once_counted_logged_and_told(
+def test_a_permanent_refusal_fails_at_once_and_is_counted_logged_and_told(
     name: str, executor: str, fork_is: str, setting: Any, caplog: Any
 ) -> None:
     here = setting(retries=100)
@@ -215,7 +215,7 @@ def test_a_refusal_for_good_is_given_up_at_once_counted_logged_and_told(
         assert (error.status, error.attempts, event["key"]) == (mode.status, 1, "a")
         assert mode.says in error.reason
         assert 0 < len(error.body) <= 500
-        _assert_lines(caplog, mode, "1 event was given up; ")
+        _assert_lines(caplog, mode, "1 event failed permanently; ")
         _assert_figures(here.client, delivered=0, failed=1, retried=0)
 
     getattr(here, fork_is)(math.inf, check)

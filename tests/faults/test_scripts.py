@@ -27,7 +27,7 @@ def test_a_small_soak_loses_nothing(tmp_path: Path) -> None:
     figures = _figures("soak.py", tmp_path / "soak.json", "--events", "800", "--seconds", "20")
     assert figures["recorded"] == figures["accepted"] == 800
     assert figures["lost"] == figures["dropped"] == figures["repeats without that"] == 0
-    assert figures["given up, not refused for good"] == figures["told twice"] == 0
+    assert figures["failed, not refused permanently"] == figures["told twice"] == 0
     assert figures["faults"]
 
 

@@ -32,7 +32,7 @@ from django.http import HttpResponse, StreamingHttpResponse  # noqa: E402
 from django.test import AsyncClient, Client, RequestFactory, override_settings  # noqa: E402
 from django.urls import path as urlpath  # noqa: E402
 
-from valued.integrations.django._fields import _ask_anew, follow_logins, user_of  # noqa: E402
+from valued.integrations.django._fields import _ask_again, follow_logins, user_of  # noqa: E402
 
 A, B = 11, 12
 
@@ -171,7 +171,7 @@ def test_receiver_of_a_login_records_for_the_one_who_signed_in(
     # Those of the application are often there before the middleware is made.
     user_logged_in.receivers.insert(0, user_logged_in.receivers.pop())
     follow_logins.cache_clear()
-    user_logged_in.disconnect(_ask_anew)
+    user_logged_in.disconnect(_ask_again)
     try:
         client.get("/again/login")
     finally:
@@ -881,7 +881,7 @@ def test_client_is_connected_with_the_options(
 def test_defaults_that_cannot_be_sent_are_named_as_any_other_setting(
     ready: Callable[..., list[str]],
 ) -> None:
-    with pytest.raises(valued.ValidationError, match=r"^VALUED: defaults: user\.id: NaN or an inf"):
+    with pytest.raises(valued.ValidationError, match=r"^VALUED: defaults: user\.id: JSON has no NaN"):
         ready(DEFAULTS={"user.id": float("nan")})
 
 
@@ -905,7 +905,8 @@ def test_client_of_the_application_stays_unless_there_is_a_token(
     assert ready() == []
     assert valued.client() is recorder
     assert ready(MAX_QUEUE=5, ENDPOINT=server.url) == [
-        "valued.W002 VALUED: ENDPOINT, MAX_QUEUE without effect: valued.connect was called before."
+        "valued.W002 VALUED: ENDPOINT, MAX_QUEUE: no effect, since valued.connect was called "
+        "before."
     ]
     assert valued.client() is recorder
     assert ready(TOKEN="any", ENDPOINT=server.url) == []

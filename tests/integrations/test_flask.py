@@ -482,7 +482,7 @@ def test_what_a_function_raises_in_a_page_view_is_logged_and_the_page_served(
     valued_flask.init_app(app, user, page_views=page_views)
     assert get(app, "/page").text == HTML
     assert sent == []
-    reasons = {"result": "url: expected a text", "value": "user.plan: "}
+    reasons = {"result": "url: expected a string", "value": "user.plan: "}
     reason = reasons.get(broken, "LookupError was raised")
     [record] = caplog.records
     assert "secret" not in caplog.text

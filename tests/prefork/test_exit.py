@@ -106,7 +106,7 @@ def test_the_end_does_not_wait_for_the_time_of_a_retry(
     done = run_program("exits.py", server.url, road)
     assert done.returncode == status, done.stderr
     assert re.fullmatch(
-        r"(valued: )?1 delivery failed and is tried again; .* 503 .*\n", done.stderr
+        r"(valued: )?1 delivery failed and will be retried; .* 503 .*\n", done.stderr
     )
     assert server.keys() == ["refused once", "refused once"]
 
@@ -118,7 +118,7 @@ def test_what_on_error_records_at_the_end_is_delivered_too(server: Server) -> No
     done = run_program("exits.py", server.url, "on_error_records_while_the_process_ends")
     assert done.returncode == 0
     assert re.fullmatch(
-        "valued: 1 delivery failed .*\nvalued: 1 event was given up.*\n", done.stderr
+        "valued: 1 delivery failed .*\nvalued: 1 event failed permanently.*\n", done.stderr
     )
     assert server.keys() == ["refused twice", "refused twice", "told"]
 

@@ -32,7 +32,7 @@ CHILDREN = ["child-0", "child-1", "child-2", "child-3", "child-4", "child-at-end
 #: gevent looks host names up on a thread, and Python 3.12 lets none start once its end has begun.
 NO_THREAD_AT_THE_END = sys.version_info[:2] == (3, 12)
 NO_THREAD = re.compile(
-    r"(valued: )?1 delivery failed and is tried again; the latest: RuntimeError: "
+    r"(valued: )?1 delivery failed and will be retried; the latest: RuntimeError: "
     r"can't create new thread at interpreter shutdown \(1 attempt in .*\)\n"
 )
 

@@ -208,7 +208,7 @@ def test_the_end_of_a_process_leaves_to_others_what_a_service_that_is_down_did_n
         began = time.monotonic()
         assert not down.close(0.1)
         assert time.monotonic() - began < 5
-        assert down.stats()["left"] == 1
+        assert down.stats()["handed_over"] == 1
 
     assert fork(child).wait() == 0
     server.script = lambda _request: Reply()

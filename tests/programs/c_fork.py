@@ -31,7 +31,9 @@ def record(key: str) -> None:
 
 def ports() -> set[int]:
     """Our ends of this process's connections to the server."""
-    connections = psutil.Process().net_connections("tcp")
+    process = psutil.Process()
+    # psutil before 6.0 knows it by the second name only.
+    connections = (getattr(process, "net_connections", None) or process.connections)("tcp")
     return {each.laddr.port for each in connections if each.raddr and each.raddr.port == PORT}
 
 

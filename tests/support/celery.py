@@ -23,7 +23,7 @@ import pytest
 #: What a worker that is well never prints.
 _COMPLAINT = re.compile(r"Traceback|Exception ignored|Warning: |: (WARNING|ERROR|CRITICAL)/")
 # What Celery says as it shuts down warmly while there are tasks left.
-_NORMAL = re.compile(r"Requeuing undeliverable message")
+_NORMAL = re.compile(r"Requeuing undeliverable message|CPendingDeprecationWarning")
 
 #: Seconds after which a child of the prefork pool ends by `os._exit`, when its signal was sent.
 CELERY_GRACE = 1.0

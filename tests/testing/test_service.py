@@ -146,7 +146,7 @@ def test_a_failure_says_that_a_client_made_before_sends_elsewhere() -> None:
         [said] = {*_failures(listening)}
     assert len(elsewhere) == 1
     assert said.startswith("nothing arrived; ")
-    assert said.endswith("make the client after the fixture: connect anew")
+    assert said.endswith("make the client after the fixture, for example by valued.connect()")
 
 
 def test_a_failure_says_that_what_came_was_not_taken(

@@ -1,7 +1,7 @@
 """The command line: ``valued``, and ``python -m valued``.
 
-Exit statuses: 0 when all went well, 1 when something could not be delivered or done, 2 for a
-command that can't be understood, 130 after Ctrl-C. Errors are one line on standard error each.
+Exit statuses: 0 for success, 1 if something could not be delivered or done, 2 for wrong arguments,
+130 after Ctrl-C. Each error is one line on standard error.
 """
 
 from __future__ import annotations
@@ -20,29 +20,35 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-#: As a shell reports a program that SIGINT ended: 128 and its number.
+#: The status that a shell reports for a program ended by SIGINT: 128 and the number of the signal.
 INTERRUPTED: Final = 130
+
+EPILOG: Final = (
+    "Environment variables: VALUED_TOKEN is the token, if there is no --token. VALUED_ENDPOINT is "
+    "the address that events are sent to, if there is no --endpoint. VALUED_DISABLED=1 sends "
+    "nothing. Type `valued COMMAND --help` for the options of a command."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status. *argv*: default the process's own arguments.
+    """Run one command; returns the exit status. *argv*: default the arguments of the process.
 
-    Like any parser of `argparse`, ``--help``, ``--version`` and a command that can't be understood
-    raise `SystemExit`. Call it from the main thread: commands handle signals.
+    As with any parser of `argparse`, ``--help``, ``--version`` and wrong arguments raise
+    `SystemExit`. Call it on the main thread: commands handle signals.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A terminal that can't show a character gets its number, and no traceback.
+            # A character that the terminal can't show is escaped, instead of raising an error.
             stream.reconfigure(errors="backslashreplace")
     try:
         try:
             return _run(argv)
         finally:
-            sys.stdout.flush()  # here, where a broken pipe can still be told from success
+            sys.stdout.flush()  # here, where a broken pipe can still change the exit status
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader has enough (`valued listen | head`). What the interpreter flushes at its end
+        # The reader has ended (`valued listen | head`). What the interpreter flushes at shutdown
         # must go somewhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -59,7 +65,7 @@ def _run(argv: Sequence[str] | None) -> int:
     command = importlib.import_module(f"valued.cli.{arguments.module}")
     try:
         status: int = command.run(arguments)
-    except valued.ValuedError as error:  # what was given can't be used as it is
+    except valued.ValuedError as error:  # the arguments can't be used
         render.complain(str(error))
         return 2
     except BrokenPipeError:
@@ -72,40 +78,55 @@ def _run(argv: Sequence[str] | None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="valued", description="Record events for Valued (valued.app), and see what is sent."
+        prog="valued",
+        description="Send events to Valued (valued.app), and see what your application sends.",
+        epilog=EPILOG,
     )
     parser.add_argument("--version", action="version", version=f"valued {valued.__version__}")
     parser.set_defaults(module=None)
     commands = parser.add_subparsers(metavar="COMMAND")
-    _add_listen(_command(commands, "listen", "listen", "stand in for the service, show each event"))
-    _add_send(_command(commands, "send", "send", "deliver events written one a line"))
-    for name, subject, text in (
-        ("action", "KEY", "record that somebody did something"),
-        ("page-view", "URL", "record that a user looked at a page"),
-        ("sync-user", None, "send what is known of a user"),
-        ("sync-customer", None, "send what is known of a customer"),
+    _add_listen(
+        _command(commands, "listen", "mock server: receives events, checks each and shows it")
+    )
+    _add_send(_command(commands, "send", "deliver events from a file, one JSON object per line"))
+    for name, text, subject, about in (
+        ("action", "record that a user did something", "KEY", "what, such as report.generated"),
+        ("page-view", "record that a user looked at a page", "URL", "address of the page"),
+        ("sync-user", "send what is known about a user", None, ""),
+        ("sync-customer", "send what is known about a customer", None, ""),
     ):
-        _add_event(_command(commands, name, "events", text), name, subject)
-    _add_outbox(_command(commands, "outbox", "outbox", "see and send what processes left behind"))
-    _add_demo(_command(commands, "demo", "demo", "see it at work: forks, a pool, threads, a spawn"))
+        _add_event(_command(commands, name, text, module="events"), name, subject, about)
+    _add_outbox(_command(commands, "outbox", "inspect an outbox, and deliver what is left in it"))
+    _add_demo(_command(commands, "demo", "see the client at work: forks, threads, a pool, a spawn"))
     return parser
 
 
-def _command(commands: Any, name: str, module: str, text: str) -> argparse.ArgumentParser:
+def _command(
+    commands: Any, name: str, text: str, *, module: str | None = None
+) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         name, help=text, description=f"{text[0].upper()}{text[1:]}."
     )
-    parser.set_defaults(module=module)
+    parser.set_defaults(module=module or name)
     return parser
 
 
 def _add_listen(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
     parser.add_argument(
-        "--port", type=_port, default=4567, help="port (%(default)s; 0: a free one)"
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s)"
     )
     parser.add_argument(
-        "--delay", type=_seconds, default=0.0, metavar="S", help="wait S seconds before each answer"
+        "--port",
+        type=_port,
+        default=4567,
+        help="port to listen on (default: %(default)s; 0: any free port)",
+    )
+    parser.add_argument(
+        "--delay",
+        type=_seconds,
+        default=0.0,
+        metavar="S",
+        help="wait S seconds before each answer (default: %(default)g)",
     )
     parser.add_argument(
         "--fail",
@@ -113,33 +134,41 @@ def _add_listen(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="STATUS:COUNT",
-        help="answer the first COUNT valid events with STATUS, as 503:3; may be repeated",
+        help="answer the first COUNT valid events with STATUS, such as 503:3; can be repeated "
+        "(default: accept all)",
     )
-    parser.add_argument("--json", action="store_true", help="print one line of JSON for each event")
     parser.add_argument(
-        "--until-eof", action="store_true", help="end when standard input does, too"
+        "--json",
+        action="store_true",
+        help="print one line of JSON for each event (default: readable text)",
+    )
+    parser.add_argument(
+        "--until-eof", action="store_true", help="also end when standard input ends"
     )
 
 
 def _add_send(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="one JSON object a line; -: standard input")
+    parser.add_argument(
+        "file", metavar="FILE", help="file with one JSON object per line; -: standard input"
+    )
     _add_delivery(parser)
 
 
-def _add_event(parser: argparse.ArgumentParser, name: str, subject: str | None) -> None:
+def _add_event(parser: argparse.ArgumentParser, name: str, subject: str | None, about: str) -> None:
     parser.set_defaults(command=name)
     if subject:
-        parser.add_argument("subject", metavar=subject)
+        parser.add_argument("subject", metavar=subject, help=about)
     parser.add_argument(
         "pairs",
         nargs="*",
         type=_pair,
         metavar="NAME=VALUE",
-        help="such as user.id=1 or attributes.plan=pro; a value is JSON where that keeps what was "
-        "typed (7, true, [1, 2]), else text (pro, 007); in quotes of its own, '\"7\"', it is text",
+        help="data of the event, such as user.id=1 or attributes.plan=pro. VALUE is read as JSON "
+        "if that keeps it exactly as typed (7, true, [1, 2]), else it is a string (pro, 007). "
+        "For the string 7, type '\"7\"'",
     )
     parser.add_argument(
-        "-q", "--quiet", action="store_true", help="say nothing where the event was delivered"
+        "-q", "--quiet", action="store_true", help="print nothing if the event was delivered"
     )
     _add_delivery(parser)
 
@@ -147,37 +176,47 @@ def _add_event(parser: argparse.ArgumentParser, name: str, subject: str | None) 
 def _add_delivery(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--token",
-        help="default VALUED_TOKEN, which is the better place: arguments can be seen by everybody "
-        "on this machine in the list of processes",
+        help="token of your account (default: VALUED_TOKEN, which is safer: every user of this "
+        "machine can see arguments in the list of processes)",
     )
     parser.add_argument(
-        "--endpoint", metavar="URL", help="default VALUED_ENDPOINT, else the service's"
+        "--endpoint",
+        metavar="URL",
+        help="where to send events (default: VALUED_ENDPOINT, else the service's address)",
     )
 
 
 def _add_outbox(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", metavar="DIR", help="what clients were given as outbox")
+    parser.add_argument("directory", metavar="DIR", help="directory given to clients as outbox")
     parts = parser.add_subparsers(metavar="WHAT", dest="what")
-    parts.add_parser("status", help="owners alive and dead, events, bytes, rejected (the default)")
-    send = parts.add_parser("send", help="deliver what dead processes left")
+    _part(parts, "status", "show owners, their events and bytes, and rejected events (default)")
+    send = _part(parts, "send", "deliver what dead processes left")
     send.add_argument(
         "--timeout",
         type=_seconds,
         default=60.0,
         metavar="S",
-        help="give up, and leave the rest, when nothing was delivered for S seconds (%(default)g)",
+        help="stop, and keep the rest, if nothing was delivered for S seconds (default: "
+        "%(default)g)",
     )
     _add_delivery(send)
-    rejected = parts.add_parser("rejected", help="what the service refused for good, and why")
+    rejected = _part(parts, "rejected", "show what the service refused permanently, and why")
     choice = rejected.add_mutually_exclusive_group()
     choice.add_argument(
-        "--export", metavar="FILE", help="write the events one a line, to be mended and sent"
+        "--export", metavar="FILE", help="write the events to FILE, one per line, to fix and send"
     )
-    choice.add_argument("--forget", action="store_true", help="remove them")
-    export = parts.add_parser("export", help="write what is not delivered, one event a line")
-    export.add_argument("file", metavar="FILE", help="for `valued send`; -: standard output")
-    purge = parts.add_parser("purge", help="remove what dead processes left, undelivered (asks)")
-    purge.add_argument("--yes", action="store_true", help="do not ask")
+    choice.add_argument("--forget", action="store_true", help="delete them")
+    export = _part(parts, "export", "write undelivered events to a file, one per line")
+    export.add_argument("file", metavar="FILE", help="file for `valued send`; -: standard output")
+    purge = _part(parts, "purge", "delete undelivered events of dead processes, after asking")
+    purge.add_argument("--yes", action="store_true", help="don't ask")
+
+
+def _part(parts: Any, name: str, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = parts.add_parser(
+        name, help=text, description=f"{text[0].upper()}{text[1:]}."
+    )
+    return parser
 
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
@@ -186,7 +225,7 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
         type=_count,
         default=100,
         metavar="N",
-        help="events that each process and each thread records (%(default)s)",
+        help="number of events that each process and each thread records (default: %(default)s)",
     )
 
 
@@ -210,7 +249,7 @@ def _seconds(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
-    # A day is longer than any sender waits, and far below what a lock can be waited for.
+    # A day is longer than any sender waits, and far below the longest timeout of a lock.
     if 0 <= seconds <= 86_400:
         return seconds
     raise argparse.ArgumentTypeError(f"expected seconds, 0 to 86400, got {text!r}")
@@ -221,7 +260,7 @@ def _failure(text: str) -> tuple[int, int]:
     if _is_whole(status) and 300 <= int(status) <= 599 and _is_whole(count) and int(count) > 0:
         return int(status), int(count)
     raise argparse.ArgumentTypeError(
-        f"expected STATUS:COUNT, a status of 300 to 599 and how often, as 503:3, got {text!r}"
+        f"expected STATUS:COUNT, a status of 300 to 599 and a number, such as 503:3, got {text!r}"
     )
 
 
@@ -232,5 +271,5 @@ def _is_whole(text: str) -> bool:
 def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, as user.id=1, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, such as user.id=1, got {text!r}")
     return name, value

@@ -1,4 +1,4 @@
-"""The client of a command: what the commands that send have in common."""
+"""The client of a command: what all commands that send need."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
 
     from valued.cli import render
 
-#: Seconds between two looks, while a command waits: how soon a progress bar moves, and where a
-#: wait can't be interrupted (Windows), how soon Ctrl-C is noticed.
+#: Seconds between two looks while a command waits: how soon a progress bar moves, and how soon
+#: Ctrl-C is noticed if a wait can't be interrupted (Windows).
 GLANCE = 0.1
 
-#: Seconds that a command which is broken off still waits for what is on its way.
+#: Seconds that an interrupted command still waits for deliveries in progress.
 LAST_MOMENT = 1.0
 
-#: What is said where `is_off`.
+#: The message if `is_off`.
 OFF = "nothing was sent: VALUED_DISABLED is set"
 
 
 @contextlib.contextmanager
 def variables(**values: str) -> Iterator[None]:
-    """Set variables of the environment in the block.
+    """Set environment variables in the block.
 
-    A forked child that leaves through its end keeps them: it has events to send yet.
+    A forked child that leaves the block keeps them: it still has events to send.
     """
     here = os.getpid()
     before = {name: os.environ.get(name) for name in values}
@@ -53,13 +53,13 @@ def _restore(before: dict[str, str | None], here: int) -> None:
 
 @contextlib.contextmanager
 def client(token: str | None, endpoint: str | None, **options: Any) -> Iterator[valued.Client]:
-    """A client, closed with the block; what is not delivered then is dropped.
+    """A client, closed after the block; events that are not delivered then are dropped.
 
-    It sends in the background wherever it runs: what ``VALUED_ENV`` and its like say is meant for
-    an application, and the command line is one of its own. So are ``VALUED_OUTBOX``, and what is
-    to become of bad input and of events of nobody: a command says that they are wrong.
+    Variables that are meant for an application don't apply to the command line. It always sends in
+    the background, whatever ``VALUED_ENV`` is, and ignores ``VALUED_OUTBOX``. Bad input, and an
+    event without a user or customer, are errors.
     """
-    # A command says itself what became of its events, and when; the log would say it again.
+    # A command itself reports what happened to its events; the log would repeat it.
     logging.getLogger("valued").addHandler(logging.NullHandler())
     with variables(VALUED_ENV="production", VALUED_OUTBOX=""):
         sender = valued.Client(
@@ -76,19 +76,19 @@ def client(token: str | None, endpoint: str | None, **options: Any) -> Iterator[
 
 
 def settle(sender: valued.Client) -> Iterator[None]:
-    """Wait until all events are settled; yields at each look in between."""
+    """Wait until all events are settled; yields after each look in between."""
     while not sender.flush(GLANCE):
         yield
 
 
 def is_off() -> bool:
-    """Whether ``VALUED_DISABLED`` is set, which counts for commands, too."""
-    # What is neither on nor off, a client refuses.
+    """Whether ``VALUED_DISABLED`` is set, which applies to commands, too."""
+    # A client refuses a value that means neither on nor off.
     return os.environ.get("VALUED_DISABLED", "").strip().lower() in ("1", "true", "yes", "on")
 
 
 def is_recorded() -> bool:
-    """Whether a test that started this process gets the events, in place of the service."""
+    """Whether a test that started this process gets the events, instead of the service."""
     return bool(os.environ.get("VALUED_RECORD"))
 
 
@@ -105,9 +105,9 @@ class _Said(logging.Handler):
 
 @contextlib.contextmanager
 def warnings(progress: render.Progress, *, of_this_thread: bool = False) -> Iterator[None]:
-    """Say what the library warns of: that a service is down, long before an event is given up.
+    """Show the library's warnings: that a service is down, long before an event fails permanently.
 
-    *of_this_thread*: only what is wrong with the calls that this thread makes.
+    *of_this_thread*: show only what is wrong with the calls that this thread makes.
     """
     logger = logging.getLogger("valued")
     handler = _Said(progress, threading.get_ident() if of_this_thread else None)

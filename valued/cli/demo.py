@@ -1,8 +1,8 @@
-"""``valued demo``: one client, made before all forks, used by every process that comes of them.
+"""``valued demo``: one client, made before all forks, used by this process and all its children.
 
-A listener is started in a process of its own. Then this one records events, goes on doing so in
+A mock server is started in its own process. Then this process records events, goes on recording in
 threads while it forks four workers, and starts a pool and a spawned process. Each event has an id,
-so that what was sent can be held against what arrived, process by process.
+so that what was sent can be compared with what arrived, process by process.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ WORKERS: Final = 4
 THREADS: Final = 3
 POOL: Final = 2
 
-#: Tasks for the pool, in which its processes' shares of the events go.
+#: Number of tasks into which the events of the pool are split.
 TASKS: Final = 10 * POOL
 
-#: Seconds in which the listener, told to end, must do so.
+#: Seconds that the mock server has to end.
 PATIENCE: Final = 10.0
 
-#: What may be set for the applications of this machine, beside their environment and proxies. An
-#: outbox is theirs, with events that are not to go to the demo's listener.
+#: Variables that may be set for the applications of this machine. Their outbox, for example, may
+#: contain events that must not go to the demo's mock server.
 _UNSET: Final = dict.fromkeys(
     (
         *("VALUED_OUTBOX", "VALUED_DISABLED", "VALUED_INVALID", "VALUED_ANONYMOUS"),
@@ -52,7 +52,7 @@ _HEADINGS: Final = ("process", "pid", "sent", "arrived", "lost", "duplicated", "
 
 
 class Sent(NamedTuple):
-    """What one process recorded: the ids of its events. *status*: how it ended, 0 if well."""
+    """What one process recorded: the ids of its events. *status*: its exit status."""
 
     name: str
     pid: int
@@ -61,7 +61,7 @@ class Sent(NamedTuple):
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run all senders; 0 when each event arrived, once, from the process that recorded it."""
+    """Run all senders; 0 if each event arrived exactly once, from the process that recorded it."""
     count = arguments.events
     began_at = time.monotonic()
     received: list[dict[str, Any]] = []
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         delivery.variables(VALUED_ENV="production", no_proxy="127.0.0.1", **_UNSET),
         _listener(received) as endpoint,
     ):
-        # The options matter with 10,000 events and more: to wait is better than to drop here.
+        # The options matter with 10,000 events and more: here, waiting is better than dropping.
         client = valued.Client("demo", endpoint, overflow="block", shutdown_timeout=30.0)
         sent = [*_family(client, count), *_pool(client, count), _spawned(client, count)]
         client.close(None)
@@ -86,12 +86,12 @@ def run(arguments: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _listener(received: list[dict[str, Any]]) -> Iterator[str]:
-    """Run ``valued listen`` and give its endpoint; what it *received* is known after the block."""
+    """Run ``valued listen`` and yield its endpoint; *received* is filled after the block."""
     here = os.getpid()
     with tempfile.TemporaryFile("w+", encoding="ascii") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "valued", "listen", "--port", "0", "--json", "--until-eof"],
-            stdin=subprocess.PIPE,  # so it ends with this process, even a killed one
+            stdin=subprocess.PIPE,  # so it ends with this process, even if this one is killed
             stdout=output,
             stderr=subprocess.PIPE,
             text=True,
@@ -100,7 +100,8 @@ def _listener(received: list[dict[str, Any]]) -> Iterator[str]:
             assert process.stderr is not None
             said = process.stderr.readline()
             if not said.startswith("Listening on "):
-                raise OSError(f"the listener did not start: {said}{process.stderr.read()}".rstrip())
+                said += process.stderr.read()
+                raise OSError(f"the mock server did not start: {said}".rstrip())
             yield said.split()[-1]
         finally:
             _end(process, here)
@@ -109,7 +110,7 @@ def _listener(received: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def _end(process: subprocess.Popen[str], parent: int) -> None:
-    if os.getpid() != parent:  # a forked worker, which leaves on the way that it came
+    if os.getpid() != parent:  # a forked worker, which leaves the block of its parent
         return
     process.terminate()
     try:
@@ -135,7 +136,7 @@ def _ids(name: str, count: int) -> list[str]:
 
 
 def _family(client: valued.Client, count: int) -> list[Sent]:
-    """This process, its threads, and the workers that it forks while they record."""
+    """Record in this process, in its threads, and in workers forked while the threads record."""
     names = ["parent", *(f"thread {number}" for number in range(1, THREADS + 1))]
     ids = {name: _ids(name, count) for name in names}
     _record(client, "parent", ids["parent"])
@@ -158,15 +159,15 @@ def _family(client: valued.Client, count: int) -> list[Sent]:
 
 
 def _work(client: valued.Client, name: str, ids: list[str], *, flushes: bool) -> NoReturn:
-    """The life of a worker that was just forked."""
+    """Run a worker that was just forked."""
     try:
         _record(client, name, ids)
-        if flushes:  # as must be done by those that leave by a way of which nothing hears
+        if flushes:  # necessary before `os._exit`, which nothing can notice
             os._exit(0 if client.flush(None) else 1)
     except BaseException:  # noqa: BLE001 - it must not go on as a second parent
         traceback.print_exc()
         os._exit(1)
-    # Nothing is flushed here: the library hears of the end of a process.
+    # No flush is needed here: the library delivers when the process exits.
     sys.exit(0)
 
 
@@ -174,7 +175,7 @@ def _status(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-_pooled: valued.Client  # of a process of the pool
+_pooled: valued.Client  # set in each process of the pool
 
 
 def _adopt(client: valued.Client) -> None:
@@ -188,7 +189,7 @@ def _task(name: str, ids: list[str]) -> tuple[int, list[str]]:
 
 
 def _pool(client: valued.Client, count: int) -> list[Sent]:
-    """A pool's processes, which are forked where that is possible."""
+    """Record in the processes of a pool, which are forked if that is possible."""
     forks = "fork" in multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("fork" if forks else "spawn")
     ids = _ids("pool", count * POOL)
@@ -197,8 +198,8 @@ def _pool(client: valued.Client, count: int) -> list[Sent]:
     with context.Pool(POOL, _adopt, (client,)) as pool:
         for pid, share in pool.starmap(_task, tasks, chunksize=1):
             recorded.setdefault(pid, []).extend(share)
-        # Before the end of the block, which terminates its processes: what they recorded last
-        # would be lost.
+        # Before the end of the block, which would terminate the processes, and lose what they
+        # recorded last.
         pool.close()
         pool.join()
     return [
@@ -208,7 +209,7 @@ def _pool(client: valued.Client, count: int) -> list[Sent]:
 
 
 def _spawned(client: valued.Client, count: int) -> Sent:
-    """A process that shares nothing with this one: it is handed the client."""
+    """Record in a process that shares nothing with this one: it gets the client by pickle."""
     ids = _ids("spawned", count)
     context = multiprocessing.get_context("spawn")
     process = context.Process(target=_record, args=(client, "spawned", ids))
@@ -217,7 +218,7 @@ def _spawned(client: valued.Client, count: int) -> Sent:
     return Sent("spawned", process.pid or 0, ids, process.exitcode or 0)
 
 
-# -- the account -----------------------------------------------------------------------------------
+# -- the result ------------------------------------------------------------------------------------
 
 
 def compare(
@@ -252,7 +253,7 @@ def _troubles(
         if status:
             yield f"{name} (pid {pid}) ended with status {status}"
     pids = {identity: pid for _, pid, ids, _ in sent for identity in ids}
-    # Where the system doesn't tell whose connection it is, what the event says must do.
+    # If the system doesn't tell the process of a connection, only the event's pid is compared.
     strays = sum(
         pids.get(attributes["id"]) != attributes["pid"]
         or line["pid"] not in (None, attributes["pid"])

@@ -1,4 +1,4 @@
-"""``valued action``, ``page-view``, ``sync-user``, ``sync-customer``: one event, now."""
+"""``valued action``, ``page-view``, ``sync-user``, ``sync-customer``: send one event now."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from valued.cli import delivery, render, values
 if TYPE_CHECKING:
     import argparse
 
-#: Attempts after the first: who waits at a terminal is to hear of a wrong endpoint in seconds.
+#: Attempts after the first: at a terminal, a wrong endpoint should be reported within seconds.
 RETRIES = 2
 
 #: Seconds for one attempt, for the same reason.
@@ -20,7 +20,7 @@ TIMEOUT = 5.0
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Send the event and wait until it is delivered, or given up; which of them, is told."""
+    """Send the event, wait until it is delivered or fails permanently, and print which."""
     reasons: list[str] = []
 
     def on_error(error: valued.DeliveryError, _event: object) -> None:
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     data = {name: values.parsed(text) for name, text in arguments.pairs}
     with contextlib.ExitStack() as stack:
-        # Of this thread: what is wrong with the call. What becomes of the event is told below.
+        # Of this thread: what is wrong with the call. The result of the delivery is printed below.
         with delivery.warnings(render.Progress(), of_this_thread=True):
             client = stack.enter_context(
                 delivery.client(
@@ -56,7 +56,7 @@ def _fate(arguments: argparse.Namespace) -> str:
     if delivery.is_recorded():
         return "recorded for a test, and not sent"
     endpoint = valued.Connection(arguments.token, arguments.endpoint).endpoint
-    # Its query, where somebody may have put what is nobody else's business, is left out.
+    # Without the query, which may contain something secret.
     return f"delivered to {endpoint.partition('?')[0]}"
 
 
@@ -73,7 +73,7 @@ def _record(client: valued.Client, arguments: argparse.Namespace, data: dict[str
 
 
 def _remark(arguments: argparse.Namespace) -> None:
-    """Say which values are sent as texts that look like something else."""
+    """Point out values that are sent as strings but look like something else."""
     for name, text in arguments.pairs:
         remark = values.remark(name, text)
         if remark is not None:

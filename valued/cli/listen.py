@@ -1,7 +1,7 @@
-"""``valued listen``: the stand-in for the service, shown at work.
+"""``valued listen``: runs the mock server, and shows what it receives.
 
-Where it listens is the first line. Events go to standard output, each as it is received; the
-figures, at the end, to standard error.
+The first line says where it listens. Each event is written to standard output when it is received;
+the totals, at the end, to standard error.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Listen until a signal, or a reader who has enough, ends it."""
+    """Listen until a signal ends it, or the reader of its output closes the pipe."""
     printer = render.EventPrinter(sys.stdout)
     try:
         listener = Listener(
@@ -58,7 +58,7 @@ def _signals_interrupt() -> Iterator[None]:
     numbers = signal.SIGINT, signal.SIGTERM
 
     def interrupt(number: int, frame: object) -> NoReturn:
-        for number in numbers:  # what follows is bounded, and not to be broken off
+        for number in numbers:  # what follows takes a bounded time, and must not be interrupted
             signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
@@ -71,7 +71,7 @@ def _signals_interrupt() -> Iterator[None]:
 
 
 def _stop_at_eof(listener: Listener) -> None:
-    # Not through `sys.stdin`, whose lock this thread would hold at the end of the process.
+    # Not through `sys.stdin`: this thread would hold its lock at the end of the process.
     while os.read(0, 4096):
         pass
     listener.stop()

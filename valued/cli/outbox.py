@@ -1,4 +1,4 @@
-"""``valued outbox``: what applications left in the directory of their outbox, seen and sent."""
+"""``valued outbox``: inspects an outbox directory, and delivers what processes left in it."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable
 
-#: Whose events `send` takes over.
+#: The states of owners whose events `send` takes over.
 GONE = ("dead", "expired")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run what *arguments* name; the exit status."""
+    """Run the command in *arguments*; returns the exit status."""
     outbox = valued.Outbox(arguments.directory)
     match arguments.what:
         case "send":
@@ -65,9 +65,9 @@ def _ago(moment: float | None) -> str:
 
 
 def _send(outbox: valued.Outbox, arguments: argparse.Namespace) -> int:
-    """Deliver what dead owners left; 0 when all of it was delivered.
+    """Deliver what dead owners left; 0 if all of it was delivered.
 
-    What can't be delivered stays, so that a service that is down keeps no command for ever.
+    Ends after a while without progress, if the service is down; the rest stays in the outbox.
     """
     if delivery.is_off():
         render.complain(delivery.OFF)
@@ -84,7 +84,7 @@ def _send(outbox: valued.Outbox, arguments: argparse.Namespace) -> int:
             finished = _deliver(client, outbox, progress, arguments.timeout)
         except KeyboardInterrupt:
             interrupted = True
-        client.close(delivery.LAST_MOMENT)  # which leaves to others what is pending
+        client.close(delivery.LAST_MOMENT)  # hands over what is pending
         stats = client.stats()
     lost = stats["failed"] + stats["dropped"]
     text = f"{stats['delivered']} delivered, {stats['failed']} rejected, {stats['dropped']} dropped"
@@ -95,7 +95,7 @@ def _send(outbox: valued.Outbox, arguments: argparse.Namespace) -> int:
         left = sum(owner.events for owner in outbox.owners() if owner.state in GONE)
         render.complain(
             f"nothing was delivered for {arguments.timeout:g} s (--timeout); "
-            f"{render.counted(left, 'event is', 'events are')} left to others"
+            f"{render.counted(left, 'event remains', 'events remain')} in the outbox"
         )
     return 0 if finished and not lost else 1
 
@@ -103,7 +103,7 @@ def _send(outbox: valued.Outbox, arguments: argparse.Namespace) -> int:
 def _deliver(
     client: valued.Client, outbox: valued.Outbox, progress: render.Progress, timeout: float
 ) -> bool:
-    """Deliver until nothing is left; False: for *timeout* seconds there was no progress."""
+    """Deliver until nothing is left; False: there was no progress for *timeout* seconds."""
     settled, since = 0, time.monotonic()
     while True:
         client.adopt()
@@ -120,10 +120,7 @@ def _deliver(
 
 
 def _is_left(outbox: valued.Outbox) -> bool:
-    """Whether there are events of the dead, or such that this process took over and has not read.
-
-    Only of a process whose pid means something here is it known that it lives.
-    """
+    """Whether dead owners have events left, or this process has claimed some and not read them."""
     here = ("alive", os.getpid())
     return any(
         owner.events and (owner.state in GONE or (owner.state, owner.pid) == here)
@@ -132,7 +129,7 @@ def _is_left(outbox: valued.Outbox) -> bool:
 
 
 def _rejected(outbox: valued.Outbox, arguments: argparse.Namespace) -> int:
-    """Show what was refused and why, or write it where it can be mended, or forget it."""
+    """Show what was refused and why; or write the events to a file, to be corrected; or delete."""
     if arguments.export:
         return _write(arguments.export, (one.event for one in outbox.rejected()))
     if arguments.forget:
@@ -147,15 +144,15 @@ def _rejected(outbox: valued.Outbox, arguments: argparse.Namespace) -> int:
 
 
 def _purge(outbox: valued.Outbox, arguments: argparse.Namespace) -> int:
-    """Remove what dead owners left, undelivered; 0 unless the answer was no."""
+    """Delete undelivered events of dead owners; 0 unless the answer was no."""
     events = sum(owner.events for owner in outbox.owners() if owner.state in GONE)
     if not arguments.yes:
         shown = render.counted(events, "event")
-        print(f"Remove {shown} that no process will deliver, for good? [y/N] ", end="")
+        print(f"Permanently delete {shown} that no process will deliver? [y/N] ", end="")
         sys.stdout.flush()
         answer = sys.stdin.readline()
         if not answer:
-            print("\nvalued: nobody answered, so nothing was removed; pass --yes", file=sys.stderr)
+            print("\nvalued: no answer, so nothing was removed; pass --yes", file=sys.stderr)
             return 1
         if answer.strip().lower() not in ("y", "yes"):
             print("nothing was removed", file=sys.stderr)
@@ -165,7 +162,7 @@ def _purge(outbox: valued.Outbox, arguments: argparse.Namespace) -> int:
 
 
 def _write(path: str, events: Iterable[object]) -> int:
-    """One JSON object a line, as ``valued send`` takes it."""
+    """Write one JSON object per line, for ``valued send``."""
     if path == "-":
         for event in events:
             print(json.dumps(event))
@@ -174,7 +171,7 @@ def _write(path: str, events: Iterable[object]) -> int:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
     with open(descriptor, "w", encoding="utf-8") as file:
         if stat.S_ISREG(os.fstat(descriptor).st_mode):  # else a pipe, or /dev/stdout
-            # The events are private, wherever they are put: in a file that was there, too.
+            # The events are private. Also restrict a file that existed already.
             os.fchmod(descriptor, 0o600)
             os.ftruncate(descriptor, 0)
         for event in events:

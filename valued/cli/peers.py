@@ -1,7 +1,7 @@
-"""Which process is at the other end of a connection, as `psutil` sees it.
+"""Finds the process at the other end of a connection, with `psutil`.
 
-Only processes of this machine can be found, and of other users' maybe none: that is for the system
-to decide. Where a socket is held in common after forks, the process that made it is found.
+Only processes of this machine can be found, and maybe none of other users: the system decides that.
+If several processes share a socket after forks, the process that made it is found.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: How often to look anew, where the process that was found ends before it can be asked.
+#: How many times to look, if the process that was found ends before its name is read.
 LOOKS: Final = 3
 
 #: The addresses of a connection, the peer's first.
@@ -21,7 +21,7 @@ Ends: TypeAlias = tuple[tuple[str, int], tuple[str, int]]
 
 
 class Process(NamedTuple):
-    """The process at the other end; both are None where it is not known."""
+    """The process at the other end; both are None if it is not known."""
 
     pid: int | None = None
     name: str | None = None
@@ -31,8 +31,8 @@ class Peers:
     """Finds processes by connections. Any thread may call."""
 
     def __init__(self) -> None:
-        # Held for one look at all sockets, which takes some 20 ms: who asks meanwhile waits, and
-        # all who waited share the next look.
+        # Held for one look at all sockets, which takes some 20 ms. Threads that wait for it
+        # meanwhile share the next look.
         self._lock = threading.Lock()
         self._looked_at = 0.0
         self._holders: dict[Ends, int] = {}
@@ -52,14 +52,14 @@ class Peers:
                     return Process(maker.pid, maker.name())
                 except psutil.NoSuchProcess:
                     continue
-        except Exception:  # noqa: BLE001 - no event is refused because its sender has no name
+        except Exception:  # noqa: BLE001 - no event is refused because its sender is unknown
             return Process()
         return Process()
 
     def _holder(self, ends: Ends) -> int | None:
         asked_at = time.monotonic()
         with self._lock:
-            # What was seen before we asked may be of an older connection with this port.
+            # An earlier look may have seen an older connection with this port.
             if self._looked_at <= asked_at:
                 self._looked_at = time.monotonic()
                 self._holders = {
@@ -73,7 +73,7 @@ def _sockets() -> Iterable[tuple[int | None, Any]]:
 
     try:
         return [(socket.pid, socket) for socket in psutil.net_connections("tcp")]
-    except psutil.AccessDenied:  # macOS shows all of them to root only, but each user its own
+    except psutil.AccessDenied:  # macOS shows all of them to root only, and each user their own
         found = []
         for process in psutil.process_iter():
             found += [(process.pid, socket) for socket in _of(process)]
@@ -81,11 +81,11 @@ def _sockets() -> Iterable[tuple[int | None, Any]]:
 
 
 def _of(process: Any) -> list[Any]:
-    """The sockets of a process; none where it may not be asked."""
+    """The sockets of a process; none if access is denied."""
     import psutil
 
     try:
-        # psutil before 6.0 knows it by the second name only.
+        # psutil before 6.0 has the second name only.
         look = getattr(process, "net_connections", None) or process.connections
         return list(look("tcp"))
     except psutil.Error:
@@ -105,5 +105,5 @@ def _ends(socket: Any) -> Ends | None:
 
 
 def _address(address: tuple[Any, ...]) -> tuple[str, int]:
-    host, port = address[:2]  # of IPv6 there are four parts
+    host, port = address[:2]  # an IPv6 address has four parts
     return host.removeprefix("::ffff:").partition("%")[0], port

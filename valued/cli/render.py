@@ -1,6 +1,6 @@
-"""What the commands show: plain text; where it is a terminal and rich is installed, that does it.
+"""The output of commands: plain text, or with rich on a terminal if rich is installed.
 
-The text comes from outside, so what is not printable in it is escaped: a terminal obeys control
+The content comes from outside, so unprintable characters are escaped: a terminal obeys control
 characters.
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Shown(Protocol):
-    """An event that was received, as far as it is shown."""
+    """The parts of a received event that are shown."""
 
     @property
     def event(self) -> dict[str, Any]: ...
@@ -34,7 +34,7 @@ class Shown(Protocol):
 
 
 def printable(text: str) -> str:
-    """*text*, what is not printable in it escaped as in JSON; line ends stay."""
+    """*text* with unprintable characters escaped as in JSON; line breaks stay."""
     return "".join(
         letter if letter == "\n" or letter.isprintable() else json.dumps(letter)[1:-1]
         for letter in text
@@ -42,22 +42,22 @@ def printable(text: str) -> str:
 
 
 def line(text: str) -> str:
-    """The same in one line: a name that comes from outside can't look like more than it is."""
+    """The same on one line: a name from outside can't look like several lines of output."""
     return printable(text).replace("\n", "\\n")
 
 
 def counted(count: int, one: str, many: str = "") -> str:
-    """As in "1 event" and "2 events". *many*: default *one* with an s."""
+    """*count* and the noun: "1 event", "2 events". *many*: default *one* with an s."""
     return f"{count} {one if count == 1 else many or f'{one}s'}"
 
 
 def complain(message: str) -> None:
-    """Say on standard error what is wrong."""
+    """Print on standard error what is wrong."""
     print(f"valued: {printable(message)}", file=sys.stderr, flush=True)
 
 
 def console(stream: TextIO) -> Console | None:
-    """A console of rich on *stream*; None: it is no terminal, or rich is not installed."""
+    """A rich console on *stream*; None: it isn't a terminal, or rich isn't installed."""
     if not stream.isatty():
         return None
     try:
@@ -68,7 +68,7 @@ def console(stream: TextIO) -> Console | None:
 
 
 class EventPrinter:
-    """Prints events on *stream*, each whole, and flushed before the call returns.
+    """Prints events on *stream*, each as a whole, and flushed before the call returns.
 
     Any thread may call. Raises what writing raises, such as `BrokenPipeError`.
     """
@@ -76,7 +76,7 @@ class EventPrinter:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._console = console(stream)
-        self._lock = threading.Lock()  # held for the writing of one event
+        self._lock = threading.Lock()  # held while one event is written
 
     def lines(self, received: Shown) -> None:
         """One line of JSON for each event."""
@@ -92,7 +92,7 @@ class EventPrinter:
         self._write(f"{line}\n")
 
     def pretty(self, received: Shown) -> None:
-        """A heading that says what came from whom, and the event below it."""
+        """A heading with the kind of event and its sender, and the event below it."""
         heading, sender, body = event_text(received)
         if self._console is None:
             self._write(f"{heading} {sender}\n{body}\n")
@@ -113,7 +113,7 @@ class EventPrinter:
 
 
 def event_text(received: Shown) -> tuple[str, str, str]:
-    """What came, from whom, and the event itself."""
+    """The kind of event, its sender, and the event itself."""
     event = received.event
     heading = f"{event['category']} {event.get('key') or ''}".rstrip()
     if received.pid is None:
@@ -124,7 +124,7 @@ def event_text(received: Shown) -> tuple[str, str, str]:
 
 
 def table(stream: TextIO, headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print *rows*; columns of numbers are aligned to the right. The last row holds totals."""
+    """Print *rows*; columns of numbers are aligned to the right. The last row contains totals."""
     texts = [[printable(str(cell)) for cell in row] for row in rows]
     right = [
         all(isinstance(row[column], int) or row[column] == "" for row in rows)
@@ -163,18 +163,18 @@ def _plain_table(
 
 
 class Progress:
-    """How far a long command has come, on standard error; nothing where that is no terminal."""
+    """The progress of a long command, on standard error; nothing if that isn't a terminal."""
 
     @property
     def is_shown(self) -> bool:
-        """Whether anybody sees it."""
+        """Whether it is visible."""
         return False
 
     def at(self, position: int, events: int) -> None:
-        """*position*: bytes done; *events*: how many were delivered."""
+        """Show the progress. *position*: bytes done; *events*: how many were delivered."""
 
     def say(self, message: str) -> None:
-        """Print a line, without harm to what else is shown. Any thread may call."""
+        """Print a line, without disturbing the progress bar. Any thread may call."""
         print(printable(message), file=sys.stderr, flush=True)
 
 
@@ -198,7 +198,7 @@ class _Bar(Progress):
 
 @contextlib.contextmanager
 def progress(total: int | None) -> Iterator[Progress]:
-    """Show progress while the block runs. *total*: bytes; None: unknown, events are counted."""
+    """Show progress while the block runs. *total*: bytes; None: unknown, then count events."""
     terminal = console(sys.stderr)
     if terminal is None:
         yield Progress()

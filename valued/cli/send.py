@@ -1,8 +1,8 @@
-"""``valued send``: events from a file, one JSON object a line, as on the wire.
+"""``valued send``: delivers events from a file, one JSON object per line, as they are sent by HTTP.
 
-They are recorded in chunks, each of them settled before the next one is read. A chunk is far
-smaller than a client's queue, so none of them can be lost by overflow, and memory is bounded
-whatever the size of the file.
+They are recorded in chunks, and each chunk is settled before the next one is read. A chunk is far
+smaller than a client's queue, so no event can be lost by overflow, and memory is bounded whatever
+the size of the file.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
 
-#: Lines of a chunk: a fifth of a client's queue, and some seconds of work.
+#: Lines in a chunk: a fifth of a client's queue, and some seconds of work.
 CHUNK_LINES: Final = 2000
 
-#: Attempts after the first: a minute and a half at most, since somebody waits for the end.
+#: Attempts after the first: a minute and a half at most, since a user waits for the result.
 RETRIES: Final = 8
 
 
-#: Bytes of a chunk, and of a line. As JSON in ASCII they are at most three times as many, far from
-#: the 64 MiB that a queue holds.
+#: The most bytes in a chunk, and in a line. As ASCII JSON it is at most three times as large, far
+#: below the 64 MiB of a queue.
 CHUNK_BYTES: Final = 8 * 1024 * 1024
 
 _BOM: Final = b"\xef\xbb\xbf"
@@ -44,7 +44,7 @@ class _Line(NamedTuple):
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Deliver the file; 0 when every line of it was an event and was delivered."""
+    """Deliver the file; 0 if every line was an event and was delivered."""
     if arguments.file == "-":
         return _send(sys.stdin.buffer, "<stdin>", arguments)
     try:
@@ -88,7 +88,7 @@ def _send(file: BinaryIO, name: str, arguments: argparse.Namespace) -> int:
 
 
 class _Sending:
-    """One file on its way."""
+    """The delivery of one file."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class _Sending:
             self._chunk.append(line._replace(event=event))
 
     def _settle(self, began_at: int, position: int) -> None:
-        """Wait for the chunk's events, and tell which of them failed."""
+        """Wait for the chunk's events, and print which of them failed."""
         before = self._client.stats()["pending"] if self._progress.is_shown else 0
         for _ in delivery.settle(self._client):
             if self._progress.is_shown:
@@ -141,13 +141,13 @@ class _Sending:
         self._chunk.clear()
 
     def tell_failures(self) -> None:
-        """Name the lines of the events that were given up, in the order of the file."""
+        """Print the lines whose events failed permanently, in the order of the file."""
         if not self._failures:
             return
         numbers = _numbers(self._chunk)
         told = []
         for error, event in self._failures:
-            # Lines that say the same can't be told apart, nor need they be.
+            # Identical lines can't be distinguished, and needn't be.
             lines = numbers.get(_identity(event)) or numbers[_identity(_untimed(event))]
             told.append((lines.pop(), str(error)))
         self._failures.clear()
@@ -169,7 +169,7 @@ class _Sending:
 
 
 def _record(client: valued.Client, event: dict[str, Any]) -> None:
-    """Record an event as on the wire, normalized, by the call that makes such."""
+    """Record a normalized event, as sent by HTTP, with the method for its category."""
     valued.validate(event)
     match event["category"]:
         case "action":
@@ -179,20 +179,20 @@ def _record(client: valued.Client, event: dict[str, Any]) -> None:
         case "sync":
             client.sync(event)
         case _:
-            # All that is there, so that what a config can't have is named, and not left out.
+            # Pass all fields, so that those that a config can't have cause an error.
             rest = {name: event[name] for name in event.keys() - {"category", "data"}}
             client.config(event["data"], **rest)
 
 
 def _numbers(chunk: list[_Line]) -> dict[str, list[int]]:
-    """The numbers of the lines, last one first, by the events that a client made of them."""
+    """The numbers of the lines, last one first, by the events that a client makes of them."""
     made: list[dict[str, Any]] = []
     maker = valued.Client(made.append, executor=valued.ImmediateExecutor())
     numbers: dict[str, list[int]] = {}
     for line in reversed(chunk):
         _record(maker, line.event)
         event = made.pop()
-        # The time that a call fills in is that of the call.
+        # If the line has no time, the call adds its own.
         timed = line.event.get("occured_at") is not None
         numbers.setdefault(_identity(event if timed else _untimed(event)), []).append(line.number)
     return numbers
@@ -229,7 +229,7 @@ def _parsed(number: int, raw: bytes, position: int) -> _Line:
 
 
 def _no_json(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")
 
 
 def _identity(event: object) -> str:
@@ -241,6 +241,6 @@ def _untimed(event: dict[str, Any]) -> dict[str, Any]:
 
 
 def _size(file: BinaryIO) -> int | None:
-    """Bytes of a file; None where that is not known, as of a pipe."""
+    """Bytes of a file; None if that is not known, as for a pipe."""
     status = os.fstat(file.fileno())
     return status.st_size if stat.S_ISREG(status.st_mode) else None

@@ -1,9 +1,9 @@
-"""A stand-in for the service, for development and tests: a `Listener`.
+"""The mock server, for development and tests: a `Listener`.
 
-``POST /events`` is answered 204 once the event was reported, so what a sender believes delivered
-has been seen here. Everything else is refused as the service would, with the reasons. Connections
-are kept alive; a refused request is read to its end, or its connection is closed, so that the next
-request is read from where it begins.
+It answers ``POST /events`` with 204 after the event was reported, so an event that the sender
+counts as delivered was seen here. Everything else is refused as the service would refuse it, with
+the reasons. Connections are kept alive. A refused request is read to its end, or its connection is
+closed, so that the next request is read from its beginning.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from valued.cli.render import counted
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-#: Bytes of one event, at most: some hundred times what a large one has.
+#: The most bytes of one event: some hundred times the size of a large one.
 MAX_BODY: Final = 1024 * 1024
 
-#: Bytes of a refused request that are read to keep the connection; past them it is closed.
+#: How many bytes of a refused request are read to keep the connection; else it is closed.
 MAX_DISCARD: Final = 16 * MAX_BODY
 
-#: Seconds that answers under way, or a sender that hears of its refusal, are waited for.
+#: Seconds to wait for answers in progress, or for a sender to read a refusal.
 PATIENCE: Final = 2.0
 
 _PREFLIGHT: Final = {
@@ -55,7 +55,7 @@ class Received:
 
 
 class _Refusal(Exception):
-    """Why a request is refused; with *close*, the rest of the connection can't be understood."""
+    """Why a request is refused; *close*: the rest of the connection can't be read."""
 
     def __init__(
         self, status: int, *reasons: str, close: bool = False, headers: dict[str, str] | None = None
@@ -68,7 +68,7 @@ class _Refusal(Exception):
 
 
 class Listener:
-    """Listens from its construction on; `serve` answers, until `stop`; then `close`.
+    """Listens as soon as it is made; `serve` answers, until `stop`; then call `close`.
 
     *port*: 0 picks a free one. *delay*: seconds before each answer. *failures*: pairs of a status
     and how many valid events are answered with it, before any is received. *report* is called with
@@ -90,7 +90,7 @@ class Listener:
         self._delay = delay
         self._peers = Peers()
         self._stopping = threading.Event()
-        # Guards all below; held for list work only.
+        # Guards all below; held for short work on lists only.
         self._changed = threading.Condition()  # notified when a connection ends
         self._failures = list(failures)
         self._open: set[socket.socket] = set()
@@ -112,18 +112,18 @@ class Listener:
         self._server.shutdown()
 
     def close(self) -> None:
-        """Let answers under way be finished, 2 seconds at most, and close all connections."""
+        """Let answers in progress be finished, for at most 2 s, and close all connections."""
         self._server.server_close()
         self._stopping.set()
         with self._changed:
             for connection in self._open:
                 with contextlib.suppress(OSError):  # it ended meanwhile
-                    # Who waits for a request reads an end; who answers one can do so.
+                    # A thread that waits for a request reads the end; one that answers can finish.
                     connection.shutdown(socket.SHUT_RD)
             self._changed.wait_for(lambda: not self._open, PATIENCE)
 
     def summary(self) -> str:
-        """What came, in a line."""
+        """What was received, in one line."""
         with self._changed:
             return (
                 f"{counted(self._received, 'event')} received, {self._refused} refused, on "
@@ -146,7 +146,7 @@ class Listener:
             self._changed.notify_all()
 
     def pause(self) -> None:
-        """Wait before an answer, as long as was asked for, unless all ends."""
+        """Wait for *delay* before an answer, unless the server is being closed."""
         self._stopping.wait(self._delay)
 
     def refused(self) -> None:
@@ -159,13 +159,13 @@ class Listener:
         return self._peers.find(theirs, ours)
 
     def fail_as_told(self) -> None:
-        """Raise the refusal that the next valid event is to get, if any is left."""
+        """Raise the refusal for the next valid event, if any of *failures* is left."""
         with self._changed:
             if not self._failures:
                 return
             status, left = self._failures[0]
             self._failures[:1] = [(status, left - 1)] if left > 1 else []
-        raise _Refusal(status, "as told by --fail")
+        raise _Refusal(status, "as requested by --fail")
 
     def receive(self, received: Received) -> None:
         """Report an event, and count it."""
@@ -182,9 +182,9 @@ class Listener:
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = True  # a sender that is silent can't hold up the end
+    daemon_threads = True  # a silent sender can't delay the end
     request_queue_size = 1024  # all workers of a large server may connect at once
-    allow_reuse_address = os.name != "nt"  # where it would let two servers share a port
+    allow_reuse_address = os.name != "nt"  # on Windows it would let two servers share a port
 
     def __init__(self, listener: Listener, host: str, port: int) -> None:
         self.listener = listener
@@ -193,12 +193,12 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address[:2], _Connection)  # type: ignore[arg-type]
 
     def server_bind(self) -> None:
-        # Not `HTTPServer`'s, which asks the name service for the name of this machine.
+        # Not the method of `HTTPServer`, which asks the name service for this machine's name.
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Print a traceback, unless it's a sender that broke off, or what `Listener` kept."""
+        """Print a traceback, unless the sender broke off or the `Listener` keeps the error."""
         error = sys.exc_info()[1]
         if not isinstance(error, OSError) and error is not self.listener.trouble:
             super().handle_error(request, client_address)
@@ -211,7 +211,7 @@ class _Connection(BaseHTTPRequestHandler):
     server_version = f"valued-listen/{valued.__version__}"
     sys_version = ""
     disable_nagle_algorithm = True
-    wbufsize = -1  # an answer goes out whole
+    wbufsize = -1  # an answer is sent as a whole
     server: _Server
 
     def setup(self) -> None:
@@ -229,19 +229,19 @@ class _Connection(BaseHTTPRequestHandler):
             self.server.listener.disconnected(self.connection)
 
     def __getattr__(self, name: str) -> Any:
-        # `http.server` looks for a method per verb: all of them have one answer here.
+        # `http.server` looks for one method per verb: here one method answers all of them.
         if name.startswith("do_"):
             return self._answer
         raise AttributeError(name)
 
     def handle_expect_100(self) -> bool:
-        """Ask for the body at once: the sender waits for that."""
+        """Send the 100 at once: the sender waits for it."""
         going_on = super().handle_expect_100()
         self.wfile.flush()
         return going_on
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing: what is to be said about a request is in its answer."""
+        """Log nothing: the answer says what is wrong with a request."""
 
     def _answer(self) -> None:
         listener = self.server.listener
@@ -258,13 +258,13 @@ class _Connection(BaseHTTPRequestHandler):
             self._reply(204, _PREFLIGHT if self.command == "OPTIONS" else {})
 
     def _decide(self, body: bytes) -> None:
-        """Take the event; raises the refusal otherwise."""
+        """Accept the event; else raise the refusal."""
         if self.path.partition("?")[0] != "/events":
-            raise _Refusal(404, "there is nothing here: events go to /events")
+            raise _Refusal(404, "not found: send events to /events")
         if self.command == "OPTIONS":
             return
         if self.command != "POST":
-            raise _Refusal(405, "events are sent by POST", headers={"Allow": "POST, OPTIONS"})
+            raise _Refusal(405, "send events by POST", headers={"Allow": "POST, OPTIONS"})
         if not _BEARER.fullmatch(self.headers.get("Authorization", "").strip()):
             raise _Refusal(
                 401,
@@ -298,20 +298,20 @@ class _Connection(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def _body(self) -> bytes:
-        """The body, read to its end; raises the refusal of one whose end can't be found."""
+        """The body, read to its end; raises a refusal if its length isn't known."""
         if "Transfer-Encoding" in self.headers:
-            raise _Refusal(411, "give the Content-Length; chunks are not read", close=True)
+            raise _Refusal(411, "send a Content-Length; chunks are not supported", close=True)
         lengths = set(self.headers.get_all("Content-Length", []))
         if not lengths:
             if self.command == "POST":
-                raise _Refusal(411, "give the Content-Length", close=True)
+                raise _Refusal(411, "send a Content-Length", close=True)
             return b""
         length = lengths.pop().strip()
         if lengths or not (length.isascii() and length.isdigit() and len(length) < 16):
             raise _Refusal(400, "Content-Length: expected one whole number", close=True)
         size = int(length)
         if size > MAX_BODY:
-            reason = f"an event has {MAX_BODY} bytes at most, this one has {size}"
+            reason = f"an event may have at most {MAX_BODY} bytes, this one has {size}"
             raise _Refusal(413, reason, close=not self._discard(size))
         body = self.rfile.read(size)
         if len(body) < size:
@@ -319,7 +319,7 @@ class _Connection(BaseHTTPRequestHandler):
         return body
 
     def _discard(self, size: int) -> bool:
-        """Read *size* bytes for nothing; False: they are too many, or did not come."""
+        """Read and ignore *size* bytes; False: they are too many, or did not arrive."""
         if size > MAX_DISCARD:
             return False
         while size and (piece := self.rfile.read(min(size, 65536))):
@@ -327,10 +327,10 @@ class _Connection(BaseHTTPRequestHandler):
         return size == 0
 
     def _hear_out(self) -> None:
-        """Read what is still coming, so that the close doesn't take the answer with it.
+        """Read what is still coming, so that the sender gets the answer before the close.
 
-        A connection that is closed with bytes unread is reset, and what the sender has not read of
-        the answer by then is lost.
+        A connection that is closed with unread bytes is reset, and the sender loses what it has not
+        read of the answer by then.
         """
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_WR)
@@ -356,4 +356,4 @@ def _event(body: bytes) -> dict[str, Any]:
 
 
 def _no_json(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON")
+    raise ValueError(f"{constant} is not JSON")

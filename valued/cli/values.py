@@ -1,4 +1,4 @@
-"""The values of NAME=VALUE: JSON where that keeps all that was typed, text otherwise."""
+"""The values of NAME=VALUE: JSON if that keeps all that was typed, otherwise a string."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ import json
 import math
 from typing import Any, Final
 
-#: Letters of a value that are shown, and of a number that is worth an advice.
+#: The most letters of a value that are shown, and of a number for which advice is given.
 SHOWN: Final = 60
 
 
 def parsed(text: str) -> object:
-    """What *text* stands for: JSON, where that is all of what was typed; else *text* itself.
+    """What *text* means: JSON, if that keeps all that was typed; else *text* itself.
 
-    ``7`` is a number. ``007``, ``1.50`` and ``1e3`` would be written back as something else, so
-    they stay text, as does a number too long for a float. ``"7"``, in quotes, is text. What is
-    within ``[…]`` or ``{…}`` was meant as JSON: there it matters only that no digit is lost.
+    ``7`` is a number. ``007``, ``1.50`` and ``1e3`` would be written back differently, so they stay
+    strings, as does a number too long for a float. ``"7"``, in quotes, is a string. What is in
+    ``[…]`` or ``{…}`` was meant as JSON: there it only matters that no digit is lost.
     """
     try:
         value = json.loads(
@@ -31,25 +31,25 @@ def parsed(text: str) -> object:
 
 
 def remark(name: str, text: str) -> str | None:
-    """What to say of a value that reads like a number, or like JSON, and is sent as text."""
+    """A remark about a value that looks like a number or like JSON and is sent as a string."""
     if parsed(text) != text:
         return None
     shown = json.dumps(text if len(text) <= SHOWN else f"{text[:SHOWN]}…", ensure_ascii=False)
-    said = f"{name}: {shown} is sent as text, just as typed"
+    said = f"{name}: {shown} is sent as a string, exactly as typed"
     if text.lstrip().startswith(("{", "[")):
-        return f"{said}: it is no JSON, or would lose something as such"
+        return f"{said}: it is not JSON, or JSON would lose a part of it"
     number = _number(text)
     if number is None:
         return None
     if not number:
-        return f"{said}: there is no such number in JSON"
-    return f"{said}: the number is written {number}; to send that, give {name}={number}"
+        return f"{said}: JSON has no such number"
+    return f"{said}: the number is written {number}; to send that, type {name}={number}"
 
 
 def _number(text: str) -> str | None:
-    """How JSON has the number that *text* reads like; empty: not at all. None: it is no number."""
+    """*text* as a number in JSON; empty: JSON has no such number. None: it isn't a number."""
     if not any(map(str.isdecimal, text)):
-        # A word such as ``nan`` may be a name; these are what programs print.
+        # A word such as ``nan`` may be a name; these three are what programs print.
         return "" if text in ("NaN", "Infinity", "-Infinity") else None
     for read in (int, float, _prefixed):
         try:
@@ -58,7 +58,7 @@ def _number(text: str) -> str | None:
             continue
         if len(text) > SHOWN or (isinstance(number, float) and not math.isfinite(number)):
             return ""
-        # An id is a whole number; above, a float has no digits to tell them apart.
+        # Above 2**53 a float has too few digits for whole numbers, such as ids.
         return str(int(number)) if abs(number) < 2**53 and number == int(number) else str(number)
     return None
 
@@ -78,4 +78,4 @@ def _refuse(text: str) -> Any:
 
 def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
-    return found if len(found) == len(pairs) else _refuse("a name that is there twice")
+    return found if len(found) == len(pairs) else _refuse("a name that occurs twice")

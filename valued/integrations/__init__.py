@@ -1,5 +1,6 @@
-"""What frameworks, servers and task queues need: one module for each, imported by name.
+"""Integrations with frameworks and task queues: one module for each, imported by name.
 
-Each imports its framework and what ``valued`` exports, and nothing else of ours. Nothing here is
-imported by ``import valued``.
+``asgi`` (FastAPI, Starlette, any ASGI application), ``celery``, ``django``, ``flask``, ``rq`` and
+``wsgi`` (any WSGI application). Each imports its framework, and what ``valued`` exports.
+``import valued`` imports none of them.
 """

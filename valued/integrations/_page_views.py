@@ -18,7 +18,7 @@ def check(page_views: object) -> None:
 
 
 def is_page(method: str, status: int, content_type: str | None) -> bool:
-    """Whether an answer is a page that somebody looks at: GET, 2xx, HTML."""
+    """Whether an answer is a page for a person: GET, status 2xx, HTML."""
     kind = (content_type or "").partition(";")[0].strip().lower()
     return method == "GET" and 200 <= status < 300 and kind == "text/html"
 
@@ -26,10 +26,10 @@ def is_page(method: str, status: int, content_type: str | None) -> bool:
 def record(url: str, choose: Callable[[], object] | None = None) -> None:
     """Record a page view of the shared scope's user; skipped where no user's id is known.
 
-    *choose*: asked first. None or False: no page view. True: one of *url*. A text: one of that URL.
+    *choose*: called first. None or False: no page view. True: one of *url*. A string: of that URL.
 
-    Raises nothing: an answer that is ready is sent, whatever becomes of its page view. Except in a
-    test, which `valued.testing.RealEndpointError` is to fail.
+    Raises nothing: an answer that is ready is sent, whatever becomes of its page view. The one
+    exception is `valued.testing.RealEndpointError`, which must fail the test.
     """
     try:
         if not valued.connected():

@@ -1,11 +1,9 @@
 """ASGI: a unit of work for each request, and delivery before the server ends.
 
-::
+>>> app.add_middleware(ScopeMiddleware)     # FastAPI, Starlette: last, so that it is outermost
+>>> app = ScopeMiddleware(Litestar([home]))  # Litestar's own middlewares see no lifespan
 
-    app.add_middleware(ScopeMiddleware)         # FastAPI, Starlette: last, so that it is outermost
-    app = ScopeMiddleware(Litestar(…))          # Litestar's own middlewares see no lifespan
-
-Any ASGI server, under asyncio or trio. Nothing is imported but ``valued``.
+For any ASGI server, under asyncio or trio. It imports nothing but ``valued``.
 """
 
 from __future__ import annotations
@@ -34,25 +32,27 @@ _ENDS: Final = frozenset({"lifespan.shutdown.complete", "lifespan.shutdown.faile
 
 
 class ScopeMiddleware:
-    """Gives each HTTP request and each WebSocket connection a unit of work (`valued.isolated`).
+    """ASGI middleware: a unit of work (`valued.isolated`) for each HTTP request and WebSocket.
 
-    *app*: the ASGI application. *data*: a function of the ASGI scope that returns what goes along
-    with each event, such as ``{"user": {"id": 1}}``, or None (default: no function). It is called
-    with the first event, or read of the scope, until it returns something; so it sees what an
-    authentication behind this middleware put into the ASGI scope, and costs nothing where nothing
-    is recorded. What it raises, the event call raises. Raises `valued.ValidationError` where *data*
-    can't be called, or is a coroutine function.
+    >>> app.add_middleware(ScopeMiddleware, data=lambda scope: {"user": {"id": scope["user_id"]}})
 
-    The unit ends when the application's call returns: streamed bodies and background tasks belong
-    to it, and so do its threads and tasks. A task that goes on longer keeps its data. Exceptions of
-    the application's go on to the caller. Where this middleware is applied twice, the unit, and the
-    *data*, of the outermost count. Where nothing is connected, calls pass through.
+    *app*: the ASGI application. *data* (default None): a function of the ASGI scope that returns
+    the data of the request's events, such as ``{"user": {"id": 1}}``, or None. It is called with
+    the first event, or the first read of `valued.scope`, and again until it returns something. So
+    it sees what an authentication behind this middleware put into the ASGI scope, and it costs
+    nothing if nothing is recorded. The event call raises what *data* raises. Raises
+    `valued.ValidationError` if *data* can't be called, or is an async function.
 
-    At the end of the application's lifespan, `valued.flush_all` runs before the server is told that
-    the shutdown is complete, or failed: many servers end by a signal then, and run no Python. Under
-    asyncio it runs in a thread of its own; elsewhere, as under trio, in the event loop, which
-    stands still meanwhile. It takes ``shutdown_timeout`` at most, and logs what is left. Servers
-    with several processes run a lifespan in each of them.
+    The unit ends when the application's call returns; streamed bodies, background tasks, threads
+    and tasks of the request belong to it. A task that goes on longer keeps its data. Exceptions of
+    the application are passed on. If the middleware is applied twice, the unit and the *data* of
+    the outermost one count. If nothing is connected, calls are passed through.
+
+    At the end of the application's lifespan `valued.flush_all` runs, before the server is told that
+    the shutdown is complete, or failed: many servers end by a signal after that, and run no more
+    Python. Under asyncio it runs in a thread of its own; elsewhere, as under trio, in the event
+    loop, which waits for it. It takes ``shutdown_timeout`` at most, and logs what is not delivered.
+    A server with several processes runs a lifespan in each of them.
 
     One instance serves all calls, in any number of event loops, threads and forked processes.
     """
@@ -62,7 +62,7 @@ class ScopeMiddleware:
         self._data = None if data is None else _checked(data)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Call the application, as ASGI has it."""
+        """Call the application, as ASGI defines it."""
         if scope["type"] == "lifespan":
             await self._live(scope, receive, send)
         elif scope["type"] in ("http", "websocket"):
@@ -73,7 +73,7 @@ class ScopeMiddleware:
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         unit = scope.get(_UNIT)
         if unit is not None:
-            # Not passed through: whoever is in between may have left the unit's context.
+            # Not passed through: a middleware in between may have left the unit's context.
             with unit.entered():
                 await self.app(scope, receive, send)
             return
@@ -84,7 +84,7 @@ class ScopeMiddleware:
             with unit.entered():
                 await self.app(scope, receive, send)
         finally:
-            # Whoever uses the same scope for another call, starts another unit.
+            # The same ASGI scope in another call starts another unit.
             scope.pop(_UNIT, None)
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:

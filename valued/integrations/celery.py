@@ -1,7 +1,10 @@
-"""Celery: the ids of who is at work travel with each task.
+"""Celery: the ids of the user and the customer travel with each task.
 
-Without a line of this module each task has a scope of its own, as soon as a client is made. It then
-starts with nobody; `carry_scope` has it start with the user, or the customer, who published it.
+>>> carry_scope()  # in the module that makes the Celery application
+
+Each task has a scope of its own as soon as a client is made, without this module; it starts with
+the client's *defaults*. With `carry_scope` it starts with the user and the customer of the code
+that published it.
 """
 
 from __future__ import annotations
@@ -35,21 +38,21 @@ _block: Final[contextvars.ContextVar[contextlib.ExitStack | None]] = contextvars
 
 
 def carry_scope(keys: Iterable[str] = ("user.id", "customer.id")) -> None:
-    """Have ids of the shared scope travel with each task that this process publishes, or runs.
+    """Let ids of the shared scope travel with each task that this process publishes or runs.
 
-    Call it where the application is made, which the web process and the worker both import. *keys*:
-    which ids (default ``("user.id", "customer.id")``), also ids among the attributes, such as
-    ``"attributes.tenant_id"``. Names and addresses don't travel. Raises `ValidationError` for any
-    other key.
+    Call it in the module that makes the Celery application, which the web process and the worker
+    both import. *keys* (default ``("user.id", "customer.id")``): which ids; ids in the attributes,
+    such as ``"attributes.tenant_id"``, work, too. Names and addresses don't travel. Raises
+    `valued.ValidationError` for any other key.
 
-    The ids go into a header of the message, at each publish anew: those of a retry, or of the next
-    task of a chain, are those that the scope has then. Within the task the user and the customer
-    are replaced as a whole, before the application's receivers of ``task_prerun``, and they end
-    with the task. Tasks that run eagerly keep the scope of their caller.
+    The ids go into a header of the message with each publish, so a retry, or the next task of a
+    chain, has those that the scope has then. In the task, the user and the customer are replaced as
+    a whole, before the application's receivers of ``task_prerun`` run, and they end with the task.
+    Tasks that run eagerly keep the scope of their caller.
 
-    Nothing is raised later: where an id can't be read, the task is published without it, which is
-    logged; where nothing is connected, nothing travels. Any thread may call. A later call replaces
-    the keys. Forked children do as their parent did.
+    It raises nothing later: if an id can't be read, the task is published without it, and that is
+    logged. If nothing is connected, nothing travels. Any thread may call. A later call replaces the
+    keys. Forked children do as their parent did.
     """
     global _keys
     _keys = _checked(keys)
@@ -90,7 +93,7 @@ def _is_key(key: str) -> bool:
 def _publish(headers: Any = None, **_signal: Any) -> None:
     # Those of another publish: a retry copies them, and so may a stamp.
     headers.pop(HEADER, None)
-    # As text: there are brokers that refuse large numbers, or mappings, in a header.
+    # As a string: there are brokers that refuse large numbers, or mappings, in a header.
     if ids := known(_keys, "a task"):
         headers[HEADER] = json.dumps(ids)
 
@@ -109,7 +112,7 @@ def _carried(request: Any) -> dict[str, int | str]:
 def _begin(task: Any = None, **_signal: Any) -> None:
     if task.request.is_eager:
         return
-    # Again for each task: whoever was connected since then is called within the block, too.
+    # Again for each task: receivers that were connected since then are called in the block, too.
     _move(signals.task_postrun, last=True)
     ids = _carried(task.request)
     if ids and valued.connected():

@@ -30,27 +30,31 @@ def init_app(
     *,
     page_views: PageViews = False,
 ) -> None:
-    """Serve each request of *app* in a unit of work (`valued.isolated`): call it once for each app.
+    """Serve each request of *app* in a unit of work (`valued.isolated`). Call it once for each app.
 
-    What the shared scope is given in a request counts for that request only, in streamed answers,
-    too. It wraps ``app.wsgi_app``, as `ScopeMiddleware` does.
+    >>> init_app(app, user=lambda: {"id": session["user_id"]} if "user_id" in session else None)
+
+    What a request sets in `valued.scope` belongs to that request only, in streamed answers, too.
+    ``init_app`` wraps ``app.wsgi_app``, as `valued.integrations.wsgi.ScopeMiddleware` does.
 
     *user* (default None): a function without arguments that returns the request's user: a mapping
-    such as ``{"id": 7}``, an object with a converter, or None where nobody is signed in. It is
-    called within the request's context, at the first event that lacks a user, and again at the next
-    one while it returns None; never for a request without events. What it raises, the event call
-    raises. While a body is streamed, without ``stream_with_context``, it gets a request context of
-    its own: ``flask.request`` and ``flask.session`` are those of the request, ``flask.g`` is empty.
+    such as ``{"id": 7}``, an object with a converter, or None for a visitor who is not signed in.
+    It is called in the request's context, at the first event that lacks a user, and again at the
+    next event while it returns None; never in a request without events. The event call raises what
+    it raises. While a body is streamed without ``stream_with_context``, it gets a request context
+    of its own: ``flask.request`` and ``flask.session`` are those of the request, ``flask.g`` is
+    empty.
 
-    *page_views* (default False): True records a page view of each answer to GET with a 2xx status
-    and the type ``text/html`` that is no static file, where the user's id is known, by its URL
-    without the query string. A function of the request and the response is asked for each of these:
-    None or False skips it, True records it, a text records it by that URL. What these functions
-    raise in a page view is logged on the logger ``valued``, and the page is served.
+    *page_views* (default False): True records a page view for each answer to GET with a 2xx status
+    and the type ``text/html`` that is not a static file, if the user's id is known; its URL is the
+    request's, without the query string. A function of the request and the response is called for
+    each of these: None or False skips the page view, True records it, a string records that URL.
+    What *user* and *page_views* raise for a page view is logged on the logger ``valued``, and the
+    page is served.
 
-    Raises `ValidationError` for arguments that can't be used, and where the app has this already.
-    Requests that come before `valued.connect` are passed through. To be called before *app* serves
-    its first request; afterwards, any number of threads may serve requests. Forks keep it.
+    Raises `valued.ValidationError` for arguments that can't be used, and if the app was given to it
+    before. Requests before `valued.connect` are passed through. Call it before *app* serves its
+    first request. After that, any number of threads may serve requests; forked workers keep it.
     """
     if not isinstance(app, flask.Flask):
         raise valued.ValidationError(
@@ -97,10 +101,10 @@ def _user_of(app: flask.Flask, user: Callable[[], object], environ: WSGIEnvironm
         return user()
     # Flask is done with the request, and its body is still being made. What the application does at
     # the end of a request, such as to close its session, is done, or will be: not once more.
-    stand_in = copy.copy(app)
-    stand_in.teardown_request_funcs = {}
-    stand_in.teardown_appcontext_funcs = []
-    with stand_in.request_context(environ):
+    quiet = copy.copy(app)
+    quiet.teardown_request_funcs = {}
+    quiet.teardown_appcontext_funcs = []
+    with quiet.request_context(environ):
         return user()
 
 

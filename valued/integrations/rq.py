@@ -1,11 +1,9 @@
-"""RQ: a scope of its own for each job, with the ids of whoever enqueued it.
+"""RQ: a scope of its own for each job, with the ids of the code that enqueued it.
 
 >>> from valued.integrations.rq import Queue
->>> queue = Queue("reports", connection=redis)  # doctest: +SKIP
+>>> queue = Queue("reports", connection=redis)
 
-On the command line::
-
-    rq worker --worker-class valued.integrations.rq.Worker reports
+On the command line: ``rq worker --worker-class valued.integrations.rq.Worker reports``
 """
 
 from __future__ import annotations
@@ -31,23 +29,24 @@ _PARTIES: Final = ("user", "customer")
 
 
 def scope_meta() -> dict[str, Any]:
-    """What `Queue` adds to a job's ``meta``: ``queue.enqueue(f, meta=scope_meta())``.
+    """The ids of the shared scope, for a job's ``meta``: ``queue.enqueue(f, meta=scope_meta())``.
 
-    For applications with a queue class of their own. ``{"valued": {"user.id": 1}}``: the ids of the
-    shared scope's user and customer; empty where it has none, or where nothing is connected. Raises
-    nothing: an id that can't be read is left out, which is logged. Any thread may call.
+    For applications with a queue class of their own; `Queue` adds it by itself. Returns
+    ``{"valued": {"user.id": 1, "customer.id": 2}}``, with the ids that the scope has, or ``{}`` if
+    it has none or nothing is connected. Raises nothing: an id that can't be read is left out, and
+    that is logged. Any thread may call.
     """
     ids = known(tuple(f"{party}.id" for party in _PARTIES), "a job")
     return {META: ids} if ids else {}
 
 
 class Queue(rq.Queue):
-    """``rq.Queue`` whose jobs take the ids of the shared scope along, in ``job.meta["valued"]``.
+    """``rq.Queue`` whose jobs carry the ids of the shared scope, in ``job.meta["valued"]``.
 
-    Those that the scope has when the job is created, however it is enqueued: by ``enqueue``,
-    ``enqueue_many``, ``enqueue_at`` or ``enqueue_in``. Retries, repetitions and dependents keep
-    them. Takes and raises what ``rq.Queue`` does. A job that runs in its caller, as the queue is
-    made with ``is_async=False``, has the scope of its caller.
+    The ids are those that the scope has when the job is created, by ``enqueue``, ``enqueue_many``,
+    ``enqueue_at`` or ``enqueue_in``. Retries, repetitions and dependents keep them. It takes and
+    raises what ``rq.Queue`` does. A job that runs in the call itself (``is_async=False``) has the
+    scope of its caller.
     """
 
     def create_job(self, *args: Any, **kwargs: Any) -> Job:
@@ -58,11 +57,11 @@ class Queue(rq.Queue):
 
 
 class JobScope(_Base):
-    """Runs each job in a unit of work of the shared scope (`valued.isolated`), with the job's ids.
+    """Mixin for worker classes: runs each job in a unit of work (`valued.isolated`), with its ids.
 
-    To be put before any worker class of RQ's, or of the application's::
+    Put it before any worker class:
 
-        class MyWorker(JobScope, rq.worker.RoundRobinWorker): ...
+    >>> class MyWorker(JobScope, rq.worker.RoundRobinWorker): ...
     """
 
     def perform_job(self, *args: Any, **kwargs: Any) -> Any:
@@ -84,11 +83,11 @@ class JobScope(_Base):
 
 
 class HorseFlush(_Base):
-    """Delivers in each work horse before it ends, as it does so by ``os._exit``, failed jobs, too.
+    """Mixin for worker classes: delivers in each work horse before it ends, after failed jobs, too.
 
-    To be put before any worker class that has work horses: those of RQ, ``SpawnWorker`` included.
-    Where the worker itself is connected, too, it takes over what a work horse that was killed has
-    left in an outbox.
+    Work horses end by ``os._exit``, which runs no exit handlers. Put it before any worker class
+    that has them: those of RQ, ``SpawnWorker`` included. If the worker itself is connected, too, it
+    takes over what a killed work horse left in an outbox.
     """
 
     def perform_job(self, *args: Any, **kwargs: Any) -> Any:
@@ -109,14 +108,14 @@ class Worker(HorseFlush, JobScope, rq.Worker):
     """``rq.Worker`` whose jobs have a scope of their own, and whose work horses deliver.
 
     Each job starts with the scope's defaults, and with the ids that `Queue` or `scope_meta` put
-    into its ``meta``; what it sets ends with it. Before a work horse ends, failed jobs included,
-    events are delivered as at the end of a process: each client has its ``shutdown_timeout``. Takes
-    and raises what ``rq.Worker`` does.
+    into its ``meta``. What it sets ends with it. Before a work horse ends, after a failed job, too,
+    events are delivered as at the end of a process: each client has its ``shutdown_timeout``. It
+    takes and raises what ``rq.Worker`` does.
     """
 
 
 class SimpleWorker(JobScope, rq.SimpleWorker):
     """``rq.SimpleWorker`` whose jobs have a scope of their own, as those of `Worker`.
 
-    Its jobs run in its own process, which delivers in the background, and as it ends.
+    Its jobs run in its own process, which delivers in the background and at its end.
     """

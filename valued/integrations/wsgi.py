@@ -21,23 +21,26 @@ _FILE_WRAPPER: Final = "wsgi.file_wrapper"
 
 
 class ScopeMiddleware:
-    """A WSGI application that serves each request of *app* in a unit of work (`valued.isolated`).
+    """WSGI middleware: serves each request of *app* in a unit of work (`valued.isolated`).
 
-    What the shared scope is given while a request is served counts for that request only: in the
-    application, in each chunk of its body and in the body's ``close``, whichever threads they run
-    in. Nothing of it stays behind in them, also where a body is never read to its end or closed.
+    >>> app = ScopeMiddleware(app, data=lambda environ: {"user": {"id": environ["app.user_id"]}})
 
-    *data* (default None): a function of the request's ``environ`` that returns what the scope
-    starts with, a mapping such as ``{"user": {"id": 7}}``, or None. It is called at the first
-    event, or the first read of the scope, and again at the next one while it returns None; never
-    for a request that does neither. What it raises, the event call raises.
+    What a request sets in `valued.scope` belongs to that request only: in the application, in each
+    chunk of its body and in the body's ``close``, in whichever threads they run. Nothing of it
+    stays in these threads, even if a body is never read to its end or closed.
+
+    *app*: the WSGI application. *data* (default None): a function of the request's ``environ`` that
+    returns what the scope starts with, a mapping such as ``{"user": {"id": 7}}``, or None. It is
+    called at the first event, or the first read of the scope, and again at the next one while it
+    returns None; never in a request without either. The event call raises what it raises.
 
     Bodies that are lists or tuples, and those that the server's ``wsgi.file_wrapper`` made, are
-    returned as they are, and the unit ends with the call. Where the middleware is applied twice,
-    the outermost one's unit counts. Where nothing is connected when a request comes, it is passed
+    returned as they are, and the unit ends with the call. If the middleware is applied twice, the
+    unit of the outermost one counts. If nothing is connected when a request comes, it is passed
     through. Exceptions of the application are passed on.
 
-    Raises `ValidationError` where *data* can't be called. Any thread may call; forks keep it.
+    Raises `valued.ValidationError` if *data* can't be called. Any thread may call; forked workers
+    keep it.
     """
 
     def __init__(
@@ -66,7 +69,7 @@ class ScopeMiddleware:
 
         def end() -> None:
             # With the unit it would be a cycle, which holds the request until it is collected. And
-            # whoever serves the same environ once more serves another request.
+            # the same environ may be served once more: as another request.
             for name, found in before.items():
                 environ.pop(name, None)
                 if found is not None:
@@ -135,7 +138,7 @@ class _Files:
         return any(body is made for made in self._made)
 
     def end(self) -> None:
-        """Leave the environ as it was, unless somebody else changed it."""
+        """Leave the environ as it was, unless other code changed it."""
         if self._environ.get(_FILE_WRAPPER) == self._wrap:
             self._environ[_FILE_WRAPPER] = self._wrapper
 
@@ -184,6 +187,6 @@ class _Stream:
     def __del__(self) -> None:
         # A server that closes nothing: what a generator in the body does at its end is still part
         # of this request, and not of the one that is served here and now. In a context of its own,
-        # as that one's is nobody's to change.
+        # so that the context of that one stays as it is.
         if self._body is not None:
             contextvars.copy_context().run(self._unit.run, self._close)

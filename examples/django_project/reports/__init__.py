@@ -1,4 +1,4 @@
-# So that Django, too, has the Celery application, which `shared_task` needs.
+# Loads the Celery application with Django: `shared_task` needs it.
 from reports.celery import app as celery_app
 
 __all__ = ["celery_app"]

@@ -10,6 +10,6 @@ app = Celery("reports")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 
-# The id of the user whose request starts a task travels with it. The web process and the worker
-# both import this.
+# Sends the id of the user whose request starts a task along with the task. The web process and the
+# worker both import this module.
 carry_scope()

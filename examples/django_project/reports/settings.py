@@ -42,14 +42,15 @@ TEMPLATES = [
 ]
 
 VALUED = {
-    # Where it isn't set, all of this works, and nothing is sent. The endpoint is read from
-    # VALUED_ENDPOINT, which production leaves out.
+    # If it isn't set, all of this works, and nothing is sent. The endpoint is read from
+    # VALUED_ENDPOINT; don't set that in production.
     "TOKEN": os.environ.get("VALUED_TOKEN"),
     "PAGE_VIEWS": True,
-    # Anonymous visitors have no events, and a mistake in one is logged: neither costs a page.
+    # Events of visitors who are not signed in are dropped, and mistakes in an event are logged:
+    # neither breaks a page.
     "ANONYMOUS": "drop",
     "INVALID": "log",
-    # What is stopped by SIGTERM delivers what it has recorded, whichever server it is.
+    # A process that is stopped by SIGTERM delivers what it has recorded, with any server.
     "FLUSH_ON_SIGNALS": True,
 }
 

@@ -1,4 +1,4 @@
-"""The tests of the site. They need neither a token nor anything that listens::
+"""The tests of the site. They need neither a token nor a server::
 
 python examples/django_project/manage.py test reports
 """

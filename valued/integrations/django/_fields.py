@@ -16,12 +16,12 @@ import valued
 UNIT: Final = "_valued_unit"
 
 _NOT_LOADED: Final = (
-    "user: request.user isn't loaded, and an async view can't load it in passing; call "
+    "user: request.user isn't loaded, and an async view can't load it here; call "
     "`await request.auser()` before the first event, or give the event its user"
 )
 _QUERIES: Final = (
-    "VALUED: USER or CUSTOMER makes a database query, which an async view can't do; have it read "
-    "what is loaded"
+    "VALUED: USER or CUSTOMER makes a database query, which an async view can't do; let it read "
+    "what is loaded already"
 )
 
 
@@ -93,13 +93,13 @@ def begin(request: Any, functions: Mapping[str, Callable[[Any], object]]) -> val
 @functools.cache
 def follow_logins() -> None:
     """From a login on, a request's events are those of the user who has signed in."""
-    user_logged_in.connect(_ask_anew)
+    user_logged_in.connect(_ask_again)
     # First: another receiver may record the login.
     with user_logged_in.lock:
         user_logged_in.receivers.insert(0, user_logged_in.receivers.pop())
 
 
-def _ask_anew(request: Any = None, **_signal: Any) -> None:
+def _ask_again(request: Any = None, **_signal: Any) -> None:
     if not hasattr(request, UNIT):
         return
     unit, fields = getattr(request, UNIT)

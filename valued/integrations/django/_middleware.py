@@ -19,17 +19,16 @@ from valued.integrations.django._views import PageViews
 
 
 class ScopeMiddleware:
-    """A unit of work (`valued.isolated`) for each request: what it sets ends with it.
+    """Django middleware: a unit of work (`valued.isolated`) for each request.
 
-    *get_response*: what comes next, sync or async; it runs as it is, on the same thread. It belongs
-    at the top of ``MIDDLEWARE``: what stands before it records without the request's user, and page
-    views behind Django's sessions add ``Vary: Cookie`` to each page. Given twice it counts once.
-    The chunks of a streamed response are made within the unit, too; files that a server sends by
-    itself (``FileResponse``) are left as they are.
+    Put it at the top of ``MIDDLEWARE``: middleware before it records without the request's user,
+    and behind Django's sessions page views add ``Vary: Cookie`` to each page. Given twice, it
+    counts once. *get_response*: what comes next, sync or async; it runs unchanged, on the same
+    thread. The chunks of a streamed response are made in the unit, too. Files that a server sends
+    by itself (``FileResponse``) are left as they are.
 
-    The user is the one of the request's first event, or of its last login after that.
-
-    Raises `ValidationError`, when it is made, for mistakes in ``settings.VALUED``. Any number of
+    The user is the one of the request's first event, or of its last login after that. Raises
+    `valued.ValidationError`, when it is made, for mistakes in ``settings.VALUED``. Any number of
     threads and tasks may call it, and forked workers.
     """
 
@@ -123,8 +122,8 @@ def _stream_within(
 def _end(chunks: Any, loop: asyncio.AbstractEventLoop) -> None:
     """End a stream that its reader has dropped, if it isn't over; from any thread.
 
-    Django leaves that to the garbage collection, which takes place in anybody's request, and
-    `finally` in a view's generator would record for that one's user.
+    Django leaves that to the garbage collection, which takes place in any request, and `finally` in
+    a view's generator would record for the user of that request.
     """
     if getattr(chunks, "ag_frame", None) is not None and not loop.is_closed():
         loop.call_soon_threadsafe(loop.create_task, chunks.aclose())

@@ -20,8 +20,8 @@ FUNCTIONS: Final = ("USER", "CUSTOMER", "PAGE_VIEWS")
 class Settings(NamedTuple):
     """What ``VALUED`` says.
 
-    The token is behind a function: who shows the frames of an exception shows what is in them. So
-    is the endpoint, for which a token may be mistaken. None: not given.
+    The token is behind a function: error trackers show what is in the frames of an exception. So is
+    the endpoint, for which a token may be mistaken. None: not given.
     """
 
     token: Callable[[], Any] | None = None

@@ -17,7 +17,7 @@ from valued.integrations.django._fields import load_user
 
 
 def is_page_view(request: Any, response: Any) -> bool:
-    """Whether an answer is a page that somebody looks at.
+    """Whether an answer is a page for a person.
 
     That is: GET, status 2xx, ``text/html``, and not below the admin, ``STATIC_URL`` or
     ``MEDIA_URL``. Any thread may call.

@@ -1,4 +1,4 @@
-"""The application: connects the shared client, and says where nothing is sent."""
+"""The application: connects the shared client, and warns if nothing is sent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from valued.integrations.django import ScopeMiddleware, _connecting, _settings
 
 
 class ValuedConfig(AppConfig):  # type: ignore[misc]  # Django has no types of its own
-    """What ``"valued.integrations.django"`` in ``INSTALLED_APPS`` stands for."""
+    """The application behind ``"valued.integrations.django"`` in ``INSTALLED_APPS``."""
 
     name = "valued.integrations.django"
     label = "valued"
@@ -48,8 +48,8 @@ def check(**_: Any) -> list[Any]:
     elif _connecting.is_connected_elsewhere() and (ignored := settings.of_client()):
         found.append(
             checks.Warning(
-                f"VALUED: {', '.join(ignored)} without effect: valued.connect was called before.",
-                hint="Give it to valued.connect(…), or leave the connecting to VALUED.",
+                f"VALUED: {', '.join(ignored)}: no effect, since valued.connect was called before.",
+                hint="Give it to valued.connect(…), or don't call valued.connect.",
                 id="valued.W002",
             )
         )

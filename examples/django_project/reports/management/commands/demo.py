@@ -5,7 +5,7 @@ from django.core.management import BaseCommand, CommandParser, call_command
 
 
 class Command(BaseCommand):
-    help = "Makes the database, with two users whose password is «secret», and serves the site."
+    help = 'Makes the database, with two users whose password is "secret", and serves the site.'
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("addrport", nargs="?", default="127.0.0.1:8000")
