@@ -26,7 +26,6 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.extlinks",
     "sphinx_copybutton",
-    "sphinxarg.ext",
     "valued_docs",
 ]
 exclude_patterns = ["_build", "explanation/cost/*"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import os
@@ -31,6 +32,13 @@ def refuse(_event: JSONObject) -> None:
 
 async def later(event: JSONObject) -> JSONObject:
     return event
+
+
+class Later:
+    """An object whose calls make a coroutine."""
+
+    async def __call__(self, event: JSONObject) -> JSONObject:
+        return event
 
 
 def immediate(sent: list[JSONObject], **options: Any) -> valued.Client:
@@ -168,11 +176,19 @@ def test_each_option_works_in_the_settings_of_django(
         ({"anonymous": True}, "anonymous: expected 'raise' or 'drop', got bool"),
         ({"before_send": "f"}, "before_send: expected a function of one event, got str"),
         ({"before_send": later}, "before_send: expected a function without async"),
+        ({"before_send": Later()}, "before_send: expected a function without async"),
+        ({"on_error": later}, "on_error: expected a function without async"),
     ],
 )
 def test_option_that_is_wrong_is_named(options: JSONObject, problem: str) -> None:
     with pytest.raises(valued.ValidationError, match=f"^{re.escape(problem)}"):
         valued.Client("token", **options)
+
+
+@pytest.mark.parametrize("transport", [later, Later(), functools.partial(later)])
+def test_transport_that_would_never_run_is_refused(transport: Any) -> None:
+    with pytest.raises(valued.ValidationError, match=r"^token: expected a transport without async"):
+        valued.Client(transport)
 
 
 @pytest.mark.parametrize(

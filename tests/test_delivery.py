@@ -325,7 +325,7 @@ def test_a_transport_that_exits_ends_no_client(caplog: pytest.LogCaptureFixture)
         assert client.stats()["delivered"] == 3
     assert sorted(calls) == ["a", "a", "b", "c"]
     (record,) = caplog.records
-    assert "another one takes its place" in record.getMessage()
+    assert "another one replaces it" in record.getMessage()
 
 
 # -- abandoned meanwhile ---------------------------------------------------------------------------

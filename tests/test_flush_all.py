@@ -89,7 +89,7 @@ def test_without_a_timeout_what_waits_for_another_attempt_is_tried_at_once(
     server.script = lambda _request: replies.pop() if replies else Reply()
     client = valued.Client("test-token", server.url)
     client.action("k", {"user.id": 1})
-    until(lambda: "tried again" in caplog.text)
+    until(lambda: "will be retried" in caplog.text)
     assert valued.flush_all() is True
     assert client.stats()["retried"] == 1
     client.close()

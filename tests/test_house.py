@@ -97,7 +97,7 @@ MAY_IMPORT = {
     "_client": [
         "_errors", "_typing", "_fork", "_options", "_durable", "_secret", "_recording",
         "_converters", "_serializer", "_events", "_refusals", "_executors", "_sender",
-        "_connection", "_celery",
+        "_connection", "_celery", "_endpoint",
     ],
     "_scope_data": [
         "_errors", "_typing", "_serializer", "_refusals", "_changes", "_context", "_client",

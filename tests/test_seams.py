@@ -299,10 +299,10 @@ def test_who_waits_too_long_for_another_request_amid_a_patch_fails(
         patch.setattr(socket, "socket", Socket)
         first = in_thread(connection.post, b"1")
         assert held.wait(BOUND)
-        with pytest.raises(valued.DeliveryError, match="behind another request"):
+        with pytest.raises(valued.DeliveryError, match="waiting for another request"):
             connection.post(b"2", timeout=0.05)
     # The patch is gone, but somebody is still on the way that may put it back.
-    with pytest.raises(valued.DeliveryError, match="behind another request"):
+    with pytest.raises(valued.DeliveryError, match="waiting for another request"):
         connection.post(b"3", timeout=0.05)
     over.set()
     first.result(BOUND)

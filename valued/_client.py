@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from valued import _celery, _converters, _events, _options, _recording
-from valued._errors import PicklingError, ValidationError, ValuedError
+from valued._errors import PicklingError, ValuedError
 from valued._fork import import_psutil, trial_pickle
 from valued._options import Anonymous, Durability, Invalid, Options, Overflow
 from valued._refusals import Refusals
@@ -140,15 +140,16 @@ class Client:
             unknown,
         )
         if callable(token):
-            if endpoint is not None:
-                raise ValidationError("endpoint: a transport has its own; give a token with it")
+            from valued._endpoint import check_transport
+
+            check_transport(token, endpoint)
             self._build(token, options)
         elif options.enabled:
             # Only here: it costs more than all the rest of the library.
             from valued._connection import Connection
             from valued._executors import DEFAULT_WORKERS
 
-            # One more: at the end of a process its main thread delivers beside the workers.
+            # One more: at the end of a process the main thread delivers, too.
             size = 1 + (options.max_workers or DEFAULT_WORKERS)
             connection = Connection(token, endpoint, timeout=options.timeout, pool_size=size)
             self._build(connection, options)
@@ -173,15 +174,14 @@ class Client:
             return
         import_psutil()
         outbox = None
-        if options.outbox is not None:
-            # Only here: it costs an import that few need, and needs what Windows doesn't have.
+        if options.outbox is not None:  # the import is one that few need, and fails on Windows
             from valued._durable import durable
 
             outbox = durable(options)
         connection = _as_connection(transport)
         if connection is not None:
-            release = connection.close
-            self._sender = Sender(connection.post, options, release=release, outbox=outbox)
+            post, release = connection.post, connection.close
+            self._sender = Sender(post, options, release=release, outbox=outbox)
         else:
             self._sender = Sender(_wire(transport), options, outbox=outbox)
 

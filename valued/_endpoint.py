@@ -8,7 +8,12 @@ import urllib.parse
 from typing import Any, Final
 
 from valued._errors import ValidationError
-from valued._options import DEFAULT_ENDPOINT, endpoint_from_environment, token_from_environment
+from valued._options import (
+    DEFAULT_ENDPOINT,
+    endpoint_from_environment,
+    is_async,
+    token_from_environment,
+)
 from valued._reporting import log
 from valued._secret import Secret, hide
 
@@ -21,6 +26,14 @@ def hidden_or_type(given: object) -> Any:
     if given is None or isinstance(given, str):
         return hide(given)
     return bytes if isinstance(given, bytes) else type(given)
+
+
+def check_transport(transport: object, endpoint: object) -> None:
+    """Raises `ValidationError` if *transport*, a callable, can't be used as one."""
+    if endpoint is not None:
+        raise ValidationError("endpoint: a transport has its own; give a token with it")
+    if is_async(transport):
+        raise ValidationError("token: expected a transport without async: it runs on a thread")
 
 
 def checked_token(token: Any) -> Secret:

@@ -250,8 +250,10 @@ class Options(NamedTuple):
         if self.before_send is not None and not callable(self.before_send):
             kind = _kind(self.before_send)
             problems.append(f"before_send: expected a function of one event, got {kind}")
-        elif _is_async(self.before_send):
+        elif self.before_send is not None and is_async(self.before_send):
             problems.append("before_send: expected a function without async: it runs in the call")
+        if self.on_error is not None and is_async(self.on_error):
+            problems.append("on_error: expected a function without async: it runs on a thread")
         return problems + executor_problems(self.executor)
 
     @classmethod
@@ -309,12 +311,12 @@ def _hint(name: str, options: tuple[str, ...]) -> str:
     return f"did you mean {close[0]}?" if close else f"the options are {', '.join(options)}"
 
 
-def _is_async(function: object) -> bool:
-    if function is None:
-        return False
+def is_async(function: object) -> bool:
+    """Whether a call of *function* only makes a coroutine."""
     import inspect  # only if one is given
 
-    return inspect.iscoroutinefunction(function)
+    called = getattr(function, "__call__", None)  # noqa: B004  (that of an object's class)
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
 
 
 def _not_one_of(name: str, value: object, names: tuple[str | None, ...]) -> list[str]:

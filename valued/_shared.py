@@ -103,8 +103,9 @@ def connect(
     Takes a `Client`, or the arguments of ``Client``: the token (default ``VALUED_TOKEN``) or a
     transport, the endpoint (default ``VALUED_ENDPOINT``, else the service's), and the options.
     Raises `ValidationError`, and then leaves the shared client as it was. A second call replaces
-    the client, and begins with an empty scope; the previous client delivers in the background what
-    it accepted. Any thread may call. Forked children are connected as their parent was.
+    the client, and the shared scope starts again with the new client's *defaults*; the previous
+    client delivers in the background what it accepted. Any thread may call. Forked children are
+    connected as their parent was.
     """
     global _link
     # Error trackers show the variables of frames that raise; any of these may be a token.

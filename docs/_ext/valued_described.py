@@ -59,6 +59,7 @@ def parsers() -> dict[str, argparse.ArgumentParser]:
     found: dict[str, argparse.ArgumentParser] = {}
 
     def walk(name: str, parser: argparse.ArgumentParser) -> None:
+        parser.color = False  # type: ignore[attr-defined]  # of 3.14 and later
         found[name] = parser
         for action in parser._actions:
             if isinstance(action, argparse._SubParsersAction):

@@ -192,14 +192,12 @@ class User:
     pass
 
 
-def _rows(title: str) -> list[str]:
-    """The first column of the table in that section."""
+def _messages(title: str) -> list[str]:
+    """The terms of that section's list."""
     for section in doctree("docs/reference/errors.rst").findall(docutils.nodes.section):
-        title_node = section.next_node(docutils.nodes.title)
-        if title_node is not None and title_node.astext() == title:
-            body = section.next_node(docutils.nodes.tbody)
-            assert body is not None
-            return [row[0].astext() for row in body.findall(docutils.nodes.row)]
+        found = section.next_node(docutils.nodes.title)
+        if found is not None and found.astext() == title:
+            return [term.astext() for term in section.findall(docutils.nodes.term)]
     raise AssertionError(title)
 
 
@@ -234,7 +232,7 @@ def test_messages_of_calls_are_those_of_the_page(
         with pytest.raises(valued.ValuedError) as caught:
             call()
         said.append(str(caught.value).replace(__name__, "module"))
-    assert said == _rows("Messages of calls")
+    assert said == _messages("Messages of calls")
 
 
 @pytest.mark.parametrize("status", [503, 401, 404, 302])
@@ -246,11 +244,13 @@ def test_log_lines_of_answers_are_those_of_the_page(
     client.action("key", {"user.id": 1})
     until(lambda: caplog.messages)
     client.close(0)
-    _assert_is_a_row(caplog.messages[0])
+    _assert_is_on_the_page(caplog.messages[0])
 
 
-def _assert_is_a_row(line: str) -> None:
-    patterns = [".*".join(map(re.escape, row.split("…"))) for row in _rows("Messages of the log")]
+def _assert_is_on_the_page(line: str) -> None:
+    patterns = [
+        ".*".join(map(re.escape, row.split("…"))) for row in _messages("Messages of the log")
+    ]
     assert any(re.match(pattern, line) for pattern in patterns), line
 
 
@@ -263,4 +263,4 @@ def test_log_lines_without_an_answer_are_those_of_the_page(
     client.action("key", {"user.id": 1})
     until(lambda: caplog.messages)
     client.close(0)
-    _assert_is_a_row(caplog.messages[0])
+    _assert_is_on_the_page(caplog.messages[0])

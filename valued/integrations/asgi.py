@@ -34,7 +34,9 @@ _ENDS: Final = frozenset({"lifespan.shutdown.complete", "lifespan.shutdown.faile
 class ScopeMiddleware:
     """ASGI middleware: a unit of work (`valued.isolated`) for each HTTP request and WebSocket.
 
-    >>> app.add_middleware(ScopeMiddleware, data=lambda scope: {"user": {"id": scope["user_id"]}})
+    >>> def data(scope):
+    ...     return {"user": {"id": scope["session"]["user_id"]}}
+    >>> app.add_middleware(ScopeMiddleware, data=data)
 
     *app*: the ASGI application. *data* (default None): a function of the ASGI scope that returns
     the data of the request's events, such as ``{"user": {"id": 1}}``, or None. It is called with

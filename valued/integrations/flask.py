@@ -32,7 +32,9 @@ def init_app(
 ) -> None:
     """Serve each request of *app* in a unit of work (`valued.isolated`). Call it once for each app.
 
-    >>> init_app(app, user=lambda: {"id": session["user_id"]} if "user_id" in session else None)
+    >>> def user():
+    ...     return {"id": session["user_id"]} if "user_id" in session else None
+    >>> init_app(app, user=user)
 
     What a request sets in `valued.scope` belongs to that request only, in streamed answers, too.
     ``init_app`` wraps ``app.wsgi_app``, as `valued.integrations.wsgi.ScopeMiddleware` does.

@@ -23,7 +23,9 @@ _FILE_WRAPPER: Final = "wsgi.file_wrapper"
 class ScopeMiddleware:
     """WSGI middleware: serves each request of *app* in a unit of work (`valued.isolated`).
 
-    >>> app = ScopeMiddleware(app, data=lambda environ: {"user": {"id": environ["app.user_id"]}})
+    >>> def data(environ):
+    ...     return {"user": {"id": environ["app.user_id"]}}
+    >>> app = ScopeMiddleware(app, data=data)
 
     What a request sets in `valued.scope` belongs to that request only: in the application, in each
     chunk of its body and in the body's ``close``, in whichever threads they run. Nothing of it
