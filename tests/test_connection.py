@@ -1353,7 +1353,9 @@ def test_what_may_be_a_secret_is_not_shown_in_a_hint(given: str) -> None:
 
 
 def test_token_and_endpoint_in_the_wrong_order_are_told_of() -> None:
-    with pytest.raises(valued.ValidationError, match="token: it is a URL; the token is the first argument"):
+    with pytest.raises(
+        valued.ValidationError, match="token: it is a URL; the token is the first argument"
+    ):
         Connection("https://ingest.valued.app/events", TOKEN)
 
 

@@ -541,7 +541,8 @@ def test_long_chain_of_converters_is_followed_and_an_endless_one_refused() -> No
     error = refusal({"a": Step(100)})
     assert error.path == "a"
     assert error.reason == (
-        f"100 converters in a row, from {Step.__qualname__} to {Step.__qualname__}, returned no data"
+        f"100 converters in a row, from {Step.__qualname__} to {Step.__qualname__}, "
+        "returned no data"
     )
 
 

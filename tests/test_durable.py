@@ -2345,7 +2345,10 @@ def test_trouble_with_one_directory_keeps_nobody_from_the_others(make: Make, pla
     put(another, 2)
     die(outbox)
     die(another)
-    for name in ("0.unclaimed", "z.unclaimed"):  # no directories: who takes them over can't read them
+    for name in (
+        "0.unclaimed",
+        "z.unclaimed",
+    ):  # no directories: who takes them over can't read them
         (place / "v1" / "events" / name).touch()
     assert heir.adopt() == 0  # it says so, and the looks go on
     assert sorted(taken(heir)) == bodies(1, 2)

@@ -120,8 +120,10 @@ def test_action_key_and_url_must_be_a_text_that_is_not_empty(
         f"key: expected a string that is not empty, such as 'report.generated', got {got}",
     )
     assert problems(recorder.page_view, bad, {"user.id": 1}) == (
-        "url: expected a string that is not empty, such as 'https://example.com/reports', "
-        f"got {got}",
+        (
+            "url: expected a string that is not empty, such as 'https://example.com/reports', "
+            f"got {got}"
+        ),
     )
     assert recorder.stats()["accepted"] == 0
 

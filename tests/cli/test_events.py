@@ -180,7 +180,9 @@ def test_text_that_reads_like_a_number_is_told_with_an_advice_that_works(
 
 @pytest.mark.parametrize("text", JSON_AS_TEXT)
 def test_text_that_reads_like_json_is_told(text: str) -> None:
-    assert "is sent as a string, exactly as typed: it is not JSON" in (values.remark("a", text) or "")
+    assert "is sent as a string, exactly as typed: it is not JSON" in (
+        values.remark("a", text) or ""
+    )
 
 
 @pytest.mark.parametrize("text", AS_TEXT)

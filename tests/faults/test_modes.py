@@ -195,7 +195,9 @@ def test_a_fault_that_lasts_is_given_up_counted_logged_and_told(
             assert error.age >= LONGEST_RETRY_AFTER
         if mode.slow:
             assert 2 * SLOW <= error.age < 2 * SLOW + 3.0
-        _assert_lines(caplog, mode, "1 delivery failed and will be retried", "1 event failed permanently; ")
+        _assert_lines(
+            caplog, mode, "1 delivery failed and will be retried", "1 event failed permanently; "
+        )
         _assert_figures(here.client, delivered=0, failed=1, retried=1)
 
     getattr(here, fork_is)(math.inf, check)

@@ -206,7 +206,9 @@ def test_a_worker_that_dies_in_a_transport_is_replaced_and_its_event_tried_again
     assert sorted(got) == ["a", "b", "c", "d"]
     stats = client.stats()
     assert (stats["delivered"], stats["retried"], stats["failed"]) == (4, 3, 0)
-    ended = [record for record in caplog.records if "exception ended a worker" in record.getMessage()]
+    ended = [
+        record for record in caplog.records if "exception ended a worker" in record.getMessage()
+    ]
     assert bool(ended) is not issubclass(death, Exception)
     client.close(20)
 

@@ -594,7 +594,7 @@ def test_a_second_call_for_an_application_is_refused_and_changes_nothing(
 REQUESTS = 200
 RECYCLED_AFTER = 40
 #: What gevent may say at an end, from Python 3.12 on: it looks up names on threads.
-NO_LOOK_UP = "tried again; the latest: RuntimeError: can't create new thread at interpreter"
+NO_LOOK_UP = "will be retried; the latest: RuntimeError: can't create new thread at interpreter"
 USERS = [None, *map(str, range(1, 11))]
 #: How many actions a request of each kind records, and whether it is a page.
 KINDS = {

@@ -136,7 +136,9 @@ def test_site_whose_every_call_is_wrong_answers_each_request(
     assert site.figures()["accepted"] == figures["accepted"] + 2 * len(_pages(name))
 
     figures = site.figures()
-    settled = sum(figures[it] for it in ("delivered", "failed", "dropped", "handed_over", "pending"))
+    settled = sum(
+        figures[it] for it in ("delivered", "failed", "dropped", "handed_over", "pending")
+    )
     assert figures["accepted"] + figures["adopted"] == settled
     assert figures["failed"] == len(_pages(name))
     site.stop()
@@ -153,7 +155,9 @@ def _assert_log(site: Site) -> None:
     log = site.log()
     assert SECRET not in log
     assert "Traceback" not in log
-    lines = [line for line in site.lines() if "failed permanently; the latest: the service" not in line]
+    lines = [
+        line for line in site.lines() if "failed permanently; the latest: the service" not in line
+    ]
     kinds = [re.sub(r"\(\d+ of this kind", "(N of this kind", line) for line in lines]
     assert {line: times for line, times in Counter(kinds).items() if times > 1} == {}
     assert len(kinds) > 30

@@ -36,7 +36,7 @@ LATE = ("-W", "ignore:Monkey-patching ssl")
 
 # gevent looks up names on threads, the address of the service, too. From Python 3.12 on it may get
 # none when the end has begun; then the event goes on a connection that there is.
-NO_LOOK_UP = "tried again; the latest: RuntimeError: can't create new thread at interpreter"
+NO_LOOK_UP = "will be retried; the latest: RuntimeError: can't create new thread at interpreter"
 
 Start = Callable[..., Gunicorn]
 
