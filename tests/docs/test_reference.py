@@ -25,14 +25,18 @@ from valued._options import VARIABLES, Options
 REFERENCE = ROOT / "docs" / "reference"
 
 _LOGGED = """
-import logging, sys, time
-logging.basicConfig(level="INFO", stream=sys.stdout, format="%(message)s")
-import valued, stats_log
+import logging, queue, valued, stats_log
+from logging.handlers import QueueHandler
+lines = queue.Queue()
+logger = logging.getLogger("myapp.events")
+logger.setLevel("INFO")
+logger.addHandler(QueueHandler(lines))
 valued.connect()
 valued.action("report.generated", {"user.id": 123})
 assert valued.flush()
 stats_log.start(0.01)
-time.sleep(0.2)
+line = lines.get(timeout=10).getMessage()
+assert ": 1 delivered, 0 failed, 0 dropped, 0 pending, 0 anonymous," in line, line
 """
 _SCRAPED = """
 import valued, stats_prometheus
@@ -46,6 +50,15 @@ assert 'valued_events_total{state="delivered"} 1.0' in said, said
 assert "valued_events_pending 0.0" in said, said
 """
 
+#: Asks the page of Flask.
+_SHOWN = """
+import app, valued
+valued.action("shown", {"user.id": 1})
+valued.flush()
+stats = app.app.test_client().get("/internal/events").json
+assert (stats["delivered"], stats["pending"]) == (1, 0), stats
+"""
+
 CASES: Cases = {
     ("reference/api", "Python API"): Case(events=2),
     ("reference/options", "Options"): Case(),
@@ -53,6 +66,9 @@ CASES: Cases = {
     # That the event failed is logged, too.
     ("reference/errors", "The exceptions"): Case(may_complain=True),
     ("reference/stats", "Counts: stats()"): Case(events=1),
+    ("reference/stats", "Show them in a page"): Case(
+        events=1, driver=("-c", _SHOWN), needs=("flask",)
+    ),
     ("reference/stats", "Log them"): Case(events=1, driver=("-c", _LOGGED)),
     ("reference/stats", "Export them to Prometheus"): Case(
         events=1, driver=("-c", _SCRAPED), needs=("prometheus_client",)
