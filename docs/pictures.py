@@ -14,6 +14,7 @@ import os
 import pty
 import re
 import select
+import socket
 import subprocess
 import sys
 import tempfile
@@ -107,20 +108,23 @@ def listen(folder: Path) -> str:
 def outage(folder: Path) -> str:
     """An application whose service is down."""
     (folder / "app.py").write_text(APPLICATION, "utf-8")
-    variables = {"VALUED_TOKEN": "any-text", "VALUED_ENDPOINT": "http://127.0.0.1:4567/events"}
-    command = ("-m", "flask", "--app", "app", "run", "--port", "5000")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    variables = {"VALUED_TOKEN": "any-text", "VALUED_ENDPOINT": f"http://127.0.0.1:{port}/events"}
+    command = ("-m", "flask", "--app", "app", "run", "--port", "0")
     terminal = Terminal(sys.executable, *command, folder=folder, **variables)
     try:
-        terminal.read_until(r"Running on .*\n")
+        site = terminal.read_until(r"Running on (\S+)\n")[1]
         for _ in range(3):
-            visit = Request("http://127.0.0.1:5000/reports", method="POST")
+            visit = Request(f"{site}/reports", method="POST")
             visit.add_header("X-User", "7")
             urlopen(visit).close()
         terminal.read_until(r"valued: .*latest.*\n")
         terminal.read_until(r"(POST(.|\n)*){3}")
     finally:
         terminal.end()
-    return f"$ flask --app app run\n{terminal.text}"
+    said = re.sub(rf"\b{port}\b", "4567", terminal.text)  # as the tutorial has it
+    return "$ flask --app app run\n" + said.replace(site, "http://127.0.0.1:5000")
 
 
 PICTURES: dict[str, tuple[str, Callable[[Path], str]]] = {

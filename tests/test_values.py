@@ -279,7 +279,7 @@ def renamed(module: object, name: str) -> object:
         renamed(__name__, "Place"),
         print,
     ],
-    ids=repr,
+    ids=lambda it: f"{type(it).__module__}.{type(it).__qualname__}",
 )
 def test_hint_for_a_class_that_no_import_gets_is_what_to_send(value: object) -> None:
     error = refusal({"a": value})

@@ -476,7 +476,7 @@ def _visit_django(url: str, sessions: list[list[str]]) -> list[dict[str, Any]]:
 
 
 @forks
-@runs("howto/django", _LINES, _USER, "Async views")
+@runs("howto/django", _LINES, _USER, "Async views", "Test it")
 def test_django_lines_are_all_that_a_new_project_needs(
     folder: Path, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -494,6 +494,13 @@ def test_django_lines_are_all_that_a_new_project_needs(
         done = subprocess.run(check, cwd=folder, capture_output=True, text=True, check=False)
         assert done.returncode == 1
         assert re.findall(r"valued\.\w+", done.stderr) == ["valued.W001"]
+        write_page(folder, "howto/django", "Test it")
+        without_token.setenv("VALUED_DISABLED", "1")
+        test = [sys.executable, "manage.py", "test"]
+        done = subprocess.run(test, cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert "Ran 1 test" in done.stderr
+        assert "valued" not in done.stdout + done.stderr
 
     sessions = [line.split() for line in run_python(folder, "-c", _MAKE_USERS).splitlines()]
     server = _gunicorn("mysite.wsgi")

@@ -502,6 +502,43 @@ def test_page_view_is_recorded_once_without_query_for_whoever_is_known(
     assert {who for who in users(events) if who} == {A}
 
 
+def customer_of_user(request: Any) -> Any:
+    return {"id": request.user.pk} if request.user.is_authenticated else None
+
+
+@pytest.mark.parametrize("invalid", ["raise", "log"])
+@pytest.mark.parametrize("path", ["sync/quiet", "async/quiet"])
+@pytest.mark.parametrize("customer", [None, customer_of_user])
+def test_page_view_under_an_async_server_has_its_user_and_is_no_mistake(
+    customer: Any,
+    path: str,
+    invalid: Any,
+    site: Site,
+    sent: list[dict[str, Any]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    now = valued.ImmediateExecutor()
+    client = valued.connect(sent.append, executor=now, invalid=invalid, anonymous="drop")
+    browser = AsyncClient()
+    with override_settings(VALUED={"PAGE_VIEWS": True, "CUSTOMER": customer}):
+        assert async_to_sync(browser.get)(f"/{path}").status_code == 200
+        browser.cookies["sessionid"] = site.sessions[A]
+        assert async_to_sync(browser.get)(f"/{path}").status_code == 200
+    views = [event for event in sent if event["category"] == "pageview"]
+    assert users(views) == [A]
+    assert [event.get("customer") for event in views] == [None if customer is None else {"id": A}]
+    assert (client.stats()["invalid"], caplog.messages) == (0, [])
+
+
+def test_function_that_raises_costs_an_async_page_its_page_view_and_one_line(
+    site: Site, sent: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    client = valued.connect(sent.append, executor=valued.ImmediateExecutor(), invalid="log")
+    with override_settings(VALUED={"PAGE_VIEWS": True, "USER": lambda _request: 1 // 0}):
+        assert visit("async/quiet", A, site=site).status_code == 200
+    assert (sent, client.stats()["invalid"], len(caplog.messages)) == ([], 1, 1)
+
+
 @pytest.mark.parametrize(
     "path",
     ["data", "failing", "file", "api", "no/such/page", "admin/login/", "admin/own", "staff/login/"],

@@ -43,12 +43,26 @@ class Field:
         self._function = function
         self._request = request
         self.is_given = False
+        #: Not None: a call gives nothing, and only finds out whether the user has to be loaded.
+        self.needs_user: bool | None = None
 
     def __call__(self) -> object:
         """What the function returns. Raises `ValidationError` where it can't have its user."""
+        if self.needs_user is not None:
+            self.needs_user = self._is_kept_from_its_user()
+            return None
         found = self._ask()
         self.is_given = found is not None
         return found
+
+    def _is_kept_from_its_user(self) -> bool:
+        try:
+            self._function(self._request)
+        except SynchronousOnlyOperation:
+            return True
+        except Exception:  # noqa: BLE001 - the event that comes next will say so
+            return False
+        return False
 
     def _ask(self) -> object:
         try:
@@ -72,6 +86,25 @@ def offer_loaded_user(request: Any) -> bool:
         return False
     request._cached_user = loaded  # noqa: SLF001 - what `django.contrib.auth` reads
     return True
+
+
+def needs_user(request: Any) -> bool:
+    """Whether an event of *request* would lack its user, since none is loaded in an async view.
+
+    Asked by the way in which an event would, so a field that the view has set asks nothing. It
+    raises, logs and counts nothing.
+    """
+    _unit, fields = getattr(request, UNIT)
+    if not valued.connected():
+        return False
+    for field in fields.values():
+        field.needs_user = False
+    try:
+        valued.scope.to_dict()
+        return any(field.needs_user for field in fields.values())
+    finally:
+        for field in fields.values():
+            field.needs_user = None
 
 
 async def load_user(request: Any) -> None:

@@ -11,9 +11,8 @@ from django.core.exceptions import SynchronousOnlyOperation
 from django.urls import NoReverseMatch, get_script_prefix, reverse
 from django.utils.encoding import escape_uri_path
 
-import valued
 from valued.integrations import _page_views
-from valued.integrations.django._fields import load_user
+from valued.integrations.django._fields import load_user, needs_user
 
 
 def is_page_view(request: Any, response: Any) -> bool:
@@ -69,7 +68,7 @@ class PageViews:
             except SynchronousOnlyOperation:
                 await load_user(request)
                 url = self._url(request, response)
-            if url is not None and not _user_is_loaded():
+            if url is not None and needs_user(request):
                 await load_user(request)
         except Exception as error:  # noqa: BLE001 - the same, or the database
             _page_views.say_failed(error)
@@ -91,12 +90,3 @@ class PageViews:
         # name a host.
         path = escape_uri_path(request.path)
         return str(request.build_absolute_uri(f"//{path}"))
-
-
-def _user_is_loaded() -> bool:
-    if valued.connected():
-        try:
-            valued.scope.get("user.id")
-        except valued.ValidationError:
-            return False
-    return True
