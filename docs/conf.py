@@ -50,6 +50,9 @@ python_maximum_signature_line_length = 88  # one parameter a line above it
 for _name in valued.__all__:
     getattr(valued, _name)
 
+# Integrations are named after the package that they import.
+_frameworks = [path.stem for path in sorted((ROOT / "valued" / "integrations").glob("[!_]*"))]
+
 # What is not on this site. The build has no network, so there is no intersphinx.
 nitpick_ignore_regex = [
     # The standard library, also as annotations name it.
@@ -58,7 +61,7 @@ nitpick_ignore_regex = [
     # Built-in names in single backticks, such as `ValueError`.
     (r"py:obj", r"\w+Error|None|True|False"),
     # Dependencies and frameworks.
-    (r"py:.*", r"(requests|flask|rq|django|celery)\..*"),
+    (r"py:.*", rf"({'|'.join(['requests', *_frameworks])})\..*"),
     (r"py:class", r"(_typeshed\.wsgi\.)?(WSGIApplication|WSGIEnvironment|StartResponse)"),
     # Private: a type variable, and the live views that `valued.Scope` describes as mappings.
     (r"py:class", r"valued\._scope\.T|valued\._scope_data\.Fields"),

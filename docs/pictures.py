@@ -95,7 +95,7 @@ def listen(folder: Path) -> str:
     try:
         url = terminal.read_until(r"Listening on (\S+)\n")[1]
         (folder / "shop.py").write_text(EVENTS, "utf-8")
-        variables = {"VALUED_TOKEN": "any-text", "VALUED_ENDPOINT": url}
+        variables = {"VALUED_TOKEN": "any-token", "VALUED_ENDPOINT": url}
         subprocess.run(
             [sys.executable, "shop.py"], cwd=folder, check=True, env={**os.environ, **variables}
         )
@@ -110,7 +110,7 @@ def outage(folder: Path) -> str:
     (folder / "app.py").write_text(APPLICATION, "utf-8")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    variables = {"VALUED_TOKEN": "any-text", "VALUED_ENDPOINT": f"http://127.0.0.1:{port}/events"}
+    variables = {"VALUED_TOKEN": "any-token", "VALUED_ENDPOINT": f"http://127.0.0.1:{port}/events"}
     command = ("-m", "flask", "--app", "app", "run", "--port", "0")
     terminal = Terminal(sys.executable, *command, folder=folder, **variables)
     try:

@@ -5,7 +5,7 @@ Redis on this machine, or another broker in CELERY_BROKER_URL::
 
     valued listen
 
-    export VALUED_TOKEN=any-text VALUED_ENDPOINT=http://127.0.0.1:4567/events
+    export VALUED_TOKEN=any-token VALUED_ENDPOINT=http://127.0.0.1:4567/events
     celery --app celery_tasks worker --concurrency 4 --max-tasks-per-child 100
 
     python celery_tasks.py

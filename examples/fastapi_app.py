@@ -3,7 +3,7 @@
 Start the mock server in one terminal and the application in another. Then send requests:
 
     $ valued listen
-    $ export VALUED_TOKEN=any-text VALUED_ENDPOINT=http://127.0.0.1:4567/events
+    $ export VALUED_TOKEN=any-token VALUED_ENDPOINT=http://127.0.0.1:4567/events
     $ uvicorn --app-dir examples fastapi_app:app
     $ curl -H 'X-User-Id: 7' http://127.0.0.1:8000/reports/12
     $ curl -H 'X-User-Id: 7' -X POST http://127.0.0.1:8000/reports/12

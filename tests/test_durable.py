@@ -750,7 +750,9 @@ def test_past_its_size_the_oldest_events_are_dropped_and_counted(
     left = taken(outbox)
     assert left == bodies(*range(100 - len(left), 100), size=300)
     assert balance(outbox)["dropped_by_reason"]["size"] == 100 - len(left) > 50
-    said = [line for line in caplog.messages if "larger than its max_size, 10000 bytes" in line]
+    said = [
+        line for line in caplog.messages if "larger than its outbox_max_size, 10000 bytes" in line
+    ]
     assert len(said) == 1
 
 

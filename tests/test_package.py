@@ -36,6 +36,17 @@ def _lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
+#: What users may install besides; the other extras are for work on the library itself.
+EXTRAS = {
+    name: _lines(text)
+    for name, text in _setup()["options.extras_require"].items()
+    if name not in ("test", "types", "lint", "docs")
+}
+
+#: An extra of the same name has what the integration needs.
+INTEGRATIONS = sorted(EXTRAS.keys() - {"cli"})
+
+
 PROJECT_URL = _setup()["metadata"]["url"]
 
 #: In two parts, so that the command which replaces it leaves this one.
@@ -115,11 +126,9 @@ def test_tox_runs_by_default_what_ci_runs() -> None:
 
 def test_floors_are_tested_as_they_are_promised() -> None:
     setup = _setup()
-    extras = setup["options.extras_require"]
     lowest = {}
-    for line in _lines(setup["options"]["install_requires"]) + [
-        line for name in ("cli", "celery", "django", "flask", "rq") for line in _lines(extras[name])
-    ]:
+    promised = [_lines(setup["options"]["install_requires"]), *EXTRAS.values()]
+    for line in [line for lines in promised for line in lines]:
         name, version = line.split(">=")
         lowest[name] = version
     exactly = dict(
@@ -133,9 +142,26 @@ def test_floors_are_tested_as_they_are_promised() -> None:
     assert setup["options"]["python_requires"] == ">=3.10"
 
 
-def test_each_extra_of_an_integration_has_its_module() -> None:
-    found = {path.stem for path in (ROOT / "valued" / "integrations").iterdir()}
-    assert {"celery", "django", "flask", "rq"} <= found & set(_setup()["options.extras_require"])
+def test_integrations_are_found() -> None:
+    assert {"celery", "django", "flask", "rq"} <= set(INTEGRATIONS)
+    modules = {path.stem for path in (ROOT / "valued" / "integrations").glob("[!_]*")}
+    assert modules == {"asgi", "wsgi", *INTEGRATIONS}  # those two need no package
+
+
+@pytest.mark.parametrize("name", INTEGRATIONS)
+def test_integration_is_in_each_list_of_them(name: str) -> None:
+    extras = _setup()["options.extras_require"]
+    needed = {re.split(r"[<>=]", line)[0] for line in EXTRAS[name]}
+    assert needed <= {re.split(r"[<>=]", line)[0] for line in _lines(extras["test"])}
+    assert name in re.split(r",\s*", _tox()["testenv:docs"]["extras"])
+    for path in ("valued/integrations/__init__.py", "CHANGELOG.rst"):
+        assert f"``{name}``" in (ROOT / path).read_text("utf-8"), path
+    pages = ROOT / "docs"
+    assert (pages / "howto" / f"{name}.rst").exists()
+    assert f"\n   {name}\n" in (pages / "howto" / "index.rst").read_text("utf-8")
+    reference = (pages / "reference" / "integrations.rst").read_text("utf-8")
+    assert f"   * - `valued.integrations.{name}`\n" in reference
+    assert list((ROOT / "tests" / "integrations").glob(f"test_{name}.py"))
 
 
 @pytest.mark.parametrize(

@@ -49,13 +49,13 @@ class Client:
       address of the host, and a TLS handshake, may each take as long.
     * *retries* (default 240): attempts after the first. The pauses are random, up to bounds that
       double from 0.5 s to 30 s. All of them add up to an hour on average. An event older than an
-      hour fails permanently, too. While the endpoint is down, one event probes for all.
+      hour fails with its next failure. While the endpoint is down, one event probes for all.
     * *shutdown_timeout* (default None): seconds that the end of a process waits for its events.
       None: 5, half of the 10 s that supervisors leave between SIGTERM and SIGKILL; 1 with *outbox*.
     * *idle_time* (default 60.0): seconds without work after which a thread of the client's own pool
       ends. A process whose threads have ended is safe to fork.
     * *on_error* (default None): a function that is called with a `DeliveryError` and the event, a
-      dict, for each event that fails permanently, on the thread that tried it last.
+      dict, for each event that fails permanently, on the thread whose attempt failed.
     * *outbox* (default None): a directory in which events survive their process, and from which
       other processes deliver them. None: ``VALUED_OUTBOX``, else events wait in memory. With it,
       *max_queue* bounds what is in memory, and *retries* has no effect. Not on Windows.
@@ -63,8 +63,8 @@ class Client:
       power failure, too; the call then waits some milliseconds for the disk.
     * *outbox_max_age* (default 604,800.0): seconds after which an event in the outbox is dropped: a
       week, longer than an outage that goes unnoticed over a weekend with holidays.
-    * *outbox_max_size* (default 1,073,741,824): bytes of the outbox, of all processes together; the
-      oldest events are dropped above it. 1 GiB holds two million events of 500 bytes.
+    * *outbox_max_size* (default 1,073,741,824): bytes of the outbox, of all processes together (1
+      GiB: two million events of 500 bytes). A process that exceeds it drops its own oldest events.
     * *defaults* (default None): a mapping that every scope of the client starts with.
     * *isolate_tasks* (default None): whether each Celery task starts with these defaults, and what
       it sets ends with it. None: ``VALUED_ISOLATE_TASKS``, else True.
@@ -247,20 +247,19 @@ class Client:
     def close(self, timeout: float | None = 5.0) -> bool:
         """Flush, then end this process's threads and close its connections.
 
-        *timeout*: seconds, as for `Client.flush`. What is not settled by then is dropped, counted
-        as ``closed`` and logged. True if nothing was dropped. May be called again. A later event
-        starts threads and connections again. ``with valued.Client() as client:`` ends with it.
+        *timeout*: as for `Client.flush`. What waits then is dropped, counted as ``closed`` and
+        logged; what is being sent is dropped only if that attempt fails. True if all was settled in
+        time. May be called again; a later event starts threads again.
         """
         return self._sender.close(timeout)
 
     def adopt(self) -> int:
         """Take over, at once, events that dead processes left in the outbox.
 
-        A client does so with its first event, and then every half minute. Call it where a process
-        starts that may record nothing for long, such as a new worker. Returns from how many
-        processes events were taken over; 0 without an outbox. Raises nothing: trouble with the disk
-        is logged. Any thread may call. Never call it before a fork: a child takes over nothing that
-        belongs to its parent.
+        A client does so with its first event, and then at most every half minute: with an event, or
+        from a thread while it knows of other processes. Call it where a process starts that may
+        record nothing for long. Returns how many directories of the outbox it took over. Raises
+        nothing: trouble with the disk is logged. Any thread may call. Never call it before a fork.
         """
         return 0 if _recording.target is not None else self._sender.adopt()
 
@@ -276,9 +275,10 @@ class Client:
         """Flush, then end this process's threads, so that it is safe to fork.
 
         Call it in a process that records events and forks later, such as a preloading Gunicorn
-        master: Python 3.12 and later warn if a process forks while it has threads. *timeout*:
-        seconds, as for `Client.flush`. True if every event was settled and no thread of this client
-        is left. Nothing is dropped. The next event starts threads again. May be called again.
+        master: Python 3.12 and later warn if a process forks while it has threads. *timeout*: as
+        for `Client.flush`. True if every event was settled and no thread of this client is left.
+        (`valued.flush_on_signals` keeps a thread: call it in the children.) Nothing is dropped; the
+        next event starts threads again.
         """
         return self._sender.park(timeout)
 

@@ -28,10 +28,11 @@ _PORTION_BYTES: Final = 256 * 1024
 
 
 class Owned(NamedTuple):
-    """What one process has in the outbox, as `Outbox.owners` returns it.
+    """What one owner, a client in one process, has in the outbox, as `Outbox.owners` returns it.
 
-    ``owner``: its name in the directory. ``state``: ``"alive"``; ``"dead"``; ``"elsewhere"`` (on
-    another host or in another container, within its lease); ``"expired"``, which counts as dead.
+    ``owner``: its name in the directory. ``state``: ``"alive"``; ``"dead"`` (also what an owner
+    released: ``pid`` is None); ``"elsewhere"`` (on another host or in another container, within its
+    lease); ``"expired"``, which counts as dead.
     ``pid`` (int) and ``host`` (str): None if they are not known. ``events``: how many are not
     settled, or not marked as settled yet. ``bytes``: of its files. ``oldest``: seconds since the
     epoch when the first of these events was accepted, or None.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 
 class ValuedError(Exception):
-    """The base of every exception that this library raises. None of them shows the token."""
+    """The base of this library's own exceptions. None of them shows the token."""
 
 
 class ValidationError(ValuedError, ValueError):
@@ -58,9 +58,9 @@ class DeliveryError(ValuedError):
     """An event that could not be delivered. ``on_error`` gets it; no event call raises it.
 
     ``reason``: what happened, a string. ``status``: the HTTP status, None if there was no answer.
-    ``attempts``: how often it was tried. ``age``: seconds since the event was accepted. ``body``:
-    the first 500 characters of the answer. ``retry_after``: seconds that the service asked to wait,
-    None if it did not.
+    ``attempts``: how often it was sent; 0 if it failed with others, while the service was down.
+    ``age``: seconds since the event was accepted. ``body``: the first 500 characters of the answer.
+    ``retry_after``: seconds that the service asked to wait, None if it did not.
     """
 
     def __init__(

@@ -55,7 +55,7 @@ def gather(data: object, fields: Mapping[str, Any], name: str = "data") -> JSONO
 
 
 def mapping(data: object, name: str) -> JSONObject:
-    """*data*, normalized. Raises `ValidationError` where it is no mapping."""
+    """*data*, normalized. Raises `ValidationError` if it isn't a mapping."""
     plain = normalize(data)
     if isinstance(plain, dict):
         return plain
@@ -184,8 +184,8 @@ def _warn_of_unknown(event: JSONObject) -> None:
         if event["category"] != "config" and len(_warned_of) < _MOST_NAMES:
             _warned_of.add(name)
             log.warning(
-                "%s is no field of an event that this library knows; it is sent as it is: did you "
-                "mean attributes.%s? This is logged once.",
+                "%s is not a field of an event that this library knows; it is sent as it is: did "
+                "you mean attributes.%s? This is logged once.",
                 *[shown(name, 100)] * 2,
             )
 

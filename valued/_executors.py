@@ -71,7 +71,7 @@ def _signals_elsewhere() -> Iterator[None]:
     """Have threads that are started meanwhile get no signal, under uWSGI.
 
     Its handlers are C code, and end the process on whichever thread the kernel chose: on one of
-    ours that is amid a delivery. Elsewhere, programs that a transport starts would inherit it.
+    ours during a delivery. Elsewhere, programs that a transport starts would inherit it.
     """
     if "uwsgi" not in sys.modules:
         yield

@@ -224,7 +224,7 @@ class Files:
                 self._reporter.warn(
                     "size",
                     "%d times the oldest events were dropped: the outbox is larger than its "
-                    "max_size, %d bytes",
+                    "outbox_max_size, %d bytes",
                     self._max_size,
                 )
 

@@ -1,4 +1,4 @@
-"""The options of a client, checked once, and the only reader of the environment."""
+"""The options of a client, checked once; nearly all reading of the environment."""
 
 from __future__ import annotations
 
@@ -302,7 +302,7 @@ _FOREIGN: Final = {
 
 
 def _hint(name: str, options: tuple[str, ...]) -> str:
-    """What a user who gave *name*, which is no option, may have meant."""
+    """What a user who gave *name*, which isn't an option, may have meant."""
     import difflib  # for a mistake only
 
     if name.lower() in _FOREIGN:
@@ -394,4 +394,4 @@ def seconds(name: str, value: object, *, zero: bool) -> list[str]:
 
 def _shown(value: float) -> object:
     # Not an int that is itself longer than a log line.
-    return _kind(value) if isinstance(value, int) and abs(value) > MOST_SECONDS else value
+    return _kind(value) if isinstance(value, int) and abs(value) > 10**15 else value

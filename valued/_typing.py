@@ -45,7 +45,7 @@ class Executor(Protocol):
 
 
 class OnError(Protocol):
-    """Is called for each event that failed permanently, on the thread that tried it last."""
+    """Is called for each event that failed permanently, on the thread whose attempt failed."""
 
     def __call__(self, error: DeliveryError, event: JSONObject, /) -> object: ...
 
@@ -55,7 +55,7 @@ class Stats(TypedDict):
 
     ``accepted + adopted = delivered + failed + dropped + handed_over + pending``, always.
 
-    * *accepted* (int): events whose call returned, and that are to be sent.
+    * *accepted* (int): events that were checked and counted; also those dropped at once.
     * *delivered* (int): events that the service answered with a 2xx status.
     * *failed* (int): events that failed permanently: the service refused them, or, without an
       outbox, the *retries* are used up or they are older than an hour. Logged, and passed to

@@ -4,7 +4,7 @@ Start the mock server in one terminal, and the whole site in another::
 
     valued listen
 
-    VALUED_TOKEN=any-text VALUED_ENDPOINT=http://127.0.0.1:4567/events \
+    VALUED_TOKEN=any-token VALUED_ENDPOINT=http://127.0.0.1:4567/events \
         python examples/django_project/manage.py demo
 
 Then sign in at http://127.0.0.1:8000 as ``ada`` or ``grace``, with the password ``secret``, and ask
@@ -15,7 +15,7 @@ Without a broker, tasks run in the request. With a broker, a worker runs them, a
 sent along. With a Redis on this machine, set these in two terminals, and run one command in each::
 
     export CELERY_BROKER_URL=redis://127.0.0.1:6379/0
-    export VALUED_TOKEN=any-text VALUED_ENDPOINT=http://127.0.0.1:4567/events
+    export VALUED_TOKEN=any-token VALUED_ENDPOINT=http://127.0.0.1:4567/events
 
     python examples/django_project/manage.py demo
 

@@ -686,9 +686,9 @@ import os, sys
 os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
 import pytest
 import valued.integrations
-valued.integrations.__path__.append("clone/valued/integrations")
-plugins = ["-p", "no:cacheprovider", "-p", "valued.pytest_plugin"]
-sys.exit(pytest.main(["-q", *plugins, "clone/tests/integrations/test_bottle.py"]))
+valued.integrations.__path__.insert(0, "clone/valued/integrations")
+options = ["-W", "error", "-p", "no:cacheprovider", "-p", "valued.pytest_plugin"]
+sys.exit(pytest.main(["-q", *options, "clone/tests/integrations/test_bottle.py"]))
 """
 
 
@@ -699,9 +699,33 @@ def test_integration_of_the_contributor_passes_its_tests_and_keeps_to_the_rules(
     needs("bottle")
     clone = shell / "clone"
     write_files(clone, blocks("howto/integration", "Contribute it"))
-    assert "4 passed" in python(shell, "-c", _AS_CONTRIBUTED)
+    assert "5 passed" in python(shell, "-c", _AS_CONTRIBUTED)
     assert server.events == []
     code = (clone / "valued" / "integrations" / "bottle.py").read_text("utf-8")
     assert set(re.findall(r"^(?:from|import) (\S+)", code, re.MULTILINE)) == {
         "__future__", "collections.abc", "typing", "bottle", "valued", "valued.integrations.wsgi",
     }  # fmt: skip
+
+
+@forks
+@runs("howto/integration", "Contribute it")
+def test_page_of_the_contributor_passes_the_tests_that_are_printed_with_it(
+    folder: Path, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs("bottle", "gunicorn")
+    page = "howto/bottle"
+    printed = blocks("howto/integration", "Contribute it")
+    write_files(folder, printed)
+    (folder / "sitecustomize.py").write_text(
+        f"import valued.integrations as them\nthem.__path__.insert(0, {str(folder)!r}"
+        " + '/valued_integrations')\n"
+    )
+    (folder / "valued" / "integrations").rename(folder / "valued_integrations")
+    (folder / "valued").rmdir()
+    monkeypatch.setattr("tests.docs.support.document", lambda _: f"{folder}/docs/{page}.rst")
+    [code] = [it.code for it in printed if it.file == "tests/docs/test_howto_web.py"]
+    names: dict[str, Any] = {**globals()}
+    exec(code, names)  # as if it were in this file
+    run_section(page, _USER, names["CASES"][page, _USER], folder, service)
+    service.requests.clear()
+    names["test_bottle_records_for_its_users_and_loses_nothing"](folder, service)

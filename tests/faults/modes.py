@@ -141,7 +141,7 @@ MODES = {
     "answers late": Mode(_late, says="timed out", slow=True),
     "never answers": Mode(_silent, says="timed out", slow=True),
     "drips its status line": Mode(_dribbling(b"", b"HTTP/1.1 204 "), says="timed out", slow=True),
-    "drips the body of a refusal": Mode(
+    "drips the body of a 500": Mode(
         _dribbling(b"HTTP/1.1 500 No\r\nContent-Length: 100000\r\n\r\n", b"body"),
         status=500,
         says="answered 500",
@@ -179,7 +179,7 @@ MODES = {
     "closes within the request": Mode(_cut_in_the_request, says="no answer", unread=True),
     "closes after the request": Mode(_ending(), says="no answer"),
     "closes within its status line": Mode(_ending(b"HTTP/1.1 20"), says="no answer"),
-    "closes within the body of a refusal": Mode(
+    "closes within the body of a 500": Mode(
         _ending(b"HTTP/1.1 500 No\r\nContent-Length: 100\r\n\r\nhalf"),
         status=500,
         says="answered 500",
@@ -191,7 +191,7 @@ MODES = {
     "resets before the request": Mode(_reset, says="no answer", unread=True),
     "resets after the request": Mode(_reset, says="no answer"),
     "sends 100 MB with a success": Mode(_huge("200 OK"), Outcome.SUCCESS),
-    "sends 100 MB with a refusal": Mode(_huge("400 No"), Outcome.FINAL, 400, "answered 400"),
+    "sends 100 MB with a 400": Mode(_huge("400 No"), Outcome.FINAL, 400, "answered 400"),
     "answers garbage": Mode(_ending(b"SSH-2.0-OpenSSH_9.2\r\n"), says="no answer"),
     "has a certificate of an unknown authority": Mode(
         _ending(), says="certificate verify failed", unread=True, tls=True

@@ -42,7 +42,7 @@ def environment(environment: None, tmp_path: Path, listener: Listening) -> dict[
         "DATABASE": str(tmp_path / "database.sqlite"),
         "PYTHONPATH": f"{ROOT}{os.pathsep}{PROJECT}",
         "PYTHONWARNINGS": "ignore:This process",
-        "VALUED_TOKEN": "any-text",
+        "VALUED_TOKEN": "any-token",
         "VALUED_ENDPOINT": listener.url,
     }
 

@@ -37,7 +37,7 @@ def listener() -> Iterator[Listening]:
 @pytest.fixture
 def environment(environment: None, listener: Listening) -> dict[str, str]:
     """What the example is told, beside what all tests are."""
-    return {"VALUED_TOKEN": "any-text", "VALUED_ENDPOINT": listener.url}
+    return {"VALUED_TOKEN": "any-token", "VALUED_ENDPOINT": listener.url}
 
 
 @pytest.fixture

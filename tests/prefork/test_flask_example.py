@@ -47,7 +47,7 @@ def gunicorn(tmp_path: Path, listener: Listening) -> Iterator[Callable[[str], Gu
             "flask_app:app",
             *("--chdir", str(EXAMPLE.parent)),
             configuration=configuration,
-            VALUED_TOKEN="any-text",
+            VALUED_TOKEN="any-token",
             VALUED_ENDPOINT=listener.url,
         )
         started.append(gunicorn)

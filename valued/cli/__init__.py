@@ -188,9 +188,9 @@ def _add_delivery(parser: argparse.ArgumentParser) -> None:
 
 def _add_outbox(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", metavar="DIR", help="directory given to clients as outbox")
-    parts = parser.add_subparsers(metavar="WHAT", dest="what")
+    parts = parser.add_subparsers(metavar="[WHAT]", dest="what")
     _part(parts, "status", "show owners, their events and bytes, and rejected events (default)")
-    send = _part(parts, "send", "deliver what dead processes left")
+    send = _part(parts, "send", "deliver what dead or expired owners left")
     send.add_argument(
         "--timeout",
         type=_seconds,
@@ -208,7 +208,7 @@ def _add_outbox(parser: argparse.ArgumentParser) -> None:
     choice.add_argument("--forget", action="store_true", help="delete them")
     export = _part(parts, "export", "write undelivered events to a file, one per line")
     export.add_argument("file", metavar="FILE", help="file for `valued send`; -: standard output")
-    purge = _part(parts, "purge", "delete undelivered events of dead processes, after asking")
+    purge = _part(parts, "purge", "delete, after asking, what dead or expired owners left")
     purge.add_argument("--yes", action="store_true", help="don't ask")
 
 

@@ -1,6 +1,6 @@
 """Whether this code runs within a garbage collection, where context variables stay as they are.
 
-Up to Python 3.11 a collection can begin amid the change of a context variable. What finalizers
+Up to Python 3.11 a collection can begin during the change of a context variable. What finalizers
 change there gets lost, or crashes the interpreter; in a context of its own, nothing of the kind
 happens.
 """

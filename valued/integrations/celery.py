@@ -66,7 +66,7 @@ def carry_scope(keys: Iterable[str] = ("user.id", "customer.id")) -> None:
 
 
 def _checked(keys: object) -> tuple[str, ...]:
-    """*keys*, each once. Raises `ValidationError` for what is no key of an id."""
+    """*keys*, each once. Raises `ValidationError` for a key that doesn't name an id."""
     if isinstance(keys, (str, Mapping)) or not isinstance(keys, Iterable):
         raise valued.ValidationError(
             "carry_scope: expected keys such as ('user.id', 'customer.id'), "

@@ -151,7 +151,7 @@ class _Chunks:
             close()
 
     def __del__(self) -> None:
-        # Dropped by a server that closes nothing, amid another request.
+        # Dropped by a server that closes nothing, during another request.
         contextvars.copy_context().run(self._unit.run, self.close)
 
 
