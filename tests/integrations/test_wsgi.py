@@ -24,7 +24,7 @@ from urllib.request import Request, urlopen
 import pytest
 
 import valued
-from tests.support.processes import PROGRAMS, run_program
+from tests.support.processes import PROGRAMS, run, run_program
 from tests.support.server import Server
 from tests.support.uwsgi import BOUND, UWSGI
 from valued.integrations.wsgi import ScopeMiddleware
@@ -599,3 +599,24 @@ def test_a_body_in_a_cycle_ends_as_its_own_user(sent: list[dict[str, Any]]) -> N
         del body
         gc.collect()
     assert users(sent) == [1]
+
+
+def test_a_stream_that_is_left_at_the_end_of_the_interpreter_prints_nothing() -> None:
+    program = """
+import builtins
+import valued
+from valued.integrations.wsgi import ScopeMiddleware
+
+valued.connect(lambda event: None)
+
+def stream(environ, start_response):
+    start_response("200 OK", [])
+    yield b"chunk"
+    yield b"chunk"
+
+# What is kept here is dropped when the names of modules are gone.
+builtins.kept = ScopeMiddleware(stream)({}, lambda *_: None)
+next(builtins.kept)
+"""
+    done = run("-c", program)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -76,8 +76,10 @@ def visit(port: int, number: int) -> None:
 
 
 def visit_all(port: int) -> None:
+    first, *others = REPORTS
+    visit(port, first)  # Celery makes a task ready at its first use, and not safely for threads
     with ThreadPoolExecutor(4) as visitors:
-        list(visitors.map(lambda number: visit(port, number), REPORTS))
+        list(visitors.map(lambda number: visit(port, number), others))
 
 
 def expected() -> Counter[Event]:

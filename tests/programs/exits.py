@@ -364,6 +364,8 @@ def uvicorn_stops_and_restores(client: valued.Client) -> None:
     record(client, "two")
     signal.signal(signal.SIGTERM, found)
     signal.raise_signal(signal.SIGTERM)
+    called.clear()
+    called.wait(10)  # or the end of the program might come before the signal's
 
 
 def sigterm_that_uvicorn_raises_again_to_the_handler_that_it_found() -> None:

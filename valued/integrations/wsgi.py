@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -186,9 +187,10 @@ class _Stream:
             del close, body
             self._chunks = None
 
-    def __del__(self) -> None:
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         # A server that closes nothing: what a generator in the body does at its end is still part
         # of this request, and not of the one that is served here and now. In a context of its own,
-        # so that the context of that one stays as it is.
-        if self._body is not None:
+        # so that the context of that one stays as it is. At the end of the interpreter nothing can
+        # be recorded any more, and the names of modules are gone.
+        if self._body is not None and not is_finalizing():
             contextvars.copy_context().run(self._unit.run, self._close)

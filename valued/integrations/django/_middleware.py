@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -150,9 +151,11 @@ class _Chunks:
         if close is not None:
             close()
 
-    def __del__(self) -> None:
-        # Dropped by a server that closes nothing, during another request.
-        contextvars.copy_context().run(self._unit.run, self.close)
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        # Dropped by a server that closes nothing, during another request; or at the end of the
+        # interpreter, where nothing can be recorded any more, and the names of modules are gone.
+        if not is_finalizing():
+            contextvars.copy_context().run(self._unit.run, self.close)
 
 
 async def _achunks(
