@@ -603,9 +603,9 @@ def test_a_body_in_a_cycle_ends_as_its_own_user(sent: list[dict[str, Any]]) -> N
 
 def test_a_stream_that_is_left_at_the_end_of_the_interpreter_prints_nothing() -> None:
     program = """
-import builtins
+import sys
 import valued
-from valued.integrations.wsgi import ScopeMiddleware
+from valued.integrations import wsgi
 
 valued.connect(lambda event: None)
 
@@ -615,8 +615,9 @@ def stream(environ, start_response):
     yield b"chunk"
 
 # What is kept here is dropped when the names of modules are gone.
-builtins.kept = ScopeMiddleware(stream)({}, lambda *_: None)
-next(builtins.kept)
+body = wsgi.ScopeMiddleware(stream)({}, lambda *_: None)
+next(body)
+sys.kept = [wsgi, body]
 """
     done = run("-c", program)
     assert (done.returncode, done.stderr) == (0, "")
