@@ -604,6 +604,10 @@ def test_a_body_in_a_cycle_ends_as_its_own_user(sent: list[dict[str, Any]]) -> N
 def test_a_stream_that_is_left_at_the_end_of_the_interpreter_prints_nothing() -> None:
     program = """
 import sys
+import types
+
+kept = sys.modules["kept"] = types.ModuleType("kept")
+
 import valued
 from valued.integrations import wsgi
 
@@ -614,10 +618,10 @@ def stream(environ, start_response):
     yield b"chunk"
     yield b"chunk"
 
-# What is kept here is dropped when the names of modules are gone.
-body = wsgi.ScopeMiddleware(stream)({}, lambda *_: None)
-next(body)
-sys.kept = [wsgi, body]
+kept.body = wsgi.ScopeMiddleware(stream)({}, lambda *_: None)
+next(kept.body)
+# Modules that something refers to are emptied one after the other, later ones first.
+sys.referred = [kept, wsgi]
 """
     done = run("-c", program)
     assert (done.returncode, done.stderr) == (0, "")
