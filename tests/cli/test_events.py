@@ -207,7 +207,7 @@ def test_id_that_was_typed_with_zeros_arrives_with_them_and_a_word_says_so(
 def test_field_that_is_not_known_is_sent_and_warned_of(server: Server, delivery: list[str]) -> None:
     ended = run("-m", "valued", "action", "a.b", "user.id=1", "layout=pdf", *delivery)
     assert ended.returncode == 0
-    assert ended.stderr.startswith("valued: layout is no field of an event")
+    assert ended.stderr.startswith("valued: layout is not a field of an event")
     assert "did you mean attributes.layout?" in ended.stderr
     assert ended.stderr.count("\n") == 1
     assert received(server)["layout"] == "pdf"
