@@ -31,8 +31,7 @@ Anonymous = _Literal["raise", "drop"]
 LEAST_SIZE: Final = 8 * 1024 * 1024
 
 
-#: Every environment variable that the package reads, and what it does. The documentation's table
-#: and ``valued --help`` are made of this.
+#: Every environment variable that the package reads, and what it does: the documentation's table.
 VARIABLES: Final[dict[str, str]] = {
     "VALUED_TOKEN": "The token, if none is given to the client or to a command.",
     "VALUED_ENDPOINT": (
