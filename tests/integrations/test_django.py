@@ -17,6 +17,7 @@ import pytest
 
 import valued
 from tests.support.django_site import MODULE, Site
+from tests.support.processes import run
 from valued import _recording
 
 django = pytest.importorskip("django")
@@ -982,3 +983,38 @@ def test_signals_are_left_alone_on_another_thread(
     assert called == []
     ready(ENABLED=False, FLUSH_ON_SIGNALS=True)
     assert called == [True]
+
+
+def test_a_stream_that_is_left_at_the_end_of_the_interpreter_prints_nothing() -> None:
+    program = """
+import sys
+import types
+
+kept = sys.modules["kept"] = types.ModuleType("kept")
+
+import django
+from django.conf import settings
+
+settings.configure(INSTALLED_APPS=["valued.integrations.django"])
+django.setup()
+
+import valued
+from django.http import StreamingHttpResponse
+from django.test import RequestFactory
+from valued.integrations.django import ScopeMiddleware, _middleware
+
+valued.connect(lambda event: None)
+
+def chunks():
+    yield b"chunk"
+    yield b"chunk"
+
+middleware = ScopeMiddleware(lambda request: StreamingHttpResponse(chunks()))
+kept.chunks = middleware(RequestFactory().get("/")).streaming_content
+assert next(iter(kept.chunks)) == b"chunk"
+# Modules that something refers to are emptied one after the other, later ones first.
+sys.referred = [kept, _middleware]
+"""
+    done = run("-c", program)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr

@@ -154,7 +154,7 @@ class _Chunks:
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         # Dropped by a server that closes nothing, during another request; or at the end of the
         # interpreter, where nothing can be recorded any more, and the names of modules are gone.
-        if not is_finalizing():
+        if not is_finalizing():  # pragma: no branch - coverage has ended by then
             contextvars.copy_context().run(self._unit.run, self.close)
 
 
