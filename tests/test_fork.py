@@ -138,6 +138,16 @@ def test_the_kernel_counts_a_thread_while_it_lives() -> None:
     assert not _fork.has_os_threads(set())
 
 
+def test_a_thread_that_ends_while_psutil_looks_is_looked_for_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def threads(process: psutil.Process) -> None:
+        raise psutil.NoSuchProcess(process.pid)  # as psutil 5.9 does
+
+    monkeypatch.setattr(psutil.Process, "threads", threads)
+    assert _fork.has_os_threads({1})
+
+
 class Spawned:
     """Notes what `_fork` says while it is pickled."""
 

@@ -279,4 +279,9 @@ def has_os_threads(native_ids: set[int]) -> bool:
     """
     import psutil
 
-    return any(thread.id in native_ids for thread in psutil.Process().threads())
+    process = psutil.Process()
+    try:
+        return any(thread.id in native_ids for thread in process.threads())
+    except psutil.NoSuchProcess:
+        # Older psutil takes a thread that ends at this moment for the process. Look again.
+        return True
