@@ -22,7 +22,7 @@ TESTS = {
     "What you can ask": (1, ()),
     "unittest": (2, ()),
     "Threads, processes, live servers": (3, ("gunicorn",)),
-    "Celery": (2, ("celery",)),
+    "Celery": (3, ("celery",)),
     "End to end": (2, ()),
     "No real endpoint in tests": (2, ()),
 }
