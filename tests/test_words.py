@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 
-#: Each with the plain word in its place, for who finds it here.
+#: Each with the words to write instead.
 FORBIDDEN = {
     "somebody": "a user, a process, other code",
     "nobody": "no user, no process; of a directory: unclaimed",
@@ -36,7 +36,10 @@ FORBIDDEN = {
 _FORBIDDEN = re.compile(rf"\b(?:{'|'.join(FORBIDDEN)})\b", re.IGNORECASE)
 
 DOCUMENTS = [
-    *(ROOT / f"{name}.rst" for name in ("README", "CHANGELOG", "CONTRIBUTING", "SECURITY")),
+    *(
+        ROOT / f"{name}.rst"
+        for name in ("README", "CHANGELOG", "CONTRIBUTING", "RELEASING", "SECURITY")
+    ),
     *sorted((ROOT / "docs").rglob("*.rst")),
 ]
 EXAMPLES = sorted(

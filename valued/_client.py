@@ -258,8 +258,8 @@ class Client:
 
         A client does so with its first event, and then at most every half minute: with an event, or
         from a thread while it knows of other processes. Call it where a process starts that may
-        record nothing for long. Returns how many directories of the outbox it took over. Raises
-        nothing: trouble with the disk is logged. Any thread may call. Never call it before a fork.
+        record nothing for long. Returns how many directories of the outbox it took over (0 without
+        one). Raises nothing: disk trouble is logged. Any thread may call. Never call before a fork.
         """
         return 0 if _recording.target is not None else self._sender.adopt()
 

@@ -14,16 +14,21 @@ from tests.support import redis as redis_support
 from tests.support.server import Server
 
 
-@pytest.fixture
-def shell(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder, and an environment as the pages ask the reader to set."""
+def _as_a_reader(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Set the variables that the pages ask the reader to set."""
     monkeypatch.setenv("VALUED_TOKEN", TOKEN)
-    monkeypatch.setenv("VALUED_ENDPOINT", server.url)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("VALUED_ENDPOINT", url)
+    monkeypatch.setenv("PYTHONPATH", str(folder))
     for name in [name for name in os.environ if "COV" in name]:
         # Coverage would bring a handler of SIGTERM, which no reader has.
         monkeypatch.delenv(name)
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def shell(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder, and the environment of a reader."""
+    return _as_a_reader(server.url, tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -37,12 +42,7 @@ def service() -> Iterator[Service]:
 @pytest.fixture
 def folder(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """As `shell`, with that service."""
-    monkeypatch.setenv("VALUED_TOKEN", TOKEN)
-    monkeypatch.setenv("VALUED_ENDPOINT", service.url)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    for name in [name for name in os.environ if "COV" in name]:
-        monkeypatch.delenv(name)
-    return tmp_path
+    return _as_a_reader(service.url, tmp_path, monkeypatch)
 
 
 @pytest.fixture

@@ -531,6 +531,22 @@ def test_page_view_under_an_async_server_has_its_user_and_is_no_mistake(
     assert (client.stats()["invalid"], caplog.messages) == (0, [])
 
 
+@pytest.mark.parametrize("invalid", ["raise", "log"])
+def test_function_is_called_once_for_the_page_view_of_an_async_request(
+    invalid: Any, site: Site, sent: list[dict[str, Any]]
+) -> None:
+    calls: list[Any] = []
+
+    def user(request: Any) -> Any:
+        calls.append(request)
+        return {"id": 7}
+
+    valued.connect(sent.append, executor=valued.ImmediateExecutor(), invalid=invalid)
+    with override_settings(VALUED={"PAGE_VIEWS": True, "USER": user}):
+        async_to_sync(AsyncClient().get)("/sync/quiet")
+    assert (users(sent), len(calls)) == ([7], 1)
+
+
 def test_function_that_raises_costs_an_async_page_its_page_view_and_one_line(
     site: Site, sent: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -43,26 +43,23 @@ class Field:
         self._function = function
         self._request = request
         self.is_given = False
-        #: Not None: a call gives nothing, and only finds out whether the user has to be loaded.
+        #: Whether the user must be loaded first; None: it is not being found out.
         self.needs_user: bool | None = None
 
     def __call__(self) -> object:
         """What the function returns. Raises `ValidationError` where it can't have its user."""
-        if self.needs_user is not None:
-            self.needs_user = self._is_kept_from_its_user()
-            return None
-        found = self._ask()
+        found = self._ask() if self.needs_user is None else self._try()
         self.is_given = found is not None
         return found
 
-    def _is_kept_from_its_user(self) -> bool:
+    def _try(self) -> object:
         try:
-            self._function(self._request)
+            return self._function(self._request)
         except SynchronousOnlyOperation:
-            return True
-        except Exception:  # noqa: BLE001 - the event that comes next will say so
-            return False
-        return False
+            self.needs_user = True
+        except Exception:  # noqa: BLE001 - the event that comes next raises or logs it
+            return None
+        return None
 
     def _ask(self) -> object:
         try:
@@ -89,10 +86,10 @@ def offer_loaded_user(request: Any) -> bool:
 
 
 def needs_user(request: Any) -> bool:
-    """Whether an event of *request* would lack its user, since none is loaded in an async view.
+    """Whether the user of *request* must be loaded before an event of it can have one.
 
-    Asked by the way in which an event would, so a field that the view has set asks nothing. It
-    raises, logs and counts nothing.
+    It reads the scope as an event does: what the functions return is kept, and a user that the view
+    has set causes no call. An exception of a function is left to the event that comes next.
     """
     _unit, fields = getattr(request, UNIT)
     if not valued.connected():
