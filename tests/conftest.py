@@ -13,7 +13,8 @@ import pytest
 import valued
 from tests.support.processes import Child
 from tests.support.server import Server
-from valued import _converters, _refusals
+from valued._events import converters as _converters
+from valued._events import refusals as _refusals
 from valued.integrations import _saying
 
 _VARIABLES = (

@@ -18,7 +18,7 @@ import pytest
 
 import valued
 from tests.support.server import Reply, Request, Server
-from valued import _process_sender
+from valued._delivery import process_sender as _process_sender
 
 TOKEN = "s3cret-token"
 

@@ -35,9 +35,12 @@ from tests.support.processes import run, until
 from tests.support.proxy import Listener, Proxy, read_request
 from tests.support.server import Reply, Server
 from tests.support.tls import Authority, TLSServer
-from valued import Connection, DeliveryError, _endpoint, _pool, _recording
-from valued._connection import _is_clean
-from valued._route import MOST_OF_ANSWER
+from valued import Connection, DeliveryError
+from valued._http import endpoint as _endpoint
+from valued._http import pool as _pool
+from valued._http import recording
+from valued._http.connection import _is_clean
+from valued._http.route import MOST_OF_ANSWER
 
 TOKEN = "t0ken-that-nobody-may-see"
 EVENT = {"category": "action", "key": "report.generated", "user": {"id": 1}}
@@ -1136,7 +1139,7 @@ def test_a_caller_that_handles_a_connection_found_closed_is_told_of_the_next_fai
 def test_where_the_real_service_is_blocked_a_connection_sends_nothing_there(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_recording, "blocked", True)
+    monkeypatch.setattr(recording, "blocked", True)
     far = Connection(TOKEN, "http://192.0.2.1/e")
     far.session.mount("http://", Raising(LookupError("it went out")))
     with pytest.raises(valued.testing.RealEndpointError, match=r"192\.0\.2\.1"):

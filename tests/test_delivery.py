@@ -19,13 +19,14 @@ import pytest
 import valued
 from tests.support.processes import Child
 from tests.support.server import Server
-from valued import DeliveryError, _retry
-from valued._delivery import LAST_ATTEMPT, Delivery
-from valued._durable import DurableOutbox
+from valued import DeliveryError
+from valued._delivery import retry as _retry
+from valued._delivery.attempt import LAST_ATTEMPT, Delivery
+from valued._delivery.memory import MemoryOutbox
 from valued._options import Options
-from valued._outbox import MemoryOutbox
-from valued._reporting import Reporter
-from valued._store import Store
+from valued._outbox.durable import DurableOutbox
+from valued._outbox.store import Store
+from valued._process.reporting import Reporter
 
 BOUND = 10.0  # seconds; bounds a failure
 BODY = b'{"category": "action"}'

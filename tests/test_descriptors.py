@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.processes import Child
-from valued import _descriptors
-from valued._descriptors import Descriptor
+from valued._outbox import descriptors as _descriptors
+from valued._outbox.descriptors import Descriptor
 
 BOUND = 10.0  # seconds that a failure may take
 

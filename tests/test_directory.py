@@ -14,9 +14,9 @@ import pytest
 import valued
 from tests.support.processes import until
 from tests.support.server import Reply, Server
-from valued._durable import DurableOutbox
 from valued._errors import DeliveryError
-from valued._store import Store
+from valued._outbox.durable import DurableOutbox
+from valued._outbox.store import Store
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no outbox on Windows")
 

@@ -28,24 +28,22 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.support.clock import Clock
 from tests.support.processes import Child
-from valued import (
-    _descriptors,
-    _durable,
-    _files,
-    _fork,
-    _owners,
-    _reading,
-    _records,
-    _segments,
-    _store,
-)
-from valued._directory import Outbox
-from valued._durable import DurableOutbox
 from valued._errors import DeliveryError
-from valued._owners import BEAT, LEASE, Owner
-from valued._reading import LOOK
-from valued._segments import Segment
-from valued._store import REJECTED_BYTES, REJECTED_FILE, Store
+from valued._outbox import descriptors as _descriptors
+from valued._outbox import durable as _durable
+from valued._outbox import files as _files
+from valued._outbox import owners as _owners
+from valued._outbox import reading as _reading
+from valued._outbox import records as _records
+from valued._outbox import segment as _segments
+from valued._outbox import store as _store
+from valued._outbox.durable import DurableOutbox
+from valued._outbox.inspect import Outbox
+from valued._outbox.owners import BEAT, LEASE, Owner
+from valued._outbox.reading import LOOK
+from valued._outbox.segment import Segment
+from valued._outbox.store import REJECTED_BYTES, REJECTED_FILE, Store
+from valued._process import fork as _fork
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no outbox on Windows")
 
@@ -1717,11 +1715,11 @@ def test_who_lost_a_race_for_what_was_left_has_nothing_of_it(
     real = _owners.claim
 
     def claim(*args: Any) -> Any:
-        monkeypatch.setattr("valued._store.claim", real)
+        monkeypatch.setattr("valued._outbox.store.claim", real)
         assert fast.adopt() == 1
         return real(*args)
 
-    monkeypatch.setattr("valued._store.claim", claim)
+    monkeypatch.setattr("valued._outbox.store.claim", claim)
     assert slow.adopt() == 0
     assert taken(slow) == []
     assert taken(fast) == bodies(1)
@@ -1736,11 +1734,11 @@ def test_a_claim_that_a_signal_breaks_off_is_given_back(
     real = _owners.claim
 
     def claim(*args: Any) -> Any:
-        monkeypatch.setattr("valued._store.claim", real)
+        monkeypatch.setattr("valued._outbox.store.claim", real)
         real(*args)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("valued._store.claim", claim)
+    monkeypatch.setattr("valued._outbox.store.claim", claim)
     with pytest.raises(KeyboardInterrupt):
         broken.adopt()
     assert heir.adopt() == 1
@@ -2331,11 +2329,11 @@ def test_who_comes_to_its_end_while_it_takes_over_lets_go_of_that(
 
     def claim(*args: Any) -> Any:
         claimed = real(*args)
-        monkeypatch.setattr("valued._store.claim", real)
+        monkeypatch.setattr("valued._outbox.store.claim", real)
         heir.rest()
         return claimed
 
-    monkeypatch.setattr("valued._store.claim", claim)
+    monkeypatch.setattr("valued._outbox.store.claim", claim)
     heir.adopt()
     assert third.adopt() == 1
     assert taken(third) == bodies(1)

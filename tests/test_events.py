@@ -13,7 +13,7 @@ import pytest
 
 import valued
 from tests.support.processes import run
-from valued import _times
+from valued._events import times as _times
 
 URL = "https://example.com/reports"
 
@@ -591,7 +591,7 @@ import json, os, time
 os.environ["TZ"] = "CET-1CEST,M3.5.0,M10.5.0/3"  # central European time, as a POSIX rule
 time.tzset()
 import valued
-from valued import _times
+from valued._events import times as _times
 
 def now(moment):
     _times.time.time = lambda: moment + 0.9

@@ -19,8 +19,9 @@ import pytest
 import valued
 from tests.support.processes import Child, until
 from tests.support.server import Reply, Request, Server
-from valued import ImmediateExecutor, _executors, set_executor
-from valued._executors import (
+from valued import ImmediateExecutor, set_executor
+from valued._delivery import executors as _executors
+from valued._delivery.executors import (
     AS_MANY_AS_CALLERS,
     DEFAULT_WORKERS,
     Given,

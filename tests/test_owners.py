@@ -19,9 +19,20 @@ import psutil
 import pytest
 
 from tests.support.processes import VANISHED, Child, vanish
-from valued import _fork, _owners
-from valued._fork import Mark
-from valued._owners import ALIVE, DEAD, ELSEWHERE, EXPIRED, LEASE, UNCLAIMED, Left, Owner, Place
+from valued._outbox import owners as _owners
+from valued._outbox.owners import (
+    ALIVE,
+    DEAD,
+    ELSEWHERE,
+    EXPIRED,
+    LEASE,
+    UNCLAIMED,
+    Left,
+    Owner,
+    Place,
+)
+from valued._process import fork as _fork
+from valued._process.fork import Mark
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no outbox on Windows")
 

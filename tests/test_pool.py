@@ -24,9 +24,10 @@ import urllib3
 from tests.support.processes import VANISHED, Child, run_program, until, vanish
 from tests.support.proxy import Listener, Proxy, read_request
 from tests.support.tls import Authority
-from valued import Connection, _pool
-from valued._fork import Birthplace
-from valued._pool import Adapter, _derived, _LetGo, _Paced, _Stack
+from valued import Connection
+from valued._http import pool as _pool
+from valued._http.pool import Adapter, _derived, _LetGo, _Paced, _Stack
+from valued._process.fork import Birthplace
 
 BOUND = 10.0  # seconds; bounds a failure
 ROADS = ["plain", "tls", "forwarded", "tunnel", "tls in tls"]

@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from valued import _records
-from valued._records import Damage, Record
+from valued._outbox import records as _records
+from valued._outbox.records import Damage, Record
 
 Open = Callable[[bytes], BinaryIO]
 

@@ -16,7 +16,7 @@ import valued
 from tests.support.clock import Clock
 from tests.support.processes import run
 from tests.support.server import Reply, Server
-from valued._reporting import QUIET, Reporter, counted
+from valued._process.reporting import QUIET, Reporter, counted
 
 ERROR = valued.DeliveryError("the service answered 503", 503, attempts=2, age=1.5)
 
@@ -274,7 +274,7 @@ def test_where_logging_is_configured_a_line_is_said_once_and_as_it_is(
     imports = ["import logging", "import valued"]
     program = [*imports, configure] if when == "after" else [imports[0], configure, imports[1]]
     program += [
-        "from valued._reporting import Reporter",
+        "from valued._process.reporting import Reporter",
         "Reporter(None).retrying(valued.DeliveryError('no'))",
     ]
     done = run("-c", "\n".join(program))
@@ -286,7 +286,7 @@ def test_a_library_that_is_silenced_stays_silent() -> None:
     program = (
         "import logging, valued\n"
         "logging.getLogger('valued').addHandler(logging.NullHandler())\n"
-        "from valued._reporting import Reporter\n"
+        "from valued._process.reporting import Reporter\n"
         "Reporter(None).retrying(valued.DeliveryError('no'))\n"
     )
     assert run("-c", program).stderr == ""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 import valued
-from valued import _retry
-from valued._retry import is_transient, pause
+from valued._delivery import retry as _retry
+from valued._delivery.retry import is_transient, pause
 
 
 def longest(_low: float, high: float) -> float:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
-from valued._schedule import Schedule
+from valued._delivery.schedule import Schedule
 
 
 @dataclasses.dataclass

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import valued
-from valued import _context
+from valued._scopes import context as _context
 
 URL = "https://example.com/reports"
 

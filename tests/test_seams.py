@@ -22,7 +22,8 @@ import valued
 from tests.support.processes import Child, run
 from tests.support.server import Reply, Server
 from tests.support.tls import Authority, TLSServer
-from valued import Connection, _seams
+from valued import Connection
+from valued._http import mocks as _seams
 
 TOKEN = "t0ken-that-nobody-may-see"
 DATA = {"user.id": 1}
@@ -179,7 +180,7 @@ def test_a_cassette_is_recorded_saved_and_replayed(
     text = path.read_text("utf-8")
     assert "recorded" in text
     assert TOKEN not in text
-    assert "valued._secret" not in text
+    assert "valued._redaction" not in text
     on_the_wire = len(server.requests)
     options: dict[str, Any] = {"record_mode": "none", "match_on": ["method", "uri"]}
     with recorder.use_cassette(str(path), allow_playback_repeats=True, **options) as tape:

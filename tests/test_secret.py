@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from rich.pretty import Pretty
 
-from valued._secret import SHOWN, Secret, SecretBytes, hide, redacted
+from valued._redaction import SHOWN, Secret, SecretBytes, hide, redacted
 
 TOKEN = "sk/live+ab&cd=ef\\gh%41ij~k;l"
 

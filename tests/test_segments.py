@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 
 from tests.support.processes import Child
-from valued import _descriptors, _records, _segments
-from valued._descriptors import Descriptor
-from valued._records import EVENT
-from valued._segments import Backlog, Holding, RobbedError, Segment
+from valued._outbox import descriptors as _descriptors
+from valued._outbox import records as _records
+from valued._outbox import segment as _segments
+from valued._outbox.descriptors import Descriptor
+from valued._outbox.records import EVENT
+from valued._outbox.segment import Backlog, Holding, RobbedError, Segment
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no outbox on Windows")
 

@@ -13,7 +13,10 @@ import pytest
 
 import valued
 from tests.support.processes import until
-from valued import _leaving, _load, _process_sender, _retry
+from valued._delivery import load as _load
+from valued._delivery import process_sender as _process_sender
+from valued._delivery import retry as _retry
+from valued._process import shutdown as _leaving
 
 BOUND = 10.0  # seconds that bound a failure, no pause
 

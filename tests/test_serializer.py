@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 import valued
 from tests.support.refusals import refusal
-from valued import _serializer
-from valued._serializer import MAX_DEPTH, Snapshot, encode, merge, parts_of
+from valued._events import serializer as _serializer
+from valued._events.serializer import MAX_DEPTH, Snapshot, encode, merge, parts_of
 
 
 def deep(levels: int, leaf: object = 1) -> Any:

@@ -16,7 +16,8 @@ import pytest
 import valued
 from tests.support.processes import Child, until
 from tests.test_leaving import Witness
-from valued import _leaving, _signals
+from valued._process import shutdown as _leaving
+from valued._process import signals as _signals
 
 
 def test_flush_on_signals_leaves_a_handler_of_c_code_alone(

@@ -19,7 +19,7 @@ import valued
 from tests.support.processes import run
 from tests.support.refusals import refusal
 from tests.test_converters import Proxy
-from valued._serializer import refuse_as_party
+from valued._events.serializer import refuse_as_party
 
 
 def pasted(error: valued.SerializationError) -> None:
@@ -90,7 +90,7 @@ def test_duration_goes_as_iso_8601_to_the_microsecond(duration: Any, text: str) 
 
 def test_import_brings_in_no_class_that_it_knows_by_name() -> None:
     loaded = printed("import sys; print(json.dumps(sorted(sys.modules)))")
-    names = {"decimal", "ipaddress", "numpy", "pandas", "pathlib", "uuid", "valued._hints"}
+    names = {"decimal", "ipaddress", "numpy", "pandas", "pathlib", "uuid", "valued._events.hints"}
     bare = run("-c", "import json, sys; print(json.dumps(sorted(sys.modules)))").stdout
     requests = run("-c", "import requests, json, sys; print(json.dumps(sorted(sys.modules)))")
     others = {*json.loads(bare), *json.loads(requests.stdout)}
@@ -403,7 +403,7 @@ class Member(models.Model):
     class Meta:
         app_label = "shop"
 value = Member(email="ada", password_hash="secret")
-entries = dict(valued._converters._registered)
+entries = dict(valued._events.converters._registered)
 plain = []
 for data in ({"a": value}, {"user": value}, {"user": SimpleLazyObject(lambda: value)}):
     try:
@@ -412,9 +412,9 @@ for data in ({"a": value}, {"user": value}, {"user": SimpleLazyObject(lambda: va
         plain.append("dump" in str(error) or "password" in str(error))
         exec(str(error).rpartition("write: ")[2])
         plain.append(valued.normalize(data))
-    valued._converters._registered.clear()
-    valued._converters._registered.update(entries)
-    valued._converters._version = object()
+    valued._events.converters._registered.clear()
+    valued._events.converters._registered.update(entries)
+    valued._events.converters._version = object()
 print(json.dumps(plain))
 """
     assert printed(program) == [

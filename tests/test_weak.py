@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from valued._weak import WeakList
+from valued._process.weak import WeakList
 
 
 class Element:

@@ -18,7 +18,6 @@ PYTEST_DONT_REWRITE (for pytest, which warns if a package with a plugin was impo
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 
 from valued._client import Client
-from valued._converters import register
 from valued._errors import (
     DeliveryError,
     NotConnectedError,
@@ -27,9 +26,10 @@ from valued._errors import (
     ValidationError,
     ValuedError,
 )
-from valued._events import Config, validate
+from valued._events.categories import Config, validate
+from valued._events.converters import register
+from valued._events.serializer import normalize
 from valued._scope import Isolated, Scope
-from valued._serializer import normalize
 from valued._shared import (
     action,
     client,
@@ -53,10 +53,10 @@ from valued._version import __version__
 
 if _TYPE_CHECKING:
     from valued import testing as testing
-    from valued._connection import Connection
-    from valued._directory import Outbox, Owned, Rejected
-    from valued._executors import ImmediateExecutor, set_executor
-    from valued._signals import flush_on_signals
+    from valued._delivery.executors import ImmediateExecutor, set_executor
+    from valued._http.connection import Connection
+    from valued._outbox.inspect import Outbox, Owned, Rejected
+    from valued._process.signals import flush_on_signals
 
 __all__ = [
     "Client",
@@ -104,13 +104,13 @@ __all__ = [
 #: What is imported when it is first used. `Connection` imports `requests`, which takes longer than
 #: all the rest; a client imports it, too.
 _LATE = {
-    "Connection": "_connection",
-    "ImmediateExecutor": "_executors",
-    "Outbox": "_directory",
-    "Owned": "_directory",
-    "Rejected": "_directory",
-    "flush_on_signals": "_signals",
-    "set_executor": "_executors",
+    "Connection": "_http.connection",
+    "ImmediateExecutor": "_delivery.executors",
+    "Outbox": "_outbox.inspect",
+    "Owned": "_outbox.inspect",
+    "Rejected": "_outbox.inspect",
+    "flush_on_signals": "_process.signals",
+    "set_executor": "_delivery.executors",
 }
 
 

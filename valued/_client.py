@@ -7,20 +7,25 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from valued import _celery, _converters, _events, _options, _recording
-from valued._errors import PicklingError, ValuedError
-from valued._fork import import_psutil, trial_pickle
+from valued import _options
+from valued._errors import ValuedError
+from valued._events import categories, converters
+from valued._events.refusals import Refusals
+from valued._events.serializer import Snapshot, encode
+from valued._http import recording
 from valued._options import Anonymous, Durability, Invalid, Options, Overflow
-from valued._refusals import Refusals
-from valued._secret import hide
-from valued._serializer import Snapshot, encode
+from valued._process import celery
+from valued._process.fork import import_psutil
+from valued._process.pickling import check_pickle
+from valued._redaction import hide
+from valued._scopes.context import begin_task
 
 if TYPE_CHECKING:
     from os import PathLike
 
     from typing_extensions import Self
 
-    from valued._connection import Connection
+    from valued._http.connection import Connection
     from valued._typing import Data, Executor, JSONObject, OnError, Stats, Transport, Wire
 
 
@@ -113,7 +118,7 @@ class Client:
         # Error trackers show the variables of frames that raise, and any of these may be a token.
         token, endpoint, unknown = hide(token), hide(endpoint), dict.fromkeys(unknown)  # type: ignore[assignment]
         _begin_recording()
-        if not (token or _options.token_from_environment()) and _recording.target is not None:
+        if not (token or _options.token_from_environment()) and recording.target is not None:
             enabled = False  # a test needs no token
         options = Options.of(
             {
@@ -140,14 +145,14 @@ class Client:
             unknown,
         )
         if callable(token):
-            from valued._endpoint import check_transport
+            from valued._http.endpoint import check_transport
 
             check_transport(token, endpoint)
             self._build(token, options)
         elif options.enabled:
             # Only here: it costs more than all the rest of the library.
-            from valued._connection import Connection
-            from valued._executors import DEFAULT_WORKERS
+            from valued._delivery.executors import DEFAULT_WORKERS
+            from valued._http.connection import Connection
 
             # One more: at the end of a process the main thread delivers, too.
             size = 1 + (options.max_workers or DEFAULT_WORKERS)
@@ -164,18 +169,18 @@ class Client:
         self._is_sent = bool(options.enabled)
         self._is_looked_at = options.before_send is not None or not options.enabled
         # Here, too: a receiver that connects while a signal is being sent is not called.
-        _celery.listen()
+        celery.listen(begin_task)
         # In this thread, with all its imports: a worker, or a forked child, imports nothing.
-        from valued._sender import Sender
+        from valued._delivery.sender import Sender
 
-        _converters.prepare()
+        converters.prepare()
         if transport is None or not options.enabled:
             self._sender = Sender(lambda *_: None, options)
             return
         import_psutil()
         outbox = None
         if options.outbox is not None:  # the import is one that few need, and fails on Windows
-            from valued._durable import durable
+            from valued._outbox.durable import durable
 
             outbox = durable(options)
         connection = _as_connection(transport)
@@ -200,20 +205,20 @@ class Client:
         options *invalid* and *anonymous*), and nothing for trouble in delivery. Any thread may
         call, a signal handler too. In a forked child, the event belongs to the child.
         """
-        self._record(_events.action, data, fields, key)
+        self._record(categories.action, data, fields, key)
 
     def page_view(self, url: str, data: Data = None, /, **fields: Any) -> None:
         """Record that a user looked at *url*: one with a scheme, or a path that begins with ``/``.
 
         *data* must have ``user.id``. All else is as for `Client.action`.
         """
-        self._record(_events.page_view, data, fields, url)
+        self._record(categories.page_view, data, fields, url)
 
     pageview = page_view
 
     def sync(self, data: Data = None, /, **fields: Any) -> None:
         """Send what is known of a user or a customer (exactly one); else like `Client.action`."""
-        self._record(_events.sync, data, fields)
+        self._record(categories.sync, data, fields)
 
     def sync_user(self, data: Data = None, /, **fields: Any) -> None:
         """Send what is known of a user, such as ``{"id": 123, "name": "Ada"}``.
@@ -231,7 +236,7 @@ class Client:
 
         *data*: a mapping, or a `valued.Config`. All else is as for `Client.action`.
         """
-        self._record(_events.config, data, fields)
+        self._record(categories.config, data, fields)
 
     def flush(self, timeout: float | None = 5.0) -> bool:
         """Wait until the events accepted so far in this process are settled.
@@ -261,7 +266,7 @@ class Client:
         record nothing for long. Returns how many directories of the outbox it took over (0 without
         one). Raises nothing: disk trouble is logged. Any thread may call. Never call before a fork.
         """
-        return 0 if _recording.target is not None else self._sender.adopt()
+        return 0 if recording.target is not None else self._sender.adopt()
 
     def stats(self) -> Stats:
         """Counts of this process's events, a dict; `valued.Stats` says what each key means.
@@ -310,77 +315,65 @@ class Client:
         came from ``VALUED_TOKEN`` is left out, and read again where this is unpickled.
         """
         for name, part in {"transport": self._transport, **self._options._asdict()}.items():
-            _check_pickle(name, part)
+            check_pickle(name, part)
         return _restored, (type(self), self._transport, self._options)
 
     def _sync_party(self, name: str, data: Data, fields: dict[str, Any]) -> None:
         try:
-            data = _events.data_of_party(name, data)
+            data = categories.data_of_party(name, data)
         except ValuedError as error:
             if not self._refusals.tolerates(error):
                 raise
         else:
-            self._record(_events.sync_party, data, fields, name)
+            self._record(categories.sync_party, data, fields, name)
 
     def _record(
         self, make: Callable[..., JSONObject], data: Data, fields: dict[str, Any], *subject: object
     ) -> None:
         try:
-            event = make(*subject, _events.gather(data, fields))
+            event = make(*subject, categories.gather(data, fields))
         except ValuedError as error:
             if not self._refusals.tolerates(error):
                 raise
             return
-        if not _celery.listening:  # it may have been imported since then
-            _celery.listen()
-        if not (self._is_looked_at or _recording.target is not None or _recording.blocked):
+        if not celery.listening:  # it may have been imported since then
+            celery.listen(begin_task)
+        if not (self._is_looked_at or recording.target is not None or recording.blocked):
             self._sender.accept(encode(event))
             return
-        recorded = _recording.target is not None
+        recorded = recording.target is not None
         if self._is_sent or recorded:
             reviewed = self._refusals.review(event)
             if reviewed is None:
                 return
             event = reviewed
         if recorded:
-            _recording.record(encode(event))
+            recording.record(encode(event))
         if recorded or not self._is_sent:
             self._refusals.count("disabled")
             return
         connection = _as_connection(self._transport)
-        if _recording.blocked and connection is not None:
-            _recording.refuse(connection.endpoint)
+        if recording.blocked and connection is not None:
+            recording.refuse(connection.endpoint)
         self._sender.accept(encode(event))
 
 
 def _begin_recording() -> None:
     """In a program that a test has started: what that asked for."""
     target, blocked = _options.recording_from_environment()
-    if target is not None and _recording.target is None:
-        _recording.begin(target)
-    _recording.blocked = _recording.blocked or blocked
+    if target is not None and recording.target is None:
+        recording.begin(target)
+    recording.blocked = recording.blocked or blocked
 
 
 def _as_connection(transport: object) -> Connection | None:
     # Importing the class is costly. Where it isn't imported, there is no connection.
-    module = sys.modules.get("valued._connection")
+    module = sys.modules.get("valued._http.connection")
     return transport if module and isinstance(transport, module.Connection) else None
 
 
 def _defaults(given: Data) -> Snapshot | None:
-    return None if given is None else Snapshot(_events.mapping(given, "defaults"))
-
-
-def _check_pickle(name: str, part: object) -> None:
-    try:
-        trial_pickle(part)
-    except PicklingError:
-        raise
-    except Exception as error:
-        raise PicklingError(
-            f"{name}: a {type(part).__name__} can't be pickled ({error}); use a function or a "
-            "class of a module, or make the client in the child"
-        ) from error
+    return None if given is None else Snapshot(categories.mapping(given, "defaults"))
 
 
 def _restored(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 from typing import Literal as _Literal
 
 from valued._errors import ValidationError
-from valued._secret import hide
+from valued._redaction import hide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

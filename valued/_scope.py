@@ -8,10 +8,14 @@ import types
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from valued import _events
-from valued._changes import Replace
 from valued._client import Client
-from valued._context import (
+from valued._errors import PicklingError, ValidationError, ValuedError
+from valued._events import categories
+from valued._events.serializer import Snapshot, merge
+from valued._events.values import is_a
+from valued._redaction import hide
+from valued._scopes.changes import Replace
+from valued._scopes.context import (
     Key,
     Layer,
     Lazy,
@@ -23,17 +27,14 @@ from valued._context import (
     hold,
     leave,
 )
-from valued._errors import PicklingError, ValidationError, ValuedError
-from valued._scope_data import ScopeData
-from valued._secret import hide
-from valued._serializer import Snapshot, merge
+from valued._scopes.data import ScopeData
 from valued._typing import JSONObject
-from valued._values import is_a
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import TracebackType
 
+    from valued._events.refusals import Refusals
     from valued._typing import Data, Transport
 
 T = TypeVar("T")
@@ -180,9 +181,9 @@ class Scope(ScopeData):
             if _says_more_than_an_id(known.get(name))
         ]
         try:
-            _events.check_names(known)
+            categories.check_names(known)
             for event in events:
-                _events.sync(event)  # raises for either before one is sent
+                categories.sync(event)  # raises for either before one is sent
         except ValuedError as error:
             if not self._tolerates(error):
                 raise
@@ -215,6 +216,9 @@ class Scope(ScopeData):
     def _client(self) -> Client:
         return self._given
 
+    def _refusals(self) -> Refusals:
+        return self._client()._refusals  # noqa: SLF001
+
     def _key(self) -> Key:
         return self._owner.key
 
@@ -224,7 +228,7 @@ class Scope(ScopeData):
     def _with(self, data: Data, fields: dict[str, Any]) -> Snapshot | None:
         """The data of an event; None: it can't be sent, and the client tolerates that."""
         try:
-            more = _events.gather(data, fields)
+            more = categories.gather(data, fields)
             return merge(self._data(more), more)
         except Exception as error:  # a lazy function's may be any
             if not self._tolerates(error):
@@ -233,8 +237,8 @@ class Scope(ScopeData):
 
     def _party(self, name: str, data: Data, fields: dict[str, Any]) -> Snapshot | None:
         try:
-            data = _events.data_of_party(name, data)
-            more = _events.gather(data, fields)
+            data = categories.data_of_party(name, data)
+            more = categories.gather(data, fields)
             known = self._data({name: more}, name).get(name)
         except Exception as error:
             if not self._tolerates(error):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, overload
 
-from valued import _leaving
 from valued._client import Client
-from valued._context import Key, Owner
 from valued._errors import NotConnectedError, ValidationError
+from valued._events.serializer import Snapshot
 from valued._options import Options
+from valued._process import shutdown
+from valued._redaction import hide
 from valued._scope import Isolated, Scope
-from valued._secret import hide
-from valued._serializer import Snapshot
+from valued._scopes.context import Key, Owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -182,10 +182,10 @@ def flush_all(timeout: Any = _OWN) -> bool:
     are recorded later are delivered as usual.
     """
     if timeout is _OWN:
-        return _leaving.flush_at_end()
-    from valued import _sender  # as a client does
+        return shutdown.flush_at_end()
+    from valued._delivery import sender  # as a client does
 
-    return _sender.flush_all(timeout)
+    return sender.flush_all(timeout)
 
 
 def nested(data: Data = None, /, **fields: Any) -> AbstractContextManager[Scope]:

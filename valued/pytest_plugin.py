@@ -110,11 +110,11 @@ def _set(variable: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _blocked() -> Iterator[None]:
-    from valued import _recording
+    from valued._http import recording
 
-    before = _recording.blocked
-    _recording.blocked = True
+    before = recording.blocked
+    recording.blocked = True
     try:
         yield
     finally:
-        _recording.blocked = before
+        recording.blocked = before

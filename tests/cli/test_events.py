@@ -17,9 +17,9 @@ import valued.testing
 from tests.support.cli import COMMAND
 from tests.support.processes import run
 from tests.support.server import Reply, Server
+from valued._service.render import Progress
 from valued.cli import delivery as delivery_of_commands
 from valued.cli import main, values
-from valued.cli.render import Progress
 
 
 @pytest.fixture

@@ -182,7 +182,7 @@ def test_handlers_of_signals_are_as_before(
 ) -> None:
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(
-        "valued.cli.service.Listener.serve", lambda _self: signal.raise_signal(signal.SIGTERM)
+        "valued._service.server.Listener.serve", lambda _self: signal.raise_signal(signal.SIGTERM)
     )
     assert main(["listen", "--port", "0"]) == 0
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before

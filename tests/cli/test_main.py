@@ -165,8 +165,9 @@ def test_listening_imports_neither_what_sends_nor_what_finds_processes() -> None
     program = (
         "import sys\n"
         "before = {*sys.modules}\n"
-        "from valued.cli import main, service\n"
-        "service.Listener.serve = lambda self: None\n"
+        "from valued._service import server\n"
+        "from valued.cli import main\n"
+        "server.Listener.serve = lambda self: None\n"
         "status = main(['listen', '--port', '0'])\n"
         "costly = {'psutil', 'requests', 'rich', 'urllib3'}\n"
         "print(status, sorted(costly & sys.modules.keys() - before))\n"

@@ -20,8 +20,8 @@ from tests.support.cli import COMMAND
 from tests.support.clock import Clock
 from tests.support.processes import Child, run
 from tests.support.server import Reply, Request, Server
+from valued._service.render import Progress
 from valued.cli import outbox as command
-from valued.cli.render import Progress
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no outbox on Windows")
 
@@ -86,7 +86,7 @@ def test_send_delivers_what_the_dead_left_and_nothing_of_the_living(
     place: Path, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Else this process would be first to take them over.
-    monkeypatch.setattr("valued._reading.ReadingOutbox._look", lambda _self: 0)
+    monkeypatch.setattr("valued._outbox.reading.ReadingOutbox._look", lambda _self: 0)
     attempts: list[str] = []
 
     def script(request: Request) -> Reply:

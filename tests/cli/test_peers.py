@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from tests.support.processes import Child
-from valued.cli import peers as peers_of_connections
-from valued.cli.peers import Peers, Process
+from valued._service import peers as peers_of_connections
+from valued._service.peers import Peers, Process
 
 
 @pytest.fixture

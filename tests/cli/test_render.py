@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from valued.cli import render
-from valued.cli.service import Received
+from valued._service import render
+from valued._service.server import Received
 
 EVENT = {"category": "action", "key": "a.b", "user": {"id": 1, "name": "Jörg"}}
 RECEIVED = Received(EVENT, 123, "gunicorn", "127.0.0.1:53212", "k-1")

@@ -15,7 +15,7 @@ import pytest
 
 import valued
 from tests.support.processes import until
-from valued.cli.service import MAX_BODY, MAX_DISCARD, Listener, Received
+from valued._service.server import MAX_BODY, MAX_DISCARD, Listener, Received
 
 EVENT = {"category": "action", "key": "a.b", "user": {"id": 1}}
 BODY = json.dumps(EVENT)
@@ -341,7 +341,7 @@ def test_sender_that_breaks_off_is_not_worth_a_word(
 def test_defect_of_our_own_is_a_traceback(
     running: Running, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("valued.cli.service._event", None)
+    monkeypatch.setattr("valued._service.server._event", None)
     with pytest.raises((http.client.RemoteDisconnected, ConnectionResetError)):
         running.ask()
     running.close()

@@ -10,7 +10,7 @@ import pytest
 import valued
 from tests.faults._raw import Peer, RawServer
 from tests.support.processes import until
-from valued import _retry
+from valued._delivery import retry as _retry
 
 
 @pytest.fixture(autouse=True)

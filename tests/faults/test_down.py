@@ -10,7 +10,8 @@ import pytest
 
 from tests.faults._raw import NO_CONTENT, Peer, answer, answering
 from tests.support.processes import until
-from valued import _delivery, _retry
+from valued._delivery import attempt as _delivery
+from valued._delivery import retry as _retry
 
 
 class Nobody:

@@ -22,7 +22,7 @@ import valued
 from tests.faults._raw import RawServer
 from tests.faults.modes import MODES, SLOW, Mode, Outcome, Script
 from tests.support.tls import Authority
-from valued import _retry
+from valued._delivery import retry as _retry
 
 EXECUTORS: dict[str, Callable[[], Any]] = {
     "default pool": lambda: None,

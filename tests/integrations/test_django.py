@@ -18,7 +18,7 @@ import pytest
 import valued
 from tests.support.django_site import MODULE, Site
 from tests.support.processes import run
-from valued import _recording
+from valued._http import recording
 
 django = pytest.importorskip("django")
 pytest.importorskip("rest_framework")
@@ -687,7 +687,7 @@ def test_page_view_that_would_go_to_the_real_service_fails_the_test(
     def choose(_request: Any, _response: Any) -> None:
         valued.action("a", {"user.id": 1})
 
-    monkeypatch.setattr(_recording, "blocked", True)
+    monkeypatch.setattr(recording, "blocked", True)
     valued.connect("any", "http://192.0.2.1/e")
     page_views: Any = True if where == "page" else choose
     own = "valued.integrations.django.ScopeMiddleware"

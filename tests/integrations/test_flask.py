@@ -16,7 +16,7 @@ import pytest
 import valued
 from tests.support.gunicorn import BOUND, WORKERS, Gunicorn
 from tests.support.server import Server
-from valued import _recording
+from valued._http import recording
 
 flask = pytest.importorskip("flask")
 
@@ -494,7 +494,7 @@ def test_what_a_function_raises_in_a_page_view_is_logged_and_the_page_served(
 def test_a_page_view_that_would_go_to_the_real_service_fails_the_test(
     where: str, signed_in: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_recording, "blocked", True)
+    monkeypatch.setattr(recording, "blocked", True)
     valued.connect("any", "http://192.0.2.1/e")
     app = made()
     app.testing = True

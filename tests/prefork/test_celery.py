@@ -177,7 +177,7 @@ Thread 24136 (idle): "MainThread"
     Pool._terminate_pool (billiard/pool.py:1776)
     Finalize.__call__ (multiprocessing/util.py:224)
 Thread 24162 (idle): "valued-sender-1"
-    wait_until_due (valued/_outbox.py:259)
+    wait_until_due (valued/_delivery/memory.py:259)
 """
 #: And of its tasks.
 TASKS = """Process 28303: python -m celery worker
@@ -206,7 +206,7 @@ Thread 11244 (idle): "MainThread"
 """
 OURS = """Process 24181: python -m celery worker
 Thread 24181 (idle): "Thread-2"
-    leave (valued/_leaving.py:159)
+    leave (valued/_process/shutdown.py:159)
 """
 
 
@@ -221,7 +221,11 @@ Thread 24181 (idle): "Thread-2"
         ([RESULTS, OURS], False),
         ([TASKS, OURS], False),
         (
-            [TASKS.replace("    Finalize", "    leave (valued/_leaving.py:159)\n    Finalize")],
+            [
+                TASKS.replace(
+                    "    Finalize", "    leave (valued/_process/shutdown.py:159)\n    Finalize"
+                )
+            ],
             False,
         ),
         (["Process 24136: sleeping, 2 threads"], False),

@@ -221,7 +221,7 @@ def test_the_end_of_a_process_leaves_to_others_what_a_service_that_is_down_did_n
 def test_an_idle_process_notices_by_itself_that_another_one_died(
     down: valued.Client, server: Server, monkeypatch: pytest.MonkeyPatch, has_recorded: bool
 ) -> None:
-    monkeypatch.setattr("valued._reading.LOOK", 0.05)
+    monkeypatch.setattr("valued._outbox.reading.LOOK", 0.05)
     dead = threading.Event()
 
     def script(request: Request) -> Reply:

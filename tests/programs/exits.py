@@ -14,8 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import valued
-from valued import _signals
-from valued._outbox import MemoryOutbox
+from valued._delivery.memory import MemoryOutbox
+from valued._process import signals as _signals
 
 URL, ROAD = sys.argv[1:]
 signal.signal(signal.SIGTERM, signal.SIG_DFL)  # where coverage is measured, it has a handler there

@@ -30,7 +30,7 @@ warnings.simplefilter("ignore", gevent.monkey.MonkeyPatchWarning)  # of the orde
 if ORDER == "patched first":
     gevent.monkey.patch_all()
 import valued  # noqa: E402 - the order is what is tested
-from valued import _pool  # noqa: E402
+from valued._http import pool as _pool  # noqa: E402
 
 if ORDER == "client first":
     client = valued.Client("token", URL, **OPTIONS)

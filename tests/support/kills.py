@@ -19,7 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import valued
-from valued import _files, _owners, _segments, _store
+from valued._outbox import files as _files
+from valued._outbox import owners as _owners
+from valued._outbox import segment as _segments
+from valued._outbox import store as _store
 
 #: Where a process can be killed on purpose: before and after what it does to the disk and the wire.
 POINTS = (

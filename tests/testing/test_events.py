@@ -414,9 +414,9 @@ def test_where_no_file_can_be_made_nothing_is_recorded_and_the_next_one_is(
 def test_a_full_disk_breaks_no_application(
     recorder: valued.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from valued import _recording
+    from valued._http import recording
 
-    monkeypatch.setattr(_recording, "target", "/dev/full")
+    monkeypatch.setattr(recording, "target", "/dev/full")
     _report(recorder, 1)
 
 

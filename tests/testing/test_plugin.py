@@ -138,10 +138,10 @@ def test_valued_disabled_leaves_a_variable_that_is_set(tmp_path: Path, given: st
 _RUNS = """
 import os, sys
 import pytest, valued
-from valued import _recording
+from valued._http import recording
 assert pytest.main(sys.argv[1:]) == 0
 assert not [name for name in os.environ if name.startswith("VALUED_")]
-assert not _recording.blocked
+assert not recording.blocked
 """
 
 

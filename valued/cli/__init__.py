@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    from valued.cli import render
+    from valued._service import render
 
     parser = _parser()
     arguments = parser.parse_args(argv)

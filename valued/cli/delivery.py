@@ -13,7 +13,7 @@ import valued
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from valued.cli import render
+    from valued._service import render
 
 #: Seconds between two looks while a command waits: how soon a progress bar moves, and how soon
 #: Ctrl-C is noticed if a wait can't be interrupted (Windows).

@@ -22,7 +22,8 @@ import traceback
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import valued
-from valued.cli import delivery, render
+from valued._service import render
+from valued.cli import delivery
 
 if TYPE_CHECKING:
     import argparse

@@ -7,7 +7,8 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 import valued
-from valued.cli import delivery, render, values
+from valued._service import render
+from valued.cli import delivery, values
 
 if TYPE_CHECKING:
     import argparse

@@ -13,8 +13,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING, NoReturn
 
-from valued.cli import render
-from valued.cli.service import Listener
+from valued._service import render
+from valued._service.server import Listener
 
 if TYPE_CHECKING:
     import argparse

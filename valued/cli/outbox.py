@@ -11,7 +11,8 @@ import time
 from typing import TYPE_CHECKING
 
 import valued
-from valued.cli import delivery, render
+from valued._service import render
+from valued.cli import delivery
 
 if TYPE_CHECKING:
     import argparse

@@ -14,7 +14,8 @@ import sys
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, NoReturn
 
 import valued
-from valued.cli import delivery, render
+from valued._service import render
+from valued.cli import delivery
 
 if TYPE_CHECKING:
     import argparse

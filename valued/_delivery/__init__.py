@@ -1,0 +1,1 @@
+"""How events are sent: queue, workers, retries."""

@@ -1,0 +1,399 @@
+"""The categories: what each call sends, and what it requires.
+
+Each function takes normalized data, changes none of it, and returns a new event. The same checks
+serve the calls, ``valued.validate``, and servers that receive events.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from valued._errors import ValidationError
+from valued._events.serializer import Snapshot, merge, normalize, refuse_as_party
+from valued._events.times import now, with_offset
+from valued._events.values import is_a, name_of, shown
+from valued._typing import JSONObject, ScopeLike
+
+_MISSING_USER: Final = "Missing user.id: a page view needs a user; give {'user.id': 1}"
+_MISSING_ID: Final = "Missing user.id or customer.id: give one of them, as in {'user.id': 1}"
+_MISSING_IN_SYNC: Final = "Missing user.id or customer.id: a sync needs one, as in {'user.id': 1}"
+
+#: The top-level fields that the service knows.
+_KNOWN: Final = frozenset({"category", "key", "user", "customer", "attributes", "occured_at"})
+
+_USER_ID: Final = "{'user.id': 1}"
+_CUSTOMER_ID: Final = "{'customer.id': 1}"
+_ATTRIBUTES: Final = "{'attributes': {'format': 'pdf'}}"
+_OCCURED_AT: Final = "{'occured_at': '2026-11-23T10:00:00+01:00'}"
+
+#: Near misses of those, and what other clients call them. All else is sent.
+_MISTAKEN: Final = {
+    **dict.fromkeys(("user_id", "userId", "userid", "uid", "distinct_id"), _USER_ID),
+    **dict.fromkeys(("usr", "users"), "{'user': {'id': 1}}"),
+    **dict.fromkeys(("customer_id", "customerId", "customerid"), _CUSTOMER_ID),
+    **dict.fromkeys(("costumer", "customers"), "{'customer': {'id': 1}}"),
+    **dict.fromkeys(("attribute", "attrs", "properties", "props"), _ATTRIBUTES),
+    **dict.fromkeys(("timestamp", "occurred_at", "occurredAt", "occuredAt"), _OCCURED_AT),
+    "data": "the mapping without a name, as in action('report.generated', {'user.id': 1})",
+}
+
+#: Names of unknown fields that are warned of, at most.
+_MOST_NAMES: Final = 100
+_warned_of: Final[set[str]] = set()
+_BOTH: Final = "Cannot include both user and customer in one sync: send two"
+
+
+def gather(data: object, fields: Mapping[str, Any], name: str = "data") -> JSONObject:
+    """The normalized data of one call: a mapping, or what converts to one, and fields over it."""
+    if data is None:
+        return mapping(fields, name) if fields else {}
+    plain = mapping(data, name)
+    return merge(plain, mapping(fields, name)) if fields else plain
+
+
+def mapping(data: object, name: str) -> JSONObject:
+    """*data*, normalized. Raises `ValidationError` if it isn't a mapping."""
+    plain = normalize(data)
+    if isinstance(plain, dict):
+        return plain
+    hint = "; the key, or the URL, is the first argument" if isinstance(data, str) else ""
+    raise ValidationError(
+        f"{name}: expected a mapping, such as {{'user.id': 1}}, got {_kind(data)}{hint}"
+    )
+
+
+def action(key: object, data: JSONObject) -> JSONObject:
+    """The event of an action. Raises `ValidationError`."""
+    return _finished({"category": "action", "key": _plain_text(key)}, data)
+
+
+def page_view(url: object, data: JSONObject) -> JSONObject:
+    """The event of a page view. Raises `ValidationError`."""
+    url = _plain_text(url)
+    if type(url) is not str or not url:
+        raise ValidationError(_no_text("url", url, "'https://example.com/reports'"))
+    attributes = data.get("attributes")
+    source = attributes.get("source") if isinstance(attributes, dict) else None
+    for name, value in (("attributes", attributes), ("attributes.source", source)):
+        # A page view writes below both; what is there would be lost without a word.
+        if value is not None and not isinstance(value, dict):
+            raise ValidationError(
+                f"{name}: expected a mapping, got {_kind(value)}; "
+                f"name the value, as in {{'{name}.plan': 'pro'}}"
+            )
+    data = merge(data, {"attributes": {"source": {"url": url}}})
+    return _finished({"category": "pageview"}, data)
+
+
+def sync(data: JSONObject) -> JSONObject:
+    """The event of a sync. Raises `ValidationError`."""
+    return _finished({"category": "sync"}, data)
+
+
+def data_of_party(name: str, data: object) -> object:
+    """What a sync of one party is given: a scope's party, or data. Raises `SerializationError`.
+
+    What is refused as a user of an event is refused here.
+    """
+    if is_a(data, ScopeLike):
+        data = data.to_dict().get(name)  # type: ignore[attr-defined]
+    if data is None or type(data) is dict or type(data) is Snapshot:
+        return data
+    refuse_as_party(name, data)
+    plain = normalize({name: data})[name]
+    if isinstance(plain, dict):
+        return plain
+    raise ValidationError(
+        f"{name}: expected a mapping with an id, such as {{'id': 1}}, got {_kind(data)}"
+    )
+
+
+def sync_party(name: str, party: JSONObject) -> JSONObject:
+    """The event of a sync of *party*: the user or the customer, by *name*. Raises the same."""
+    for field in (name, f"{name}_id"):
+        if field in party:
+            raise ValidationError(
+                f"{field}: sync_{name} takes the {name} itself, as in sync_{name}({{'id': 1}})"
+            )
+    if party.get("id") is None:
+        raise ValidationError(
+            f"Missing user.id or customer.id: give the {name}'s id, as in sync_{name}({{'id': 1}})"
+        )
+    return sync({name: party})
+
+
+def config(data: JSONObject) -> JSONObject:
+    """The event of goals and signals. Raises `ValidationError`."""
+    unknown = sorted(data.keys() - {"goals", "signals", "occured_at"})
+    if unknown:
+        raise ValidationError(f"{shown(unknown[0])}: a config has goals or signals, nothing else")
+    content = {name: [] if data.get(name) is None else data[name] for name in ("goals", "signals")}
+    return _finished({"category": "config", "data": content}, _only(data, "occured_at"))
+
+
+def validate(event: object) -> None:
+    """Raise what a call that sends *event* would raise: `ValidationError`, `SerializationError`.
+
+    *event*: a mapping as it goes over the wire, with its ``category``; dotted keys are fine.
+    ``occured_at`` may be missing, since a call fills it in.
+    """
+    problems = _problems(mapping(event, "event"))
+    if problems:
+        raise ValidationError(*problems)
+
+
+def checked(event: object) -> JSONObject:
+    """*event*, a whole one, normalized. Raises what `validate` raises."""
+    plain = mapping(event, "event")
+    problems = _problems(plain)
+    if problems:
+        raise ValidationError(*problems)
+    given = plain.get("occured_at")
+    return {**plain, "occured_at": now() if given is None else with_offset(given)}
+
+
+def is_anonymous(error: Exception) -> bool:
+    """Whether all that an action, or a page view, lacks is an id."""
+    return isinstance(error, ValidationError) and error.problems in _ANONYMOUS
+
+
+_ANONYMOUS: Final = ((_MISSING_USER,), (_MISSING_ID,))
+
+
+def _finished(fixed: JSONObject, data: JSONObject) -> JSONObject:
+    # Twice: once for the place that it has in the table of the API, once to overrule the data.
+    event = {**fixed, **data, **fixed}
+    strange = not _KNOWN.issuperset(event)
+    problems = _problems(event, strange=strange)
+    if problems:
+        raise ValidationError(*problems)
+    if strange:
+        _warn_of_unknown(event)
+    given = event.get("occured_at")
+    event["occured_at"] = now() if given is None else with_offset(given)
+    return event
+
+
+def _warn_of_unknown(event: JSONObject) -> None:
+    from valued._process.reporting import log  # making a client has imported it
+
+    for name in event.keys() - _KNOWN - _warned_of:
+        if event["category"] != "config" and len(_warned_of) < _MOST_NAMES:
+            _warned_of.add(name)
+            log.warning(
+                "%s is not a field of an event that this library knows; it is sent as it is: did "
+                "you mean attributes.%s? This is logged once.",
+                *[shown(name, 100)] * 2,
+            )
+
+
+def _plain_text(value: object) -> object:
+    if type(value) is str or not is_a(value, str):
+        return value
+    return normalize(value)  # a subclass of `str`, or a proxy of one, would get to the encoder else
+
+
+def _only(data: JSONObject, *names: str) -> JSONObject:
+    return {name: data[name] for name in names if name in data}
+
+
+def _problems(event: JSONObject, *, strange: bool = True) -> list[str]:
+    """What keeps *event* from being sent. *strange*: it may have fields that are unknown."""
+    category = event.get("category")
+    required = _REQUIRED.get(category) if isinstance(category, str) else None
+    if required is None:
+        return [f"category: expected one of {', '.join(_REQUIRED)}, got {_shown(category)}"]
+    problems = required(event)
+    if strange and category != "config":
+        mistaken = _mistaken(event)
+        if mistaken:  # that may be why an id is missing
+            problems = mistaken + [it for it in problems if not it.startswith("Missing")]
+    attributes = event.get("attributes")
+    if attributes is not None and not isinstance(attributes, dict):
+        problems.append(
+            f"attributes: expected a mapping, such as {{'format': 'pdf'}}, got {_kind(attributes)}"
+        )
+    given = event.get("occured_at")
+    if given is not None:
+        try:
+            with_offset(given)
+        except ValidationError as error:
+            problems += error.problems
+    return problems
+
+
+def _mistaken(event: JSONObject) -> list[str]:
+    return [
+        f"{name}: an event has no such field; write {_MISTAKEN[name]}"
+        for name in event
+        if name in _MISTAKEN
+    ]
+
+
+def check_names(data: JSONObject) -> None:
+    """Raise `ValidationError` if *data* has near misses of an event's top-level fields."""
+    problems = _mistaken(data)
+    if problems:
+        raise ValidationError(*problems)
+
+
+def _required_by_action(event: JSONObject) -> list[str]:
+    key = event.get("key")
+    problems = _parties(event)
+    if type(key) is not str or not key:
+        problems.insert(0, _no_text("key", key, "'report.generated'"))
+    return problems
+
+
+def _required_by_page_view(event: JSONObject) -> list[str]:
+    problems = _party(event, "user")
+    if not problems and not _is_given(event, "user"):
+        problems.append(_MISSING_USER)
+    problems += _party(event, "customer")
+    source = event.get("attributes")
+    source = source.get("source") if isinstance(source, dict) else None
+    url = source.get("url") if isinstance(source, dict) else None
+    if type(url) is not str or not url:
+        problems.append(_no_text("attributes.source.url", url, "'https://example.com/reports'"))
+    elif not _URL.match(url):
+        problems.append(
+            "url: expected one with a scheme, such as 'https://example.com/reports', or a path "
+            "that begins with a slash, such as '/reports'"
+        )
+    return problems
+
+
+_URL: Final = re.compile(r"/|[A-Za-z][A-Za-z0-9+.-]*:")
+
+
+def _required_by_sync(event: JSONObject) -> list[str]:
+    problems = _parties(event, _MISSING_IN_SYNC)
+    if event.get("user") is not None and event.get("customer") is not None:
+        problems.append(_BOTH)
+    return problems
+
+
+def _required_by_config(event: JSONObject) -> list[str]:
+    return list(_of_config(event))
+
+
+def _of_config(event: JSONObject) -> Iterator[str]:
+    data = event.get("data")
+    if not isinstance(data, dict) or not (data.get("goals") or data.get("signals")):
+        yield (
+            "config: give goals or signals, such as "
+            "goals=[{'name': 'First report', 'action_key': 'report.generated'}]"
+        )
+        return
+    for name in ("goals", "signals"):
+        entries = data.get(name)
+        if entries is None:
+            continue
+        if not isinstance(entries, list):
+            yield f"{name}: expected a list of mappings, got {_kind(entries)}"
+            continue
+        for number, entry in enumerate(entries):
+            place = f"{name}[{number}]"
+            if not isinstance(entry, dict):
+                yield f"{place}: expected a mapping, got {_kind(entry)}"
+                continue
+            for field in ("name", "action_key"):
+                if not isinstance(entry.get(field), str) or not entry[field]:
+                    yield _no_text(f"{place}.{field}", entry.get(field), "'report.generated'")
+
+
+_REQUIRED: Final[dict[str, Callable[[JSONObject], list[str]]]] = {
+    "action": _required_by_action,
+    "pageview": _required_by_page_view,
+    "sync": _required_by_sync,
+    "config": _required_by_config,
+}
+
+
+def _parties(event: JSONObject, missing: str = _MISSING_ID) -> list[str]:
+    """The problems of an event that needs a user or a customer."""
+    problems = _party(event, "user") + _party(event, "customer")
+    if not problems and not _is_given(event, "user") and not _is_given(event, "customer"):
+        problems.append(missing)
+    return problems
+
+
+def _is_given(event: JSONObject, name: str) -> bool:
+    party = event.get(name)
+    return isinstance(party, dict) and party.get("id") is not None
+
+
+def _party(event: JSONObject, name: str) -> list[str]:
+    """The problems of the user, or the customer, of *event*."""
+    party = event.get(name)
+    if party is None:
+        return []
+    if not isinstance(party, dict):
+        return [f"{name}: expected a mapping with an id, such as {{'id': 1}}, got {_kind(party)}"]
+    identity = party.get("id")
+    # A bool is an int to Python; as an id it is a mistake.
+    if identity is None or (isinstance(identity, int) and not isinstance(identity, bool)):
+        return []
+    if isinstance(identity, str) and identity:
+        return []
+    return [f"{name}.id: expected an int or a string that is not empty, got {_shown(identity)}"]
+
+
+def _no_text(name: str, value: object, example: str) -> str:
+    return f"{name}: expected a string that is not empty, such as {example}, got {_shown(value)}"
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "nothing"
+    return "an empty string" if is_a(value, str) and value == "" else _kind(value)
+
+
+def _kind(value: object) -> str:
+    # What is normalized already is a dict of ours.
+    return "dict" if is_a(value, dict) else name_of(type(value))
+
+
+class Config:
+    """Goals and signals, built step by step, for `valued.config`.
+
+    >>> config = valued.Config()
+    >>> config.add_goal("First expense", action_key="Portal.Expense.Created", min_count=5)
+    Config(goals=1, signals=0)
+    >>> valued.config(config)
+
+    For one thread at a time. Its methods raise `ValidationError`.
+    """
+
+    def __init__(self) -> None:
+        self._goals: list[JSONObject] = []
+        self._signals: list[JSONObject] = []
+
+    def add_goal(self, name: str, /, **fields: Any) -> Config:
+        """Add a goal (``action_key``, ``min_count`` …), checked at once; returns the config."""
+        return self._add("goals", self._goals, name, fields)
+
+    def add_signal(self, name: str, /, **fields: Any) -> Config:
+        """Add a signal (``action_key``, ``period`` …), checked at once; returns the config."""
+        return self._add("signals", self._signals, name, fields)
+
+    def _add(
+        self, kind: str, entries: list[JSONObject], name: str, fields: dict[str, Any]
+    ) -> Config:
+        entry = merge(mapping(fields, f"{kind}[{len(entries)}]"), {"name": _plain_text(name)})
+        # Checked here, so that the traceback points at the wrong step.
+        problems = _required_by_config({"data": {kind: [*entries, entry]}})
+        if problems:
+            raise ValidationError(*problems)
+        entries.append(entry)
+        return self
+
+    def to_valued_data(self) -> JSONObject:
+        """What `valued.config` gets of it: a dict, a copy."""
+        return {"goals": copy.deepcopy(self._goals), "signals": copy.deepcopy(self._signals)}
+
+    def __repr__(self) -> str:
+        return f"Config(goals={len(self._goals)}, signals={len(self._signals)})"

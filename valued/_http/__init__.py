@@ -1,0 +1,1 @@
+"""Requests: connections that survive forks, addresses, the token."""

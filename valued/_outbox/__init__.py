@@ -1,0 +1,1 @@
+"""Events that outlive their process: files, owners, and who takes over."""

@@ -1,0 +1,1 @@
+"""The mock server, for ``valued listen`` and for tests."""
