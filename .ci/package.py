@@ -22,13 +22,13 @@ OF_FILES = ["tests/test_house.py", "tests/test_package.py"]
 OF_THE_WHEEL = [
     "tests/cli/test_events.py",
     "tests/cli/test_send.py",
+    "tests/events/test_categories.py",
+    "tests/events/test_vectors.py",
     "tests/prefork/test_fork.py",
+    "tests/scopes/test_scope.py",
     "tests/test_client.py",
-    "tests/test_events.py",
-    "tests/test_pool.py",
-    "tests/test_scope.py",
+    "tests/http/test_pool.py",
     "tests/test_shared.py",
-    "tests/test_vectors.py",
 ]
 
 

@@ -1,4 +1,4 @@
-"""A server that answers 204 after a delay, which can be changed while it runs; asyncio, no more.
+"""A server that answers 204 after a delay, which can be changed while it runs.
 
 It runs in a process of its own and is told what to do by lines on its standard input, one answer, a
 line of JSON, for each:
@@ -16,7 +16,7 @@ import asyncio
 import json
 import sys
 
-ANSWER = b"HTTP/1.1 204 No Content\r\n\r\n"
+from benchmarks.requests_protocol import NO_CONTENT, Requests
 
 
 class Figures:
@@ -29,7 +29,7 @@ class Figures:
         self.under_way = 0
         self.most_under_way = 0
         # Without a delay, what is under way is answered in the same instant: it can't be seen by
-        # that how many ask at the same time, but by the connections that they ask on.
+        # how many ask at the same time, but by the connections that they ask on.
         self.in_use: set[int] = set()
 
     def as_dict(self) -> dict[str, int]:
@@ -45,58 +45,38 @@ class Figures:
         }
 
 
-class Connection(asyncio.Protocol):
-    """One connection: requests with a ``Content-Length``, one after the other."""
-
-    transport: asyncio.Transport
+class Connection(Requests):
+    """One connection. It is busy while an answer is due."""
 
     def __init__(self, figures: Figures) -> None:
-        self.figures = figures
-        self.buffer = b""
-        self.waiting = False  # whether an answer is due; it is gone when the client breaks off
+        super().__init__()
+        self._figures = figures
+        figures.connections += 1
+        self._number = figures.connections
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        self.figures.connections += 1
-        self.number = self.figures.connections
+    def request(self, head: bytes, body: bytes) -> None:
+        figures = self._figures
+        figures.under_way += 1
+        figures.in_use.add(self._number)
+        figures.most_under_way = max(figures.most_under_way, figures.under_way)
+        self.busy = True
+        if figures.delay:
+            asyncio.get_running_loop().call_later(figures.delay, self._answer)
+        else:
+            self._answer()
 
-    def data_received(self, data: bytes) -> None:
-        self.buffer += data
-        while not self.waiting:
-            end = self.buffer.find(b"\r\n\r\n")
-            if end < 0:
-                return
-            head = self.buffer[:end].lower()
-            at = head.find(b"content-length:")
-            length = int(head[at + 15 :].split(b"\r\n", 1)[0]) if at >= 0 else 0
-            if len(self.buffer) < end + 4 + length:
-                return
-            self.buffer = self.buffer[end + 4 + length :]
-            self.figures.under_way += 1
-            self.figures.in_use.add(self.number)
-            self.figures.most_under_way = max(self.figures.most_under_way, self.figures.under_way)
-            self.waiting = True
-            if self.figures.delay:
-                asyncio.get_running_loop().call_later(self.figures.delay, self.answer)
-                return
-            self.answer()
-
-    def answer(self) -> None:
-        """Answer the request that waits, and look at the next one, if it is here already."""
-        if not self.waiting:
-            return
-        self.waiting = False
-        self.figures.under_way -= 1
-        self.figures.requests += 1
-        self.transport.write(ANSWER)
-        if self.buffer:
-            self.data_received(b"")
+    def _answer(self) -> None:
+        if not self.busy:
+            return  # the client broke off
+        self._figures.under_way -= 1
+        self._figures.requests += 1
+        self.transport.write(NO_CONTENT)
+        self.go_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self.waiting:
-            self.waiting = False
-            self.figures.under_way -= 1
+        if self.busy:
+            self.busy = False
+            self._figures.under_way -= 1
 
 
 async def serve(delay: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 from xml.sax.saxutils import escape
 
@@ -12,7 +12,8 @@ Points = Sequence[tuple[float, float]]
 WIDTH: Final = 640
 HEIGHT: Final = 320
 LEFT, RIGHT, TOP, BOTTOM = 64, 150, 32, 44
-#: Colours that also those can tell apart who don't see red or green (Okabe and Ito).
+MIDDLE: Final = 'text-anchor="middle"'
+#: Colours that can be told apart without seeing red or green (Okabe and Ito).
 COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 
 
@@ -29,38 +30,29 @@ def svg(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}"',
         ' font-family="sans-serif" font-size="12">',
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        _text(LEFT, 18, title, weight="bold"),
-        _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x, anchor="middle"),
-        f'<g transform="rotate(-90 14 {HEIGHT / 2})">'
-        + _text(14, HEIGHT / 2, y, anchor="middle") + "</g>",
-    ]  # fmt: skip
+        _text(LEFT, 18, title, 'font-weight="bold"'),
+        _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 8, x, MIDDLE),
+        _text(14, HEIGHT / 2, y, f'{MIDDLE} transform="rotate(-90 14 {HEIGHT / 2})"'),
+    ]
     for tick in across_ticks:
         parts.append(_line(across(tick), TOP, across(tick), HEIGHT - BOTTOM))
-        parts.append(_text(across(tick), HEIGHT - BOTTOM + 16, f"{tick:,g}", anchor="middle"))
+        parts.append(_text(across(tick), HEIGHT - BOTTOM + 16, f"{tick:,g}", MIDDLE))
     for tick in up_ticks:
         parts.append(_line(LEFT, up(tick), WIDTH - RIGHT, up(tick)))
-        parts.append(_text(LEFT - 6, up(tick) + 4, f"{tick:,g}", anchor="end"))
+        parts.append(_text(LEFT - 6, up(tick) + 4, f"{tick:,g}", 'text-anchor="end"'))
     for number, (name, points) in enumerate(series.items()):
-        parts += _series(name, points, number, across, up)
+        colour, top = COLOURS[number % len(COLOURS)], TOP + 16 * (number + 1)
+        places = [(across(point[0]), up(point[1])) for point in points]
+        path = " ".join(f"{left:.1f},{down:.1f}" for left, down in places)
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        if len(places) <= 12:
+            parts += [
+                f'<circle cx="{left:.1f}" cy="{down:.1f}" r="3" fill="{colour}"/>'
+                for left, down in places
+            ]
+        box = f'x="{WIDTH - RIGHT + 12}" y="{top - 9}" width="10" height="10"'
+        parts += [f'<rect {box} fill="{colour}"/>', _text(WIDTH - RIGHT + 28, top, name)]
     return "\n".join([*parts, "</svg>", ""])
-
-
-def _series(
-    name: str,
-    points: Points,
-    number: int,
-    across: Callable[[float], float],
-    up: Callable[[float], float],
-) -> Iterator[str]:
-    colour = COLOURS[number % len(COLOURS)]
-    path = " ".join(f"{across(x):.1f},{up(y):.1f}" for x, y in points)
-    yield f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>'
-    if len(points) <= 12:
-        for x, y in points:
-            yield f'<circle cx="{across(x):.1f}" cy="{up(y):.1f}" r="3" fill="{colour}"/>'
-    top = TOP + 16 * (number + 1)
-    yield (f'<rect x="{WIDTH - RIGHT + 12}" y="{top - 9}" width="10" height="10" fill="{colour}"/>')
-    yield _text(WIDTH - RIGHT + 28, top, name)
 
 
 def _axis(
@@ -93,8 +85,5 @@ def _line(x1: float, y1: float, x2: float, y2: float) -> str:
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="#ddd"/>'
 
 
-def _text(x: float, y: float, text: str, anchor: str = "start", weight: str = "normal") -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" font-weight="{weight}">'
-        f"{escape(text)}</text>"
-    )
+def _text(x: float, y: float, text: str, attributes: str = "") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" {attributes}>{escape(text)}</text>'

@@ -1,19 +1,44 @@
-"""Ways to deliver events in the background: ours, and the yardsticks, all with one interface."""
+"""The event that everything is measured with, and ways to deliver it in the background."""
 
 from __future__ import annotations
 
 import json
 import queue
+import tempfile
 import threading
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
-from benchmarks.events import DATA, EVENT, HEADERS, KEY, TOKEN
+KEY: Final = "report.generated"
+ATTRIBUTES: Final[dict[str, Any]] = {
+    "format": "pdf",
+    "pages": 7,
+    "plan": "pro",
+    "template": "quarterly",
+}
+#: What a caller gives; the dotted keys are those of the README.
+DATA: Final[dict[str, Any]] = {"user.id": 123, "customer.id": 12, "attributes": ATTRIBUTES}
+#: What is sent for it, and all that a yardstick has to encode.
+EVENT: Final[dict[str, Any]] = {
+    "category": "action",
+    "key": KEY,
+    "user": {"id": 123},
+    "customer": {"id": 12},
+    "attributes": ATTRIBUTES,
+    "occured_at": "2026-11-23T10:00:00+01:00",
+}
+TOKEN: Final = "token"
+HEADERS: Final = {
+    "Content-Type": "application/json",
+    "Authorization": f"Bearer {TOKEN}",
+    "User-Agent": "yardstick",
+}
+ROOM: Final = 1_000_000  # events that may wait, so that none is dropped
 
 
 class Sender(Protocol):
-    """Records the event of `benchmarks.events`, and delivers it in the background."""
+    """Records the event, and delivers it in the background."""
 
     def record(self) -> object:
         """Record it once."""
@@ -29,35 +54,56 @@ class Never:
         """Forget it."""
 
 
-class Valued:
-    """Ours, as it comes."""
+def outbox_options(durability: str) -> dict[str, Any]:
+    """Options of our client for an outbox that is new; none for a *durability* of ``""``."""
+    return {"outbox": tempfile.mkdtemp(), "durability": durability} if durability else {}
 
-    def __init__(self, url: str, **options: Any) -> None:
+
+def never_sending(room: int, **options: Any) -> Any:
+    """Our client, which takes *room* events and delivers none."""
+    import valued
+
+    return valued.Client(
+        lambda _event: None, executor=Never(), max_queue=room, shutdown_timeout=0, **options
+    )  # fmt: skip
+
+
+class Valued:
+    """Ours, by default."""
+
+    def __init__(self, url: str, durability: str = "") -> None:
         import valued
 
-        options = {"max_queue": 1_000_000, "shutdown_timeout": 0, **options}
-        self.client = valued.Client(TOKEN, url, **options)
+        self.client = valued.Client(
+            TOKEN, url, max_queue=ROOM, shutdown_timeout=0, **outbox_options(durability)
+        )
 
     def record(self) -> None:
-        """By ``client.action``."""
         self.client.action(KEY, DATA)
 
     def finish(self) -> None:
-        """By ``client.flush``; what was not delivered is an error."""
         assert self.client.flush(300), "not delivered in 300 s"
         stats = self.client.stats()
         assert stats["delivered"] == stats["accepted"], stats
 
 
-class _Threads:
-    """The texts in a `queue.SimpleQueue`, which *threads* threads take and post."""
+class Urllib3:
+    """The yardstick: the JSON in a `queue.SimpleQueue`; *threads* threads post it by one pool."""
 
     def __init__(self, url: str, threads: int = 1) -> None:
-        self.url = url
+        import urllib3
+
+        parts = urlsplit(url)
+        self._path = parts.path
+        self._pool = urllib3.HTTPConnectionPool(
+            parts.hostname or "", parts.port, maxsize=threads, headers=HEADERS
+        )
         self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(threads)]
         self._failed: BaseException | None = None
-        self._prepare(threads)
+        self._start(threads)
+
+    def _start(self, threads: int) -> None:
+        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(threads)]
         for thread in self._threads:
             thread.start()
 
@@ -71,96 +117,35 @@ class _Threads:
             thread.join()
         if self._failed is not None:
             raise self._failed
-        # So that more can be recorded, as with ours.
-        count = len(self._threads)
-        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(count)]
-        for thread in self._threads:
-            thread.start()
+        self._start(len(self._threads))  # so that more can be recorded, as with ours
 
     def _run(self) -> None:
-        post = self._poster()
         try:
-            while (text := self._queue.get()) is not None:
-                status = post(text.encode())
+            while (body := self._queue.get()) is not None:
+                status = self._pool.urlopen("POST", self._path, body=body.encode()).status
                 assert 200 <= status <= 299, status
         except BaseException as error:
             self._failed = error
             raise
 
-    def _prepare(self, threads: int) -> None:
-        """Make what the threads share."""
 
-    def _poster(self) -> Callable[[bytes], int]:
-        raise NotImplementedError
+class Peer:
+    """Another client, see `benchmarks.peers.clients`."""
 
+    def __init__(self, name: str, url: str) -> None:
+        from benchmarks.peers.clients import CLIENTS
 
-class Urllib3(_Threads):
-    """``urlopen`` of one pool of `urllib3`: the yardstick."""
+        self._record, self._finish = CLIENTS[name].make(url, ROOM)
 
-    def _prepare(self, threads: int) -> None:
-        import urllib3
+    def record(self) -> None:
+        self._record(KEY, customer=DATA["customer.id"], **ATTRIBUTES)
 
-        parts = urlsplit(self.url)
-        self._path = parts.path
-        self._pool = urllib3.HTTPConnectionPool(
-            parts.hostname or "", parts.port, maxsize=threads, headers=HEADERS
-        )
-
-    def _poster(self) -> Callable[[bytes], int]:
-        return lambda body: self._pool.urlopen("POST", self._path, body=body).status
+    def finish(self) -> None:
+        self._finish()
 
 
-class HTTPClient(_Threads):
-    """The standard library's `http.client`, a connection for each thread."""
-
-    def _poster(self) -> Callable[[bytes], int]:
-        import http.client
-
-        parts = urlsplit(self.url)
-        connection = http.client.HTTPConnection(parts.hostname or "", parts.port)
-
-        def post(body: bytes) -> int:
-            connection.request("POST", parts.path, body, HEADERS)
-            answer = connection.getresponse()
-            answer.read()
-            return answer.status
-
-        return post
-
-
-class Session(_Threads):
-    """``post`` of a `requests.Session`, one for each thread."""
-
-    def _poster(self) -> Callable[[bytes], int]:
-        import requests
-
-        session = requests.Session()
-        return lambda body: session.post(self.url, data=body, headers=HEADERS).status_code
-
-
-class Requests(_Threads):
-    """``requests.post``, which makes a connection for each event."""
-
-    def _poster(self) -> Callable[[bytes], int]:
-        import requests
-
-        return lambda body: requests.post(self.url, data=body, headers=HEADERS).status_code
-
-
-SENDERS: Final[dict[str, Callable[..., Sender]]] = {
-    "valued": Valued,
-    "urllib3": Urllib3,
-    "http.client": HTTPClient,
-    "requests.Session": Session,
-    "requests.post": Requests,
-}
-
-
-def sender(name: str, url: str, **options: Any) -> Sender:
-    """The one of that *name*; those of other libraries included, see `benchmarks.peers`."""
-    if name not in SENDERS:
-        from benchmarks.peers import PEERS
-
-        made: Sender = PEERS[name](url, **options)
-        return made
-    return SENDERS[name](url, **options)
+def sender(subject: str, url: str, *, threads: int = 1, durability: str = "") -> Sender:
+    """The one of that name; *threads* of the yardstick, *durability* of ours, with an outbox."""
+    if subject == "valued":
+        return Valued(url, durability)
+    return Urllib3(url, threads) if subject == "urllib3" else Peer(subject, url)

@@ -89,7 +89,7 @@ class Delaying:
     def __init__(self, process: subprocess.Popen[str], delay: float) -> None:
         assert process.stdout is not None
         self._process = process
-        self.name = f"benchmarks.delaying_server (asyncio), {delay * 1e3:g} ms"
+        self.name = f"a server of the benchmarks' own (asyncio), {delay * 1e3:g} ms"
         self.url = f"http://127.0.0.1:{int(process.stdout.readline())}/events"
 
     def delay(self, seconds: float) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,8 +14,9 @@ import sys
 import time
 import urllib.request
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import docutils.core
@@ -22,10 +25,20 @@ import psutil
 import pytest
 
 import benchmarks.__main__
-from benchmarks import plots, report, servers, studies, table
+from benchmarks import compare, plots, report, rows, servers
+from benchmarks.bench import QUICK, Bench
+from benchmarks.delivery import curve
+from benchmarks.peers import behaviour
+from tests.support.processes import run
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = ["table", "outbox", "processes", "growth", "curve", "--profile"]
+PROGRAMS = {
+    "exits": ["1"],
+    "kill": ["4", "20", "1", "0.05"],
+    "soak": ["--events", "800", "--seconds", "20"],
+    "stopped": ["--seconds", "0.5", "--around", "0.2"],
+}
 
 ROWS = [
     "caller's time, median",
@@ -45,6 +58,22 @@ ROWS = [
     "import valued",
     "wake-ups of an idle process that has sent an event",
 ]
+
+OUTBOX_ROWS = [
+    "caller's time, median",
+    "of that, beyond the time in memory",
+    'caller\'s time, median, durability="power"',
+    "caller's time, 99th percentile, sender at work",
+    "CPU of the whole process for a delivered event",
+    "events a second, server answers at once",
+    "fork in the parent, 20 waiting, 1 in flight",
+    "memory to deliver 100 events of a dead process",
+    "8 threads, 99.9th percentile of a call, 5 directories of others",
+    "8 threads, slowest call, 5 directories of others",
+    "the end of that process, 5 directories of others",
+]
+#: Rows of the table, and of the outbox, that two trees are not compared by.
+NOT_COMPARED = ("a unit of work", "import valued", "outbox: fork", "outbox: memory")
 
 
 @pytest.fixture(scope="module")
@@ -105,8 +134,8 @@ def test_table_has_a_row_for_each_goal_with_its_yardstick(running: Running) -> N
         assert row["what"] in printed
         assert row["yardstick_name"]
         # An idle process wakes up never, as a rule.
-        assert row["ours"] > 0 or row["unit"] == "1/s", row
-        assert row["yardstick"] > 0 or row["unit"] == "1/s", row
+        assert row["ours"] > 0 or "wake-ups" in row["what"], row
+        assert row["yardstick"] > 0 or "wake-ups" in row["what"], row
         assert row["met"] in (True, False)
     where = found["circumstances"]
     assert where["commit"]
@@ -118,16 +147,7 @@ def test_table_has_a_row_for_each_goal_with_its_yardstick(running: Running) -> N
 
 def test_outbox_has_a_row_for_each_cost(running: Running) -> None:
     printed, found, folder = _finished(running, "outbox")
-    assert [row["what"] for row in found["outbox"]] == [
-        "caller's time, median",
-        "of that, beyond the time in memory",
-        'caller\'s time, median, durability="power"',
-        "caller's time, 99th percentile, sender at work",
-        "CPU of the whole process for a delivered event",
-        "events a second, server answers at once",
-        "fork in the parent, 20 waiting, 1 in flight",
-        "memory to deliver 100 events of a dead process",
-    ]
+    assert [row["what"] for row in found["outbox"]] == OUTBOX_ROWS
     for row in found["outbox"]:
         assert row["what"] in printed
         # What is a difference may be below nothing, as few calls are timed.
@@ -186,6 +206,114 @@ def test_profile_names_functions_and_lines_of_caller_and_worker(running: Running
     assert _is_sound(folder, "profile")
 
 
+def test_two_trees_are_compared_by_their_rows_each_with_its_own_client(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(ROOT / "valued", other / "valued", ignore=shutil.ignore_patterns("__pycache__"))
+    file = tmp_path / "figures.json"
+    done = run("-m", "benchmarks", "compare", str(other), str(ROOT), "--quick", "--json", str(file),
+               cwd=ROOT, timeout=280)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"{other}: commit" in done.stdout
+    found = json.loads(file.read_text("utf-8"))["compare"]
+    expected = [*ROWS, *(f"outbox: {what}" for what in OUTBOX_ROWS)]
+    assert list(found) == [what for what in expected if not what.startswith(NOT_COMPARED)]
+    for what, one in found.items():
+        assert what in done.stdout
+        for tree in ("old", "new"):
+            assert len(one[tree]["ours"]) == len(one[tree]["yardstick"]) == 1
+
+
+def test_trees_take_turns_in_each_round(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for tree in ("old", "new"):
+        shutil.copytree(ROOT / "valued", tmp_path / tree / "valued")
+    turns = []
+
+    def of(group: str) -> Callable[[Bench], Iterator[rows.Row]]:
+        def measure(bench: Bench) -> Iterator[rows.Row]:
+            assert bench.scale.rounds == 1
+            turns.append((group, (bench.folder / "valued").resolve().parent.name))
+            figures = {"valued": {"n": len(turns)}, "other": {"n": 2}}
+            yield rows.row(group, "us", figures, "n", "other")
+
+        return measure
+
+    monkeypatch.setattr(compare, "GROUPS", (("", of("a")), ("", of("b"))))
+    scale = dataclasses.replace(QUICK, rounds=2)
+    found = compare.measured(
+        Bench(scale, servers.Nginx("", 0)), [tmp_path / "old", tmp_path / "new"]
+    )
+    assert turns == [(group, tree) for group in "ab" for tree in ("old", "new") * 2]
+    assert found["a"]["old"] == {"ours": [1, 3], "yardstick": [2, 2]}
+    assert found["a"]["new"] == {"ours": [2, 4], "yardstick": [2, 2]}
+
+
+def test_measured_client_is_that_of_the_tree(tmp_path: Path) -> None:
+    package = tmp_path / "tree" / "valued"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise SystemExit('this one')", "utf-8")
+    bench = Bench(QUICK, servers.Nginx("", 0))
+    with pytest.raises(subprocess.CalledProcessError):
+        compare.measured(bench, [ROOT, package.parent])
+
+
+@pytest.mark.parametrize("given", [["compare"], ["compare", str(ROOT), "/nowhere"], ["tables"]])
+def test_what_can_not_be_measured_is_an_error_that_says_what_can(
+    given: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        benchmarks.__main__.main(given)
+    assert "expected" in capsys.readouterr().err
+
+
+def _figures(program: str, file: Path) -> dict[str, Any]:
+    done = run("-m", f"benchmarks.programs.{program}", *PROGRAMS[program], "--json", str(file),
+               cwd=ROOT)  # fmt: skip
+    assert "It held." in done.stdout or "It did not hold." in done.stdout, done.stderr
+    figures: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    # How flat, or how fast, is for a quiet machine to tell.
+    assert done.returncode == (1 if figures["not held"] else 0)
+    return figures
+
+
+def test_a_small_soak_loses_nothing(tmp_path: Path) -> None:
+    figures = _figures("soak", tmp_path / "soak.json")
+    assert figures["recorded"] == figures["accepted"] == 800
+    assert figures["lost"] == figures["dropped"] == figures["repeats without that"] == 0
+    assert figures["failed, not refused permanently"] == figures["told twice"] == 0
+    assert figures["faults"]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="no such signal here")
+def test_a_short_stop_loses_nothing(tmp_path: Path) -> None:
+    figures = _figures("stopped", tmp_path / "stopped.json")
+    assert figures["recorded"] == figures["delivered"] > 100
+    assert figures["lost"] == figures["dropped"] == figures["failed"] == 0
+    assert set(figures["calls, in ms"]) >= {"event call, server stopped", "bare call, after"}
+
+
+def test_some_kills_lose_nothing() -> None:
+    done = run("-m", "benchmarks.programs.kill", *PROGRAMS["kill"], cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert "4 kills" in done.stdout
+    assert " 0 lost" in done.stdout
+
+
+def test_ends_of_processes_are_timed_beside_a_bare_one() -> None:
+    done = run("-m", "benchmarks.programs.exits", *PROGRAMS["exits"], cwd=ROOT)
+    assert done.stdout.count(" ms ") == 3, done.stderr
+    assert done.returncode == (0 if "It held." in done.stdout else 1)
+
+
+def test_behaviour_of_a_client_is_seen_in_its_situations() -> None:
+    counter = behaviour.Counter()
+    for situation, keys in (("end", 500), ("fork", 100 + 1)):
+        counter.seen.clear()
+        done = behaviour.Run(sys.executable, "valued", situation, counter.url)
+        assert counter.summary() == str(keys), done.errors
+    counter.up_at = time.monotonic() + 3600
+    assert counter.take(b"probe.p.0.x") == 503
+
+
 def test_command_that_is_terminated_leaves_no_process() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks", "curve", "--quick"],
@@ -237,7 +365,7 @@ def test_phase_has_settled_when_what_it_ends_with_is_near() -> None:
         for number, (rate, many) in enumerate(zip(rates, workers, strict=True))
     ]
     points[15]["per_second"] = 1  # an accident
-    settled = studies._settled(points, 5)
+    settled = curve.settle(points, 5)
     assert (settled["per_second"], settled["in_use"]) == (1000, 1)
     # Of five samples three are near: the median is.
     assert settled["settled_after"] == pytest.approx(0.8)
@@ -253,13 +381,13 @@ def test_table_for_the_docs_shows_its_cells_as_they_are() -> None:
 
 @pytest.mark.parametrize(
     ("goal", "met", "missed"),
-    [(table.at_most(1.25), (1.25, 1), (1.26, 1)), (table.at_least(0.85), (85, 100), (84, 100))],
+    [(rows.at_most(1.25), (1.25, 1), (1.26, 1)), (rows.at_least(0.85), (85, 100), (84, 100))],
 )
 def test_goal_is_met_up_to_its_bound(
-    goal: tuple[str, table.At], met: tuple[float, float], missed: tuple[float, float]
+    goal: rows.Goal, met: tuple[float, float], missed: tuple[float, float]
 ) -> None:
-    assert goal[1](*met)
-    assert not goal[1](*missed)
+    assert goal.is_met(*met)
+    assert not goal.is_met(*missed)
 
 
 def test_chart_holds_each_series_whatever_its_values_are() -> None:

@@ -274,7 +274,7 @@ class Client:
         ``accepted + adopted = delivered + failed + dropped + handed_over + pending``, at every
         moment. All counts are zero in a forked child at first. Any thread may call.
         """
-        return {**self._sender.stats(), **self._refusals.figures()}  # type: ignore[typeddict-item]
+        return {**self._sender.stats(), **self._refusals.stats()}  # type: ignore[typeddict-item]
 
     def park(self, timeout: float | None = 5.0) -> bool:
         """Flush, then end this process's threads, so that it is safe to fork.
@@ -331,7 +331,7 @@ class Client:
         self, make: Callable[..., JSONObject], data: Data, fields: dict[str, Any], *subject: object
     ) -> None:
         try:
-            event = make(*subject, categories.gather(data, fields))
+            event = make(*subject, categories.normalize_call(data, fields))
         except ValuedError as error:
             if not self._refusals.tolerates(error):
                 raise

@@ -11,21 +11,22 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from valued._client import Client
 from valued._errors import PicklingError, ValidationError, ValuedError
 from valued._events import categories
+from valued._events.faults import is_a
 from valued._events.serializer import Snapshot, merge
-from valued._events.values import is_a
 from valued._redaction import hide
-from valued._scopes.changes import Replace
 from valued._scopes.context import (
     Key,
     Layer,
     Lazy,
+    Normalize,
     Owner,
+    Replace,
     Unit,
     UnitLayer,
     checked_lazy,
-    held,
-    hold,
-    leave,
+    entry_of,
+    leave_block,
+    set_entry,
 )
 from valued._scopes.data import ScopeData
 from valued._typing import JSONObject
@@ -64,7 +65,7 @@ class Scope(ScopeData):
         client, fields = hide(client), {name: hide(value) for name, value in fields.items()}
         self._given = client if isinstance(client, Client) else Client(client)
         self._owner = Owner(self._given)
-        self._defaults = merge(self._owner.defaults, self._gather(data, fields))
+        self._defaults = merge(self._owner.defaults, self._normalize_call(data, fields))
 
     @contextlib.contextmanager
     def nested(self, data: Data = None, /, **fields: Any) -> Iterator[Scope]:
@@ -85,19 +86,19 @@ class Scope(ScopeData):
         there, and enter the unit for each step.
         """
         key, block = self._key(), object()
-        more = self._gather(data, fields)
-        before = held(key)
+        more = self._normalize_call(data, fields)
+        before = entry_of(key)
         if isinstance(before, (Layer, UnitLayer)):
             layer: Layer | UnitLayer = before.nested(more, block)
         else:
-            held_now = self._start() if before is None else before
-            layer = Layer(merge(held_now, more), before, block)
-        hold(key, layer)
+            outer = self._start() if before is None else before
+            layer = Layer(merge(outer, more), before, block)
+        set_entry(key, layer)
         try:
             yield self
         finally:
             # Not by a token: that takes back what the block did to other scopes.
-            leave(key, block)
+            leave_block(key, block)
 
     def isolated(
         self,
@@ -129,7 +130,7 @@ class Scope(ScopeData):
         whole = None
         if data is not None and _is_function(data):
             data, whole = None, data
-        more = self._gather(data, fields)
+        more = self._normalize_call(data, fields)
         start = self._start()
         functions = None
         try:
@@ -138,7 +139,7 @@ class Scope(ScopeData):
             if not self._tolerates(error):
                 raise
         known = merge(start, more) if more else start
-        return Isolated(self, key, known, functions, whole, gather=self._gather)
+        return Isolated(self, key, known, functions, whole, self._normalize_call)
 
     # -- events ------------------------------------------------------------------------------------
 
@@ -228,7 +229,7 @@ class Scope(ScopeData):
     def _with(self, data: Data, fields: dict[str, Any]) -> Snapshot | None:
         """The data of an event; None: it can't be sent, and the client tolerates that."""
         try:
-            more = categories.gather(data, fields)
+            more = categories.normalize_call(data, fields)
             return merge(self._data(more), more)
         except Exception as error:  # a lazy function's may be any
             if not self._tolerates(error):
@@ -238,7 +239,7 @@ class Scope(ScopeData):
     def _party(self, name: str, data: Data, fields: dict[str, Any]) -> Snapshot | None:
         try:
             data = categories.data_of_party(name, data)
-            more = categories.gather(data, fields)
+            more = categories.normalize_call(data, fields)
             known = self._data({name: more}, name).get(name)
         except Exception as error:
             if not self._tolerates(error):
@@ -294,9 +295,9 @@ class Isolated(Unit):
         data: Snapshot,
         lazy: Lazy | None = None,
         whole: Callable[[], object] | None = None,
-        **gather: Callable[[object, dict[str, Any]], JSONObject],
+        normalize: Normalize = categories.normalize_call,
     ) -> None:
-        super().__init__(data, lazy, whole, **gather)
+        super().__init__(data, lazy, whole, normalize)
         self._scope = scope
         self._key = key  # None: there is no client yet, and nothing to isolate
 
@@ -343,12 +344,12 @@ class Isolated(Unit):
 
     def _enter(self, block: object) -> Scope:
         if self._key is not None:
-            hold(self._key, UnitLayer(self, None, held(self._key), block))
+            set_entry(self._key, UnitLayer(self, None, entry_of(self._key), block))
         return self._scope
 
     def _leave(self, block: object) -> None:
         if self._key is not None:
-            leave(self._key, block)
+            leave_block(self._key, block)
 
 
 class _Block:

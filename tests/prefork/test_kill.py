@@ -1,6 +1,6 @@
 """Processes that die in every way: what they accepted is delivered, once or with the same key.
 
-``benchmarks/kill.py`` does the same for as long as one likes.
+``python -m benchmarks.programs.kill`` does the same for as long as one likes.
 """
 
 from __future__ import annotations

@@ -216,7 +216,7 @@ def fork_of_a_child_that_dies() -> None:
 
 def fork_in_a_tls_handshake() -> None:
     record("held")
-    while not [one for one in _pool._here.get().living() if one._descriptor]:
+    while not [one for one in _pool._connections.get().living() if one._descriptor]:
         gevent.sleep(TICK)
     fork(ours())
 

@@ -168,10 +168,10 @@ def test_all_is_as_it_was_afterwards(
 
 
 def test_a_variable_that_was_set_is_set_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(VARIABLE, "/of/somebody/else")
+    monkeypatch.setenv(VARIABLE, "/of/another/program")
     with recorded():
-        assert os.environ[VARIABLE] != "/of/somebody/else"
-    assert os.environ[VARIABLE] == "/of/somebody/else"
+        assert os.environ[VARIABLE] != "/of/another/program"
+    assert os.environ[VARIABLE] == "/of/another/program"
 
 
 def test_of_nested_blocks_the_inner_one_records(events: Events, recorder: valued.Client) -> None:

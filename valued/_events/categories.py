@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from valued._errors import ValidationError
-from valued._events.serializer import Snapshot, merge, normalize, refuse_as_party
-from valued._events.times import now, with_offset
-from valued._events.values import is_a, name_of, shown
+from valued._events.faults import is_a, name_of, shown
+from valued._events.serializer import Snapshot, merge, normalize
+from valued._events.values import now, with_offset
 from valued._typing import JSONObject, ScopeLike
 
 _MISSING_USER: Final = "Missing user.id: a page view needs a user; give {'user.id': 1}"
@@ -29,7 +29,8 @@ _CUSTOMER_ID: Final = "{'customer.id': 1}"
 _ATTRIBUTES: Final = "{'attributes': {'format': 'pdf'}}"
 _OCCURED_AT: Final = "{'occured_at': '2026-11-23T10:00:00+01:00'}"
 
-#: Near misses of those, and what other clients call them. All else is sent.
+#: Near misses of those, and what other clients call them, each with what to write instead. Any
+#: other unknown field is sent.
 _MISTAKEN: Final = {
     **dict.fromkeys(("user_id", "userId", "userid", "uid", "distinct_id"), _USER_ID),
     **dict.fromkeys(("usr", "users"), "{'user': {'id': 1}}"),
@@ -40,14 +41,13 @@ _MISTAKEN: Final = {
     "data": "the mapping without a name, as in action('report.generated', {'user.id': 1})",
 }
 
-#: Names of unknown fields that are warned of, at most.
+#: How many names of unknown fields are warned of, at most.
 _MOST_NAMES: Final = 100
 _warned_of: Final[set[str]] = set()
-_BOTH: Final = "Cannot include both user and customer in one sync: send two"
 
 
-def gather(data: object, fields: Mapping[str, Any], name: str = "data") -> JSONObject:
-    """The normalized data of one call: a mapping, or what converts to one, and fields over it."""
+def normalize_call(data: object, fields: Mapping[str, Any], name: str = "data") -> JSONObject:
+    """The data of one call, normalized: *data*, and *fields*, which take precedence."""
     if data is None:
         return mapping(fields, name) if fields else {}
     plain = mapping(data, name)
@@ -74,11 +74,11 @@ def page_view(url: object, data: JSONObject) -> JSONObject:
     """The event of a page view. Raises `ValidationError`."""
     url = _plain_text(url)
     if type(url) is not str or not url:
-        raise ValidationError(_no_text("url", url, "'https://example.com/reports'"))
+        raise ValidationError(_not_a_string("url", url, "'https://example.com/reports'"))
     attributes = data.get("attributes")
     source = attributes.get("source") if isinstance(attributes, dict) else None
     for name, value in (("attributes", attributes), ("attributes.source", source)):
-        # A page view writes below both; what is there would be lost without a word.
+        # A page view writes below both, and would replace what is there.
         if value is not None and not isinstance(value, dict):
             raise ValidationError(
                 f"{name}: expected a mapping, got {_kind(value)}; "
@@ -94,15 +94,11 @@ def sync(data: JSONObject) -> JSONObject:
 
 
 def data_of_party(name: str, data: object) -> object:
-    """What a sync of one party is given: a scope's party, or data. Raises `SerializationError`.
-
-    What is refused as a user of an event is refused here.
-    """
+    """What a sync of one party is given: a scope's party, or data. Raises `SerializationError`."""
     if is_a(data, ScopeLike):
         data = data.to_dict().get(name)  # type: ignore[attr-defined]
     if data is None or type(data) is dict or type(data) is Snapshot:
         return data
-    refuse_as_party(name, data)
     plain = normalize({name: data})[name]
     if isinstance(plain, dict):
         return plain
@@ -131,7 +127,8 @@ def config(data: JSONObject) -> JSONObject:
     if unknown:
         raise ValidationError(f"{shown(unknown[0])}: a config has goals or signals, nothing else")
     content = {name: [] if data.get(name) is None else data[name] for name in ("goals", "signals")}
-    return _finished({"category": "config", "data": content}, _only(data, "occured_at"))
+    time = {"occured_at": data["occured_at"]} if "occured_at" in data else {}
+    return _finished({"category": "config", "data": content}, time)
 
 
 def validate(event: object) -> None:
@@ -164,13 +161,12 @@ _ANONYMOUS: Final = ((_MISSING_USER,), (_MISSING_ID,))
 
 
 def _finished(fixed: JSONObject, data: JSONObject) -> JSONObject:
-    # Twice: once for the place that it has in the table of the API, once to overrule the data.
+    # Twice: first for their position, as in the table of the API; then to take precedence.
     event = {**fixed, **data, **fixed}
-    strange = not _KNOWN.issuperset(event)
-    problems = _problems(event, strange=strange)
+    problems = _problems(event)
     if problems:
         raise ValidationError(*problems)
-    if strange:
+    if not _KNOWN.issuperset(event):
         _warn_of_unknown(event)
     given = event.get("occured_at")
     event["occured_at"] = now() if given is None else with_offset(given)
@@ -193,21 +189,17 @@ def _warn_of_unknown(event: JSONObject) -> None:
 def _plain_text(value: object) -> object:
     if type(value) is str or not is_a(value, str):
         return value
-    return normalize(value)  # a subclass of `str`, or a proxy of one, would get to the encoder else
+    return normalize(value)  # a subclass of `str`, or a proxy of one, which the encoder can't take
 
 
-def _only(data: JSONObject, *names: str) -> JSONObject:
-    return {name: data[name] for name in names if name in data}
-
-
-def _problems(event: JSONObject, *, strange: bool = True) -> list[str]:
-    """What keeps *event* from being sent. *strange*: it may have fields that are unknown."""
+def _problems(event: JSONObject) -> list[str]:
+    """What keeps *event* from being sent."""
     category = event.get("category")
     required = _REQUIRED.get(category) if isinstance(category, str) else None
     if required is None:
-        return [f"category: expected one of {', '.join(_REQUIRED)}, got {_shown(category)}"]
+        return [f"category: expected one of {', '.join(_REQUIRED)}, got {_got(category)}"]
     problems = required(event)
-    if strange and category != "config":
+    if category != "config" and not _KNOWN.issuperset(event):
         mistaken = _mistaken(event)
         if mistaken:  # that may be why an id is missing
             problems = mistaken + [it for it in problems if not it.startswith("Missing")]
@@ -244,7 +236,7 @@ def _required_by_action(event: JSONObject) -> list[str]:
     key = event.get("key")
     problems = _parties(event)
     if type(key) is not str or not key:
-        problems.insert(0, _no_text("key", key, "'report.generated'"))
+        problems.insert(0, _not_a_string("key", key, "'report.generated'"))
     return problems
 
 
@@ -257,7 +249,9 @@ def _required_by_page_view(event: JSONObject) -> list[str]:
     source = source.get("source") if isinstance(source, dict) else None
     url = source.get("url") if isinstance(source, dict) else None
     if type(url) is not str or not url:
-        problems.append(_no_text("attributes.source.url", url, "'https://example.com/reports'"))
+        problems.append(
+            _not_a_string("attributes.source.url", url, "'https://example.com/reports'")
+        )
     elif not _URL.match(url):
         problems.append(
             "url: expected one with a scheme, such as 'https://example.com/reports', or a path "
@@ -272,15 +266,15 @@ _URL: Final = re.compile(r"/|[A-Za-z][A-Za-z0-9+.-]*:")
 def _required_by_sync(event: JSONObject) -> list[str]:
     problems = _parties(event, _MISSING_IN_SYNC)
     if event.get("user") is not None and event.get("customer") is not None:
-        problems.append(_BOTH)
+        problems.append("Cannot include both user and customer in one sync: send two")
     return problems
 
 
 def _required_by_config(event: JSONObject) -> list[str]:
-    return list(_of_config(event))
+    return list(_config_problems(event))
 
 
-def _of_config(event: JSONObject) -> Iterator[str]:
+def _config_problems(event: JSONObject) -> Iterator[str]:
     data = event.get("data")
     if not isinstance(data, dict) or not (data.get("goals") or data.get("signals")):
         yield (
@@ -296,13 +290,13 @@ def _of_config(event: JSONObject) -> Iterator[str]:
             yield f"{name}: expected a list of mappings, got {_kind(entries)}"
             continue
         for number, entry in enumerate(entries):
-            place = f"{name}[{number}]"
+            path = f"{name}[{number}]"
             if not isinstance(entry, dict):
-                yield f"{place}: expected a mapping, got {_kind(entry)}"
+                yield f"{path}: expected a mapping, got {_kind(entry)}"
                 continue
             for field in ("name", "action_key"):
                 if not isinstance(entry.get(field), str) or not entry[field]:
-                    yield _no_text(f"{place}.{field}", entry.get(field), "'report.generated'")
+                    yield _not_a_string(f"{path}.{field}", entry.get(field), "'report.generated'")
 
 
 _REQUIRED: Final[dict[str, Callable[[JSONObject], list[str]]]] = {
@@ -339,14 +333,14 @@ def _party(event: JSONObject, name: str) -> list[str]:
         return []
     if isinstance(identity, str) and identity:
         return []
-    return [f"{name}.id: expected an int or a string that is not empty, got {_shown(identity)}"]
+    return [f"{name}.id: expected an int or a string that is not empty, got {_got(identity)}"]
 
 
-def _no_text(name: str, value: object, example: str) -> str:
-    return f"{name}: expected a string that is not empty, such as {example}, got {_shown(value)}"
+def _not_a_string(name: str, value: object, example: str) -> str:
+    return f"{name}: expected a string that is not empty, such as {example}, got {_got(value)}"
 
 
-def _shown(value: object) -> str:
+def _got(value: object) -> str:
     if value is None:
         return "nothing"
     return "an empty string" if is_a(value, str) and value == "" else _kind(value)

@@ -18,18 +18,8 @@ from collections.abc import Callable
 from typing import Any, Final, NoReturn, TypeVar, overload
 
 from valued._errors import ValidationError
-from valued._events.values import (
-    BUILT_IN,
-    NATIVE,
-    Unconvertible,
-    class_of,
-    full_name_of,
-    imported,
-    is_class,
-    late,
-    name_of,
-    qualname_of,
-)
+from valued._events.faults import Fault, class_of, full_name_of, is_class, name_of, qualname_of
+from valued._events.values import BUILT_IN, NATIVE, imported, late
 
 C = TypeVar("C")
 R = TypeVar("R")
@@ -52,7 +42,7 @@ def _by_method(value: Any) -> object:
 def no_converter(value: object) -> NoReturn:
     from valued._events import hints  # only errors need it
 
-    raise Unconvertible(hints.for_value(value, class_of(value)))
+    raise Fault(hints.for_value(value, class_of(value)))
 
 
 _BUILT_IN: Final[dict[type, Any]] = {
@@ -89,7 +79,7 @@ def prepare() -> None:
 def converter_for(cls: type) -> Callable[[Any], object]:
     """The converter of the most specific class; `no_converter` where there is none.
 
-    Raises `Unconvertible` where two are equally specific, and what methods of the class raise.
+    Raises `Fault` where two are equally specific, and what methods of the class raise.
     """
     global _current
     version, dispatch = _current
@@ -107,7 +97,7 @@ def converter_for(cls: type) -> Callable[[Any], object]:
             return _by_method
         from valued._events import hints
 
-        raise Unconvertible(
+        raise Fault(
             f"two converters fit {full_name_of(cls)} equally well: "
             f"{hints.by_method_or(hints.registration(cls, 'str'))}"
         ) from error

@@ -11,7 +11,7 @@ import keyword
 import sys
 from typing import Any, Final
 
-from valued._events.values import full_name_of, qualname_of
+from valued._events.faults import full_name_of, qualname_of
 
 _DUMP: Final = 'value.model_dump(mode="json")'
 

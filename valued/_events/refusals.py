@@ -1,4 +1,4 @@
-"""Handles input that can't or shouldn't be sent: raises the error, or counts and logs it."""
+"""Input that can't or shouldn't be sent: the error is raised, or counted and logged."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from valued._errors import SerializationError, ValuedError
 from valued._events import categories
+from valued._events.faults import name_of, shown
 from valued._events.serializer import (
     PARTIES,
     encode,
@@ -18,7 +19,6 @@ from valued._events.serializer import (
     normalize_leniently,
     parts_of,
 )
-from valued._events.values import name_of, shown
 from valued._process.fork import PerProcess
 
 if TYPE_CHECKING:
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 MOST_KINDS: Final = 100
 
 
-class _Here:
+class _Counts:
     """The counts of one process."""
 
     def __init__(self) -> None:
-        self.counts = {"disabled": 0, "invalid": 0, "anonymous": 0, "refused": 0}
+        self.by_reason = {"disabled": 0, "invalid": 0, "anonymous": 0, "refused": 0}
         # Re-entrant, as a signal handler may record an event.
         self.lock = threading.RLock()
         self.reviewing: set[int] = set()  # threads that are within `before_send`
@@ -65,17 +65,17 @@ class Refusals:
         self._raises = options.invalid == "raise"
         self._drops_anonymous = options.anonymous == "drop"
         self._before_send = options.before_send
-        self._here: PerProcess[_Here] = PerProcess(_Here)
+        self._counts: PerProcess[_Counts] = PerProcess(_Counts)
 
-    def figures(self) -> dict[str, int]:
+    def stats(self) -> dict[str, int]:
         """How many events were not sent, by reason."""
-        return dict(self._here.get().counts)
+        return dict(self._counts.get().by_reason)
 
     def count(self, reason: str) -> None:
         """Count an event."""
-        here = self._here.get()
-        with here.lock:
-            here.counts[reason] += 1
+        counts = self._counts.get()
+        with counts.lock:
+            counts.by_reason[reason] += 1
 
     def tolerates(self, error: Exception) -> bool:
         """Whether the call should return, with *error* counted and logged; False: raise it."""
@@ -87,14 +87,14 @@ class Refusals:
         self._leave_out(error)
         return True
 
-    def gather(self, data: object, fields: dict[str, Any]) -> JSONObject:
-        """`categories.gather`, for a scope: raises for what can't be sent, or leaves it out.
+    def normalize_call(self, data: object, fields: dict[str, Any]) -> JSONObject:
+        """The data of a call to a scope: raises for what can't be sent, or leaves it out.
 
         If a user's or customer's id is left out, the scope has no user or customer afterwards: it
         never keeps the one that it had before.
         """
         try:
-            return categories.gather(data, fields)
+            return categories.normalize_call(data, fields)
         except ValuedError:
             if self._raises:
                 raise
@@ -139,21 +139,21 @@ class Refusals:
             self._leave_out(fault)
             unsure.add(first)
             return {}
-        return normalize_leniently({".".join([first, *below]): value}, self._leave_out)  # type: ignore[no-any-return]
+        return normalize_leniently({".".join([first, *below]): value}, self._leave_out)
 
     def review(self, event: JSONObject) -> JSONObject | None:
         """*event* as changed by ``before_send``; None: don't send it. Its exceptions are logged."""
         if self._before_send is None:
             return event
-        here, thread = self._here.get(), threading.get_ident()
+        counts, thread = self._counts.get(), threading.get_ident()
         try:
-            if thread in here.reviewing:
+            if thread in counts.reviewing:
                 raise RecursionError("it recorded an event")
-            here.reviewing.add(thread)
+            counts.reviewing.add(thread)
             try:
                 found = self._before_send(json.loads(encode(event)))
             finally:
-                here.reviewing.discard(thread)
+                counts.reviewing.discard(thread)
         except Exception as error:  # noqa: BLE001 - the function is the application's
             _warn(f"before_send raised {_named(error)}")
             self.count("refused")
@@ -167,9 +167,9 @@ class Refusals:
             self._leave_out(error, "what before_send returned: ")
             return None
 
-    def _leave_out(self, error: Exception, place: str = "") -> None:
+    def _leave_out(self, error: Exception, prefix: str = "") -> None:
         self.count("invalid")
-        _warn(place + _summary(error))
+        _warn(prefix + _summary(error))
 
 
 def parties_of(key: object) -> tuple[str, ...]:
@@ -186,14 +186,14 @@ def _warn(reason: str) -> None:
     if len(log.kinds) < MOST_KINDS:
         log.kinds.add(kind)
     kind = kind if kind in log.kinds else "others"
-    log.reporter.warn(kind, "%d times not sent: %s [%s]", reason, _place())
+    log.reporter.warn(kind, "%d times not sent: %s [%s]", reason, _caller())
 
 
 #: A position in a list: all positions are of one kind.
 _INDEX: Final = re.compile(r"\[\d+\]")
 
 
-def _place() -> str:
+def _caller() -> str:
     """The line of the application that made the call, such as ``shop.views:57``."""
     frame: FrameType | None = sys._getframe(1)  # noqa: SLF001 - `logging` does the same
     while frame is not None and _is_ours(str(frame.f_globals.get("__name__"))):
@@ -208,8 +208,8 @@ def _is_ours(module: str) -> bool:
 
 def _summary(error: Exception) -> str:
     """What is wrong, without any value: events are about people, and logs are kept."""
-    place = _raised_at(error)
-    if isinstance(error, ValuedError) and _is_ours(place.partition(":")[0]):
+    where = _raised_at(error)
+    if isinstance(error, ValuedError) and _is_ours(where.partition(":")[0]):
         return error.summary if isinstance(error, SerializationError) else str(error)
     return f"a function of the application raised {_named(error)}"
 

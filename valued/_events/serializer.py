@@ -14,44 +14,41 @@ they raise becomes an error of ours that names the path. Only exceptions that en
 
 from __future__ import annotations
 
-import contextlib
 import copy
+import enum
 import json
 from collections.abc import Callable
 from typing import Any, Final
 
 from valued._errors import SerializationError
 from valued._events.converters import converter_for, no_converter
-from valued._events.keys import (
-    LONG,
+from valued._events.faults import (
     MAX_DEPTH,
     Fault,
-    meet,
-    path_of,
-    placed,
-    raised,
-    shown_key,
-    too_deep,
-    whole,
-    words_of,
+    TooDeep,
+    as_fault,
+    class_of,
+    message_of,
+    name_of,
+    qualname_of,
+    shown,
+    text_of,
 )
 from valued._events.values import (
+    LONG,
     MAX_VALUES,
     NATIVE,
     TOO_MANY,
-    Unconvertible,
-    class_of,
     fields,
     finite,
-    qualname_of,
+    translated,
+    whole,
 )
 from valued._typing import JSONObject
 
 #: Fields of an event that identify a user or a customer. An object there needs a converter that
 #: selects what is sent: its fields are about a person, and may include a password's hash.
 PARTIES: Final = ("user", "customer")
-#: What `normalize_leniently` returns if nothing is left.
-LEFT_OUT: Final = object()
 
 
 class Snapshot(JSONObject):
@@ -82,54 +79,27 @@ def normalize(value: object) -> Any:
     try:
         return _plain(value, 0, [0])
     except Exception as error:  # noqa: BLE001 - whatever the objects raise
-        fault = raised(error, "reading it")
+        fault = as_fault(error)
     raise fault.error()
 
 
-def normalize_leniently(value: object, report: Callable[[SerializationError], object]) -> Any:
-    """`normalize` that leaves out what is wrong and keeps the rest; raises nothing.
+def normalize_leniently(
+    data: dict[Any, Any], report: Callable[[SerializationError], object]
+) -> JSONObject:
+    """`normalize` that leaves out the smallest wrong fields and keeps the rest; raises nothing.
 
-    In a plain ``dict`` the smallest wrong field is left out. Anything else that is wrong is left
-    out as a whole; if that is *value* itself, `LEFT_OUT` is returned. At the end, *report* is
-    called with each error; what *report* raises is passed on.
+    Data with too many values is left out as a whole. At the end, *report* is called with each
+    error; what *report* raises is passed on.
     """
-    with contextlib.suppress(SerializationError):
-        return normalize(value)
     faults: list[Fault] = []
-    plain: Any = LEFT_OUT
+    plain: JSONObject = {}
     try:
-        if type(value) is dict:
-            plain = _what_is_left(value, 0, [0], [], faults)
-        else:
-            plain = _plain(value, 0, [0])
+        plain = _what_is_left(data, 0, [0], [], faults)
     except Exception as error:  # noqa: BLE001 - as above
-        faults.append(raised(error, "reading it"))
+        faults.append(as_fault(error))
     for fault in faults:
         report(fault.error())
     return plain
-
-
-def refuse_as_party(name: str, value: object) -> None:
-    """Raise for an object without a converter that is given as *name*: ``user`` or ``customer``.
-
-    Raises what ``normalize({name: value})`` raises for a dataclass or an unknown class, before any
-    converter runs. Does nothing for all other values, right or wrong.
-    """
-    try:
-        cls = class_of(value)
-        converter = converter_for(cls)
-    except Exception:  # noqa: BLE001 - `normalize` will report it
-        return
-    if converter is not fields and converter is not no_converter:
-        return
-    from valued._events import hints
-
-    try:
-        fault = Fault(hints.for_party(name, value, cls))
-    except Exception as error:  # noqa: BLE001 - raised by the class; it is refused anyway
-        fault = raised(error, "reading it")
-    fault.within(name, value)
-    raise fault.error()
 
 
 def merge(base: JSONObject, over: JSONObject) -> Snapshot:
@@ -146,9 +116,9 @@ def merge(base: JSONObject, over: JSONObject) -> Snapshot:
 def parts_of(key: object) -> list[str]:
     """The path that a key means. Raises `SerializationError` for an invalid key."""
     try:
-        return path_of(key)
+        return _path_of(key)
     except Exception as error:  # noqa: BLE001 - whatever the key raises
-        fault = raised(error, "the key")
+        fault = as_fault(error, "the key")
     raise fault.error()
 
 
@@ -179,19 +149,19 @@ def encode(event: JSONObject) -> bytes:
     try:
         return _encode(event).encode("ascii")
     except Exception as error:
-        advice = "pass it to valued.normalize first"
-        raise SerializationError(
-            "",
-            f"not plain JSON data ({words_of(error)}): {advice}",
-            f"not plain JSON data: {advice}",
-        ) from error
+        problem, advice = "not plain JSON data", "pass it to valued.normalize first"
+        reason = f"{problem} ({message_of(error)}): {advice}"
+        raise SerializationError("", reason, f"{problem}: {advice}") from error
 
 
-# Below, classes are compared by identity: a metaclass may claim that its classes equal `str`.
+# -- values ----------------------------------------------------------------------------------------
+
+# Classes are compared by identity: a metaclass may claim that its classes equal `str`.
 # *work* counts the values read in all containers: a small input can contain one of them often.
 
 
 def _plain(value: Any, depth: int, work: list[int], party: str = "") -> Any:
+    """*value* as plain data. *party*: it is this party of an event, the user or the customer."""
     kind = type(value)
     if kind is str or kind is bool or value is None:
         return value
@@ -210,7 +180,7 @@ def _enter(
     container: dict[Any, Any] | list[Any] | tuple[Any, ...], depth: int, work: list[int]
 ) -> None:
     if depth >= MAX_DEPTH:
-        raise too_deep()
+        raise TooDeep
     work[0] += len(container)
     if work[0] > MAX_VALUES:
         raise Fault(TOO_MANY)
@@ -223,25 +193,25 @@ def _mapping(value: dict[Any, Any], depth: int, work: list[int]) -> JSONObject:
     try:
         # A list, since another thread or a converter may add to the mapping meanwhile.
         for key, item in list(value.items()):
+            # Most keys and values need no call; this runs for each value of each event.
             if type(key) is str and key and "." not in key and key not in result:
                 kind = type(item)
-                if (
-                    kind is str
-                    or kind is bool
-                    or item is None
-                    or (kind is int and -LONG < item < LONG)
-                ):
+                if kind is str or (kind is int and -LONG < item < LONG):
                     result[key] = item
                 elif kind is dict:
                     result[key] = _mapping(item, depth + 1, work)
                 else:
                     party = key if depth == 0 and key in PARTIES else ""
                     result[key] = _plain(item, depth + 1, work, party)
-            elif type(key) is not str or not placed(result, key, item, depth):
-                _place(result, path_of(key), item, depth, work)
+            elif type(key) is not str or not _try_set(result, key, item, depth):
+                path = _path_of(key)
+                inner = depth + len(path)
+                if inner > MAX_DEPTH:
+                    raise TooDeep
+                _set_path(result, path, _plain(item, inner, work, _party(path, depth)), _raise)
     except Exception as error:  # noqa: BLE001 - whatever a key, a class or a converter raises
-        fault = raised(error, "reading it")
-        fault.within(f".{shown_key(key)}", value)
+        fault = as_fault(error)
+        fault.within(f".{_shown_key(key)}", value)
         raise fault  # noqa: B904 - it has its cause already
     return result
 
@@ -252,13 +222,9 @@ def _sequence(value: list[Any] | tuple[Any, ...], depth: int, work: list[int]) -
     try:
         # A copy, as above. One by one: in an error, the length so far is the index.
         for item in list(value):
-            kind = type(item)
-            if kind is str or (kind is int and -LONG < item < LONG):
-                result.append(item)
-            else:
-                result.append(_plain(item, depth + 1, work))
+            result.append(_plain(item, depth + 1, work))  # noqa: PERF401
     except Exception as error:  # noqa: BLE001 - as above
-        fault = raised(error, "reading it")
+        fault = as_fault(error)
         fault.within(f"[{len(result)}]", value)
         raise fault  # noqa: B904 - as above
     return result
@@ -274,11 +240,11 @@ def _converted(value: Any, depth: int, work: list[int], party: str) -> Any:
             if party and (converter is fields or converter is no_converter):
                 from valued._events import hints
 
-                raise Unconvertible(hints.for_party(party, current, cls))
+                raise Fault(hints.for_party(party, current, cls))
             result = converter(current)
         except Exception as error:  # noqa: BLE001 - whatever a converter raises
             # "from", so that the traceback begins in the converter.
-            fault = raised(error, f"the converter for {qualname_of(type(current))}")
+            fault = as_fault(error, f"the converter for {qualname_of(type(current))}")
             raise fault from fault.__cause__
         if result is current:
             raise Fault(
@@ -292,10 +258,8 @@ def _converted(value: Any, depth: int, work: list[int], party: str) -> Any:
                 fault.within("", value)  # not a part of the path, but maybe of circular data
                 raise
         current = result
-    raise Fault(
-        f"{MAX_DEPTH} converters in a row, from {qualname_of(type(value))} to "
-        f"{qualname_of(type(current))}, returned no data"
-    )
+    first, last = qualname_of(type(value)), qualname_of(type(current))
+    raise Fault(f"{MAX_DEPTH} converters in a row, from {first} to {last}, returned no data")
 
 
 def _what_is_left(
@@ -309,50 +273,127 @@ def _what_is_left(
     _enter(data, depth, work)
     result: JSONObject = {}
     for key, item in list(data.items()):
-        within = [(f".{shown_key(key)}", data), *outer]
+        within = [(f".{_shown_key(key)}", data), *outer]
 
         def note(error: Exception, within: list[tuple[str, object]] = within) -> None:
-            fault = raised(error, "reading it")
+            fault = as_fault(error)
             fault.steps += within
             faults.append(fault)
 
         try:
-            parts = path_of(key)
-            inner = depth + len(parts)
+            path = _path_of(key)
+            inner = depth + len(path)
             if inner > MAX_DEPTH:
-                raise too_deep()
+                raise TooDeep
             if any(item is container for _, container in within):
-                fault = too_deep()
+                fault = TooDeep()
                 fault.within("", item)  # twice in the path now, so the error says "circular"
                 raise fault
             if type(item) is dict:
                 plain: Any = _what_is_left(item, inner, work, within, faults)
             else:
-                plain = _plain(item, inner, work, _party(parts, depth))
+                plain = _plain(item, inner, work, _party(path, depth))
         except Exception as error:
             if work[0] > MAX_VALUES:
                 raise  # all that follows would fail in the same way
             note(error)
         else:
-            for part in reversed(parts):
-                plain = {part: plain}
-            meet(result, plain, "", note)
+            _set_path(result, path, plain, note)
     return result
 
 
-def _place(result: JSONObject, parts: list[str], item: Any, depth: int, work: list[int]) -> None:
-    """Store *item* in *result*, at the path of the dotted key."""
-    if depth + len(parts) > MAX_DEPTH:
-        raise too_deep()
-    plain = _plain(item, depth + len(parts), work, _party(parts, depth))
-    for part in reversed(parts):
+def _party(path: list[str], depth: int) -> str:
+    return path[0] if depth == 0 and len(path) == 1 and path[0] in PARTIES else ""
+
+
+# -- keys ------------------------------------------------------------------------------------------
+
+
+def _path_of(key: object, depth: int = 0) -> list[str]:
+    """The path that a key means: the fields' names, from the outermost one in."""
+    if type(key) is not str:
+        if isinstance(key, (tuple, list)):
+            return _path_of_sequence(key, depth)
+        if isinstance(key, enum.Enum):
+            key = key.value
+        if isinstance(key, int) and not isinstance(key, bool):
+            return [str(whole(int(key)))]
+        if not isinstance(key, str):
+            if converter_for(class_of(key)) is not translated:
+                raise Fault(
+                    f"a key of type {name_of(type(key))}: keys are strings, such as 'user.id', "
+                    "or sequences of strings"
+                )
+            key = translated(key)
+        key = text_of(key)
+    path = key.split(".", MAX_DEPTH)  # at most one part more than there may be
+    if "" in path:
+        what = "has an empty part between its dots" if key else "is empty"
+        raise Fault(f"the key {shown(key)!r} {what}: name a field")
+    return path
+
+
+def _path_of_sequence(key: tuple[Any, ...] | list[Any], depth: int) -> list[str]:
+    if depth >= MAX_DEPTH:
+        raise TooDeep
+    path: list[str] = []
+    for element in key:
+        path += _path_of(element, depth + 1)
+        if len(path) > MAX_DEPTH:  # read no further: it may be endless
+            raise TooDeep
+    if not path:
+        raise Fault("an empty key: name a field")
+    return path
+
+
+def _shown_key(key: object) -> str:
+    """*key* as part of a path, even if it isn't valid."""
+    try:
+        return shown(text_of(key) if isinstance(key, str) else ".".join(_path_of(key)))
+    except Exception:  # noqa: BLE001 - whatever the key raises
+        return f"<{name_of(type(key))}>"
+
+
+def _try_set(result: JSONObject, key: str, item: Any, depth: int) -> bool:
+    """`_set_path`, made fast for most keys and values. Returns whether *item* was set."""
+    first, _, rest = key.partition(".")
+    if not first or not rest or depth + 1 >= MAX_DEPTH:
+        return False
+    below = result.setdefault(first, {})
+    if type(below) is not dict:
+        return False
+    if "." in rest:  # not for a key of megabytes, which each step would copy
+        return len(rest) < 1_000 and _try_set(below, rest, item, depth + 1)
+    kind = type(item)
+    if rest in below or not (kind is str or (kind is int and -LONG < item < LONG)):
+        return False
+    below[rest] = item
+    return True
+
+
+def _set_path(
+    result: JSONObject, path: list[str], plain: Any, refuse: Callable[[Fault], None]
+) -> None:
+    """Set *plain* at *path*; mappings are merged. *refuse* gets what two keys disagree about."""
+    for part in reversed(path):
         plain = {part: plain}
-    meet(result, plain, "", _raise)
+    _merge_into(result, plain, "", refuse)
 
 
-def _party(parts: list[str], depth: int) -> str:
-    return parts[0] if depth == 0 and len(parts) == 1 and parts[0] in PARTIES else ""
+def _merge_into(
+    result: JSONObject, more: JSONObject, path: str, refuse: Callable[[Fault], None]
+) -> None:
+    for key, new in more.items():
+        old = result.get(key)
+        if key not in result or not (isinstance(old, dict) or isinstance(new, dict)):
+            result[key] = new
+        elif isinstance(old, dict) and isinstance(new, dict):
+            _merge_into(old, new, f"{path}{key}.", refuse)
+        else:
+            scalar = type(new if isinstance(old, dict) else old).__name__
+            what = f"{shown(path + key)} is both {scalar} and a mapping"
+            refuse(Fault(f"two keys disagree: {what}"))
 
 
-def _raise(fault: Exception) -> None:
+def _raise(fault: Fault) -> None:
     raise fault

@@ -1,4 +1,4 @@
-"""How instances of Python's own classes and of common libraries are sent; names of classes.
+"""How instances of Python's own classes and of common libraries are sent, and what a time is.
 
 No module is imported here just because one of its classes is listed: an application that has such
 an object has imported its module.
@@ -11,9 +11,14 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
+import time
 from collections import UserString
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, Final, NoReturn
+
+from valued._errors import ValidationError
+from valued._events.faults import Fault, class_of, name_of, qualname_of, text_of
 
 #: JSON has a form for these: they are sent unchanged, without a converter.
 NATIVE: Final = frozenset({str, int, float, bool, type(None), dict, list, tuple})
@@ -21,80 +26,34 @@ NATIVE: Final = frozenset({str, int, float, bool, type(None), dict, list, tuple}
 #: The most values in one event. This stops an endless iterator or mapping; a real event of this
 #: size would have several megabytes.
 MAX_VALUES: Final = 250_000
+#: From 640 digits on, `sys.set_int_max_str_digits` may forbid converting an int to a string.
+LONG: Final = 10**600
 TOO_MANY: Final = f"more than {MAX_VALUES:,} values in one event: send fewer, or their sum"
-
-#: How many characters of a name, a key or a foreign message errors show.
-SHOWN: Final = 200
-
-
-class Unconvertible(Exception):
-    """Raised by a converter that refuses a value. The argument says why; the serializer adds where.
-
-    The message contains no value, and nothing derived from one.
-    """
-
-
-def shown(text: str, length: int = SHOWN) -> str:
-    """*text* for one log line: at most *length* characters, unprintable ones escaped."""
-    if len(text) > length:
-        text = f"{text[:length]}…"
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-
-
-def text_of(value: object) -> str:
-    """The content of a string, whose class may override ``__str__``, or of a proxy of one."""
-    # `str()` returns what `__str__` returns, which may be an instance of a subclass again.
-    return str.__str__(value if issubclass(type(value), str) else str(value))
-
-
-def is_class(value: object) -> bool:
-    # By its type: up to 3.10, list[int] claims to be a class; an object may claim it, too.
-    return issubclass(type(value), type)
-
-
-def class_of(value: object) -> type:
-    """The class that *value* claims in ``__class__``, as proxies (Django's, Werkzeug's) do."""
-    cls = value.__class__
-    return cls if is_class(cls) else type(value)
-
-
-def is_a(value: object, cls: type | tuple[type, ...]) -> bool:
-    """`isinstance` for objects of the application, which may raise in it."""
-    try:
-        return isinstance(value, cls)
-    except Exception:  # noqa: BLE001 - its own
-        return False
-
-
-def name_of(cls: type) -> str:
-    """Its ``__name__``, even if its metaclass overrides that."""
-    return shown(text_of(type.__dict__["__name__"].__get__(cls)))
-
-
-def qualname_of(cls: type) -> str:
-    return shown(text_of(type.__dict__["__qualname__"].__get__(cls)))
-
-
-def full_name_of(cls: type) -> str:
-    module = type.__dict__["__module__"].__get__(cls)
-    return f"{shown(module)}.{qualname_of(cls)}" if type(module) is str else qualname_of(cls)
 
 
 def bounded(values: Iterable[Any]) -> list[Any]:
-    """All of them, as a list. Raises `Unconvertible` if there are too many."""
+    """All of them, as a list. Raises `Fault` if there are too many."""
     items = list(itertools.islice(values, MAX_VALUES + 1))
     if len(items) > MAX_VALUES:
-        raise Unconvertible(TOO_MANY)
+        raise Fault(TOO_MANY)
     return items
 
 
 def finite(value: float) -> float:
-    """*value* if JSON has a number for it. Raises `Unconvertible`."""
+    """*value* if JSON has a number for it. Raises `Fault`."""
     if math.isfinite(value):
         return value
-    raise Unconvertible("JSON has no NaN and no infinity: send None instead")
+    raise Fault("JSON has no NaN and no infinity: send None instead")
+
+
+def whole(value: int) -> int:
+    """*value* if it can be converted to a string. Raises `Fault`."""
+    if not -LONG < value < LONG:
+        try:
+            int.__repr__(value)
+        except ValueError:
+            raise Fault("an integer is too long for JSON: send it as a string") from None
+    return value
 
 
 def fields(value: object) -> object:
@@ -117,19 +76,19 @@ def _pairs(value: Mapping[Any, Any]) -> dict[Any, Any]:
 
 def _bytes(value: object) -> NoReturn:
     text = "bytes(value).decode()" if isinstance(value, memoryview) else "value.decode()"
-    raise Unconvertible(
+    raise Fault(
         f"{name_of(type(value))} is not a string: send {text} if it contains text, else "
         "base64.b64encode(value).decode()"
     )
 
 
 def _generator(_: object) -> NoReturn:
-    raise Unconvertible("a generator can be read only once: send list(value)")
+    raise Fault("a generator can be read only once: send list(value)")
 
 
 def _decimal(value: Any) -> str:
     if not value.is_finite():
-        raise Unconvertible("JSON has no NaN and no infinity: send None instead")
+        raise Fault("JSON has no NaN and no infinity: send None instead")
     return str(value)
 
 
@@ -144,10 +103,10 @@ def _set(value: Set[Any]) -> list[Any]:
 def _moment(value: Any) -> str:
     text = value.isoformat()
     if not isinstance(text, str):
-        raise Unconvertible(f"isoformat() of {qualname_of(type(value))} returned no string")
+        raise Fault(f"isoformat() of {qualname_of(type(value))} returned no string")
     text = text_of(text)
     if text == "NaT":  # from pandas: a datetime by its class
-        raise Unconvertible("NaT is not a time: send None instead")
+        raise Fault("NaT is not a time: send None instead")
     return text
 
 
@@ -166,12 +125,12 @@ def _iso_duration(nanoseconds: int) -> str:
     days, hours = divmod(hours, 24)
     fraction = f".{nanoseconds:09}".rstrip("0").rstrip(".")
     date = f"{days}D" if days else ""
-    time = f"{hours}H" if hours else ""
-    time += f"{minutes}M" if minutes else ""
-    time += f"{seconds}{fraction}S" if seconds or fraction else ""
-    if not date and not time:
+    clock = f"{hours}H" if hours else ""
+    clock += f"{minutes}M" if minutes else ""
+    clock += f"{seconds}{fraction}S" if seconds or fraction else ""
+    if not date and not clock:
         return "PT0S"
-    return f"{sign}P{date}T{time}" if time else f"{sign}P{date}"
+    return f"{sign}P{date}T{clock}" if clock else f"{sign}P{date}"
 
 
 def _numpy_scalar(value: Any) -> object:
@@ -181,24 +140,24 @@ def _numpy_scalar(value: Any) -> object:
 def _numpy_moment(value: Any) -> object:
     plain = value.item()
     if plain is None:
-        raise Unconvertible("NaT is not a time: send None instead")
+        raise Fault("NaT is not a time: send None instead")
     return str(value) if type(plain) is int else plain  # an int: finer than Python's own
 
 
 def _numpy_duration(value: Any) -> object:
     plain = value.item()
     if plain is None:
-        raise Unconvertible("NaT is not a duration: send None instead")
+        raise Fault("NaT is not a duration: send None instead")
     if type(plain) is not int:
         return plain
     if value.dtype.name == "timedelta64[ns]":
         return _iso_duration(plain)
-    raise Unconvertible("this numpy.timedelta64 has a unit unknown to timedelta: send str(value)")
+    raise Fault("this numpy.timedelta64 has a unit unknown to timedelta: send str(value)")
 
 
 def _refuses(reason: str) -> Callable[[Any], NoReturn]:
     def refuse(_: object) -> NoReturn:
-        raise Unconvertible(reason)
+        raise Fault(reason)
 
     return refuse
 
@@ -283,3 +242,62 @@ def late(cls: type) -> Callable[[Any], object] | None:
         return fields
     names = ((base.__module__, base.__qualname__) for base in cls.__mro__)
     return next((LATE[name] for name in names if name in LATE), None)
+
+
+# -- ``occured_at`` --------------------------------------------------------------------------------
+
+# Date and time of ISO 8601, as `datetime.isoformat` and JavaScript's `toISOString` write them.
+# Not `datetime.fromisoformat`: up to 3.10 it accepts no "Z" and only two lengths of a fraction;
+# from 3.14 on it accepts an hour 24.
+_TIME: Final = re.compile(
+    r"(?P<year>\d{4})-(?P<month>\d\d)-(?P<day>\d\d)"
+    r"[T ](?P<hour>\d\d):(?P<minute>\d\d)(:(?P<second>\d\d)([.,](?P<fraction>\d+))?)?"
+    r"(?P<offset>Z|[+-]([01]\d|2[0-3])(:?[0-5]\d(:?[0-5]\d)?)?)?",
+    re.ASCII,
+)
+
+
+def with_offset(given: object) -> str:
+    """*given*, unchanged if it has an offset; else as local time, as in ``datetime.astimezone``.
+
+    Raises `ValidationError` if it is not a time.
+    """
+    match = _TIME.fullmatch(given) if isinstance(given, str) else None
+    if match is None:
+        kind = "nothing" if given is None else type(given).__name__
+        raise ValidationError(
+            "occured_at: expected a time in ISO 8601, such as '2026-11-23T10:00:00+01:00', or a "
+            f"datetime, got {kind}"
+        )
+    import datetime  # imported already, if a client was made
+
+    try:
+        year, month, day, hour, minute = map(
+            int, match.group("year", "month", "day", "hour", "minute")
+        )
+        second, microsecond = int(match["second"] or 0), int(f"{match['fraction'] or '':0<6.6}")
+        moment = datetime.datetime(year, month, day, hour, minute, second, microsecond)
+        return match[0] if match["offset"] else moment.astimezone().isoformat()
+    except (ValueError, OverflowError):  # the 31st of February; local time in the year 1
+        raise ValidationError(
+            "occured_at: there is no such time; give one such as '2026-11-23T10:00:00+01:00', or "
+            "a datetime"
+        ) from None
+
+
+_latest: tuple[int, str] = (-1, "")  # the last second that was asked for, and its string
+
+
+def now() -> str:
+    """The time, local, to the second, with its UTC offset: ``2026-11-23T10:00:00+01:00``."""
+    global _latest  # one tuple, read and replaced as a whole: threads need no lock
+    second = int(time.time())
+    latest = _latest
+    if latest[0] != second:
+        # Not `datetime`: Python 3.13.0 crashes in it while it finalizes objects at shutdown.
+        local = time.localtime(second)
+        sign, offset = "-" if local.tm_gmtoff < 0 else "+", abs(local.tm_gmtoff)
+        text = time.strftime("%Y-%m-%dT%H:%M:%S", local)
+        text = f"{text}{sign}{offset // 3600:02}:{offset // 60 % 60:02}"
+        _latest = latest = (second, text)
+    return latest[1]

@@ -1,1 +1,1 @@
-"""Requests: connections that survive forks, addresses, the token."""
+"""HTTP by `requests`: the token, the endpoint, and connections that are safe to fork."""

@@ -1,7 +1,8 @@
-"""One POST for each event, on connections of `requests` that are kept alive.
+"""`Connection`: one POST for each event, on kept-alive connections of `requests`.
 
-Each process has a session, and so connections, of its own, made with its first request. A forked
-child closes the descriptors that it inherited, and sends nothing on them.
+Each process has a session of its own, made with its first request. A forked child closes the
+descriptors that it inherited (see `pool`), and sends nothing on them. What is raised here says
+nothing of the token: neither the message, nor an exception that led to it, nor their frames.
 """
 
 from __future__ import annotations
@@ -20,18 +21,13 @@ from requests.auth import AuthBase
 from valued._errors import DeliveryError, PicklingError, ValidationError
 from valued._events.serializer import encode
 from valued._http import recording
-from valued._http.endpoint import (
-    checked_endpoint,
-    checked_token,
-    hidden_or_type,
-    warn_of_clear_text,
-)
+from valued._http.endpoint import checked_endpoint, checked_token, hide_argument, warn_of_clear_text
 from valued._http.pool import Adapter
-from valued._http.route import Answer, Route
+from valued._http.route import Response, Route
 from valued._options import ca_bundle_from_environment, seconds, whole
 from valued._process.fork import PerProcess
 from valued._process.pickling import is_spawning
-from valued._redaction import Secret, redacted
+from valued._redaction import RedactedStr, redacted
 from valued._version import __version__
 
 if TYPE_CHECKING:
@@ -47,14 +43,14 @@ USER_AGENT: Final = f"valued-client/{__version__} (Python/{_PYTHON})"
 
 
 class _Bearer(AuthBase):
-    """Sets our ``Authorization``; as `auth` it goes before a ``~/.netrc`` entry for the host."""
+    """Sets our ``Authorization``; as `auth` it takes precedence over ``~/.netrc``."""
 
-    def __init__(self, authorization: Secret) -> None:
+    def __init__(self, authorization: str) -> None:
         self._authorization = authorization
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        # A plain string: recorders save it with the request, and no class of ours is to be in it.
-        request.headers["Authorization"] = str.__str__(self._authorization)
+        # A plain string: recorders save it, and their files are not to name a class of ours.
+        request.headers["Authorization"] = str(self._authorization)
         return request
 
 
@@ -72,7 +68,7 @@ class Connection:
 
     A client makes its own. Use it for a transport of your own: ``endpoint`` (a string) and
     `Connection.headers` are what a request needs. Any thread may call. A forked child makes
-    connections of its own, and leaves those of its parent whole.
+    connections of its own, and those of its parent go on working.
     """
 
     def __init__(
@@ -83,8 +79,8 @@ class Connection:
         timeout: float = 10.0,
         pool_size: int = 10,
     ) -> None:
-        # First of all: error trackers show what is in the frames of an exception.
-        token, endpoint = hidden_or_type(token), hidden_or_type(endpoint)
+        # Before anything can raise: error trackers show what is in the frames of an exception.
+        token, endpoint = hide_argument(token), hide_argument(endpoint)
         problems = [
             *seconds("timeout", timeout, zero=False),
             *whole("pool_size", pool_size, least=1),
@@ -95,8 +91,9 @@ class Connection:
         self._token_given = token is not None
         self.endpoint: Final = checked_endpoint(endpoint)
         warn_of_clear_text(self.endpoint)
-        # For what this imports: a worker, and a forked child, are to import nothing any more.
-        with contextlib.suppress(requests.RequestException):  # it is raised again for each event
+        # For what this imports: a forked child whose parent was importing it in another thread
+        # would wait for ever. A failure is raised again for each event.
+        with contextlib.suppress(requests.RequestException):
             requests.Request("POST", self.endpoint).prepare()
         self._timeout = timeout
         self._pool_size = pool_size
@@ -104,10 +101,10 @@ class Connection:
 
     @property
     def headers(self) -> dict[str, str]:
-        """The headers of a request: content type, authorization, user agent. A dict of its own."""
+        """The headers of a request: content type, authorization, user agent. A new dict."""
         return {
             "Content-Type": "application/json",
-            "Authorization": Secret(f"Bearer {self._token}"),
+            "Authorization": RedactedStr(f"Bearer {self._token}"),
             "User-Agent": USER_AGENT,
         }
 
@@ -119,7 +116,7 @@ class Connection:
         A mounted adapter always applies.
         """
         route = self._route.get()
-        route.forget()
+        route.reset()
         return route.session
 
     def __call__(self, data: JSONObject) -> None:
@@ -136,8 +133,6 @@ class Connection:
         """
         if recording.blocked:
             recording.refuse(self.endpoint)
-        # What the caller is handling becomes the context of what is raised here, and is not ours.
-        handled = sys.exc_info()[1]
         headers = {}
         if idempotency_key is not None:
             if not idempotency_key.isascii() or not idempotency_key.isprintable():
@@ -146,19 +141,19 @@ class Connection:
                     "give one such as a UUID"
                 )
             headers["Idempotency-Key"] = idempotency_key
-        bound = self._timeout if timeout is None else timeout
+        # An exception that the caller handles is the context of what is raised here. It isn't ours.
+        handled = sys.exc_info()[1]
         try:
-            # Not kept here: it may repeat the token, and error trackers show frames.
-            failure = self._refusal(self._route.get().send(body, headers, bound))
+            # The response isn't kept in this frame: it may quote the token.
+            failure = self._rejection(
+                self._route.get().send(body, headers, self._timeout if timeout is None else timeout)
+            )
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            failure = self._no_answer(error, handled)
-        except Exception as error:
-            if _is_clean(error, self._token, handled):
+            failure = self._no_response(error, handled)
+        except BaseException as error:  # also out of a signal handler, or a timeout of gevent's
+            if _scrub(error, self._token, handled) or not isinstance(error, Exception):
                 raise
-            failure = self._no_answer(error, handled)
-        except BaseException as error:  # out of a signal handler, or a timeout of gevent's
-            _is_clean(error, self._token, handled)
-            raise
+            failure = self._no_response(error, handled)
         if failure is not None:
             try:
                 raise failure
@@ -172,7 +167,7 @@ class Connection:
             route.close()
 
     def __repr__(self) -> str:
-        # It may be half made: error trackers ask for this, too, where a constructor raised.
+        # Error trackers also ask for this where the constructor raised and there is no endpoint.
         return f"Connection(endpoint={getattr(self, 'endpoint', None)!r})"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -188,9 +183,9 @@ class Connection:
     def _new_route(self) -> Route:
         session = requests.Session()
         session.headers.update(self.headers)
-        session.auth = _Bearer(Secret(self.headers["Authorization"]))
-        # Not from `requests`: it would look up ~/.netrc, and the system's proxies, which on macOS
-        # crashes in a forked child. The variables alone are asked, once.
+        session.auth = _Bearer(self.headers["Authorization"])
+        # Else `requests` would read ~/.netrc, and the system's proxies, which on macOS crashes a
+        # forked child. Only the variables are read, once.
         session.trust_env = False
         session.proxies.update(_proxies(self.endpoint))
         session.verify = ca_bundle_from_environment() or True
@@ -199,31 +194,31 @@ class Connection:
         session.mount("https://", adapter)
         return Route(session, self.endpoint)
 
-    def _no_answer(self, error: Exception, handled: BaseException | None) -> DeliveryError:
+    def _no_response(self, error: Exception, handled: BaseException | None) -> DeliveryError:
         failure = DeliveryError(redacted(_reason(error), self._token))
-        if _is_clean(error, self._token, handled):
+        if _scrub(error, self._token, handled):
             failure.__cause__ = error
         return failure
 
-    def _refusal(self, answer: Answer) -> DeliveryError | None:
-        """The error that *answer* stands for; None if the event was taken."""
-        if 200 <= answer.status <= 299:
+    def _rejection(self, response: Response) -> DeliveryError | None:
+        """The error that *response* stands for; None: the service accepted the event."""
+        if 200 <= response.status <= 299:
             return None
-        # Proxies answer with the request that they refuse, services with the token.
-        said = redacted(answer.content.decode("utf-8", "replace"), self._token)
-        status_line = redacted(f"{answer.status} {answer.reason}", self._token)
+        # A proxy may quote the request that it refuses, and a service the token.
+        body = redacted(response.body.decode("utf-8", "replace"), self._token)
+        status_line = redacted(f"{response.status} {response.reason}", self._token)
         reason = f"the service answered {status_line[:500].rstrip()}"
-        if answer.status in _REDIRECTS:
+        if response.status in _REDIRECTS:
             reason += " (redirects are not followed: set the endpoint to where it leads)"
-        elif answer.status in _UNAUTHORIZED:
+        elif response.status in _UNAUTHORIZED:
             source = "was given as token=…" if self._token_given else "came from VALUED_TOKEN"
             where = redacted(self.endpoint.partition("?")[0], self._token)
             reason += f" at {where} (check the token, which {source}, and the endpoint)"
         return DeliveryError(
             reason,
-            answer.status,
-            body=said[:500],
-            retry_after=_retry_after(answer.headers.get("Retry-After")),
+            response.status,
+            body=body[:500],
+            retry_after=_retry_after(response.headers.get("Retry-After")),
         )
 
 
@@ -243,10 +238,10 @@ def _proxies(endpoint: str) -> dict[str, str]:
 _REQUESTS: Final = ("request", "response", "failed_request")
 
 
-def _chain(error: BaseException, known: Sequence[BaseException] = ()) -> list[BaseException]:
-    """*error*, and all exceptions that it leads to, but not by those that are *known*."""
+def _chain(error: BaseException, without: Sequence[BaseException] = ()) -> list[BaseException]:
+    """*error*, and all exceptions that it refers to, except those in *without*."""
     found: list[BaseException] = []
-    seen = set(map(id, known))
+    seen = set(map(id, without))
     waiting: list[object] = [error]
     while waiting:
         one = waiting.pop()
@@ -257,11 +252,11 @@ def _chain(error: BaseException, known: Sequence[BaseException] = ()) -> list[Ba
     return found
 
 
-def _is_clean(error: BaseException, token: str, handled: BaseException | None = None) -> bool:
-    """Whether *error* says nothing of *token*, once its frames and requests are taken from it.
+def _scrub(error: BaseException, token: str, handled: BaseException | None = None) -> bool:
+    """Take requests out of *error*, and all it refers to. Whether it then says nothing of *token*.
 
-    A request is in the frames below this module, as bytes, and in attributes. Error trackers record
-    both. *handled*: the caller's exception, which stays as it is with all that it leads to.
+    A request is in the frames below this module, and in attributes, and error trackers record both.
+    *handled*: an exception of the caller's, which stays as it is with all that it refers to.
     """
     chain = _chain(error, () if handled is None else _chain(handled))
     for one in chain:
@@ -270,10 +265,10 @@ def _is_clean(error: BaseException, token: str, handled: BaseException | None = 
             if vars(one).get(name) is not None:
                 setattr(one, name, None)
     try:
-        said = "\n".join(f"{one}\n{one.args}\n{vars(one)}" for one in chain)
-    except Exception:  # noqa: BLE001 - a foreign one: what can't be read is not passed on
+        text = "\n".join(f"{one}\n{one.args}\n{vars(one)}" for one in chain)
+    except Exception:  # noqa: BLE001 - of a foreign exception's own methods: what it says is unknown
         return False
-    return redacted(said, token) == said
+    return redacted(text, token) == text
 
 
 def _reason(error: Exception) -> str:
@@ -285,7 +280,7 @@ def _reason(error: Exception) -> str:
     cause = reason if isinstance(reason, Exception) else cause
     try:
         return f"no answer: {type(cause).__name__}: {cause}"
-    except Exception:  # noqa: BLE001 - a foreign one
+    except Exception:  # noqa: BLE001 - of a foreign exception's own methods
         return f"no answer: {type(cause).__name__}"
 
 
@@ -294,5 +289,5 @@ def _retry_after(header: str | None) -> float | None:
         return None
     try:
         return float(urllib3.Retry().parse_retry_after(header))
-    except (urllib3.exceptions.InvalidHeader, ValueError):  # neither, or a date that is none
+    except (urllib3.exceptions.InvalidHeader, ValueError):  # neither seconds nor a valid date
         return None

@@ -1,4 +1,8 @@
-"""Checks the token and the endpoint. No error message, and no stack frame, shows their values."""
+"""Checks the token and the endpoint that were given.
+
+Neither error messages nor stack frames show their values: a token in place of the endpoint is a
+likely mistake.
+"""
 
 from __future__ import annotations
 
@@ -15,17 +19,17 @@ from valued._options import (
     token_from_environment,
 )
 from valued._process.reporting import log
-from valued._redaction import Secret, hide
+from valued._redaction import RedactedStr, hide
 
 
-def hidden_or_type(given: object) -> Any:
-    """*given* as a string that isn't shown; for anything but a string or None, its type.
+def hide_argument(given: object) -> Any:
+    """*given* as a `RedactedStr`; for anything but a string or None, its type.
 
-    A list, for example, would show the token in it wherever a stack frame is shown.
+    A list with the token, for example, would show it wherever a stack frame is shown.
     """
     if given is None or isinstance(given, str):
         return hide(given)
-    return bytes if isinstance(given, bytes) else type(given)
+    return bytes if isinstance(given, bytes) else type(given)  # they may be hidden already
 
 
 def check_transport(transport: object, endpoint: object) -> None:
@@ -36,14 +40,14 @@ def check_transport(transport: object, endpoint: object) -> None:
         raise ValidationError("token: expected a transport without async: it runs on a thread")
 
 
-def checked_token(token: Any) -> Secret:
-    """*token*, of `hidden_or_type`; default ``VALUED_TOKEN``. Raises `ValidationError`."""
+def checked_token(token: Any) -> RedactedStr:
+    """*token*, of `hide_argument`; default ``VALUED_TOKEN``. Raises `ValidationError`."""
     given = hide(token_from_environment()) if token is None else token
     if given is None:
         hint = "pass one, or set VALUED_TOKEN, or set VALUED_DISABLED=1 to send nothing"
         raise ValidationError(f"token: none was given; {hint}")
     where = "VALUED_TOKEN" if token is None else "token"
-    if not isinstance(given, Secret):
+    if not isinstance(given, RedactedStr):
         raise ValidationError(f"{where}: expected a string, got {given.__name__}")
     if not given:
         raise ValidationError(f"{where}: it is empty; copy the token from your account")
@@ -62,7 +66,7 @@ def checked_token(token: Any) -> Secret:
 
 
 def checked_endpoint(endpoint: Any) -> str:
-    """*endpoint*, of `hidden_or_type`; default ``VALUED_ENDPOINT``, else the service's endpoint.
+    """*endpoint*, of `hide_argument`; default ``VALUED_ENDPOINT``, else the service's endpoint.
 
     Raises `ValidationError`.
     """
@@ -71,36 +75,34 @@ def checked_endpoint(endpoint: Any) -> str:
         return DEFAULT_ENDPOINT
     where = "VALUED_ENDPOINT" if endpoint is None else "endpoint"
     expected = "expected an http(s) URL, such as 'http://127.0.0.1:4567/events'"
-    if not isinstance(given, Secret):
+    if not isinstance(given, RedactedStr):
         raise ValidationError(f"{where}: {expected}, got {given.__name__}")
     problem = _endpoint_problem(given)
     if problem is _NO_URL:
-        raise ValidationError(f"{where}: {expected}; {problem}{_hint(given)}")
+        raise ValidationError(f"{where}: {expected}; {problem}{_suggestion(given)}")
     if problem is not None:
         raise ValidationError(f"{where}: {problem}")
-    return str.__str__(given)
+    return str(given)
 
 
-# What was given is not shown: a token in place of the endpoint is a likely mistake.
 _NO_URL: Final = "what was given isn't one"
 
 
-def _endpoint_problem(given: Secret) -> str | None:
-    plain = str.__str__(given)
+def _endpoint_problem(given: RedactedStr) -> str | None:
     try:
-        parts = urllib.parse.urlsplit(plain)
+        parts = urllib.parse.urlsplit(given)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         return _NO_URL
-    if not usable or any(character.isspace() for character in plain):
+    if not usable or any(character.isspace() for character in given):
         return _NO_URL
     if parts.username is not None or parts.password is not None:
         return "it contains a user name; leave that out, the token is enough"
     return None
 
 
-#: What may be shown since it can only be an address: a host with a top-level domain, or with a
-#: port, in lower case, as hardly any token is; then maybe a path.
+#: What may be shown, since it can only be an address: a host with a top-level domain or a port, in
+#: lower case, as hardly any token is; then maybe a path.
 _ADDRESS: Final = re.compile(
     r"""
     /* (?P<host>
@@ -113,37 +115,41 @@ _ADDRESS: Final = re.compile(
 )
 
 
-def _hint(given: Secret) -> str:
-    """A hint with the URL that *given* would be with a scheme; empty if that isn't a URL."""
+def _suggestion(given: RedactedStr) -> str:
+    """*given* with a scheme, as a question; empty if that isn't a URL, or may be a secret."""
     address = _ADDRESS.fullmatch(given)
     if address is None:
         return ""
     host = address["host"]
-    local = _is_loopback(host.strip("[]")) or _is_loopback(host.rpartition(":")[0].strip("[]"))
+    local = is_loopback(host.strip("[]")) or is_loopback(host.rpartition(":")[0].strip("[]"))
     meant = f"{'http' if local else 'https'}://{host}{address['path'] or '/events'}"
-    if _endpoint_problem(Secret(meant)) is not None:
+    if _endpoint_problem(RedactedStr(meant)) is not None:
         return ""
     return f"; did you mean '{meant}'?"
 
 
-#: Hosts for which this process, or one that it was forked from, has logged a warning.
-_told_of: Final[set[str]] = set()
+#: Hosts that this process, or one that it was forked from, has warned of.
+_warned_of: Final[set[str]] = set()
 
 
 def warn_of_clear_text(endpoint: str) -> None:
     """Log a warning, once for each host, if the token would be sent unencrypted."""
     parts = urllib.parse.urlsplit(endpoint)
     host = parts.hostname or ""
-    if parts.scheme == "https" or host in _told_of or _is_loopback(host):
+    if parts.scheme == "https" or host in _warned_of or is_loopback(host):
         return
-    _told_of.add(host)
+    _warned_of.add(host)
     log.warning("the endpoint is http://%s: token and events are sent unencrypted; use https", host)
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
+def is_loopback(host: str) -> bool:
+    """Whether *host*, of a URL, is this machine. No name is looked up."""
+    name = host.rstrip(".")
+    if name == "localhost" or name.endswith(".localhost"):
         return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
         return False
+    mapped = getattr(address, "ipv4_mapped", None)  # `is_loopback` ignores it before Python 3.13
+    return (mapped or address).is_loopback

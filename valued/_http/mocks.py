@@ -1,11 +1,12 @@
 """Finds out whether a mock or a recorder has replaced what requests pass through.
 
-`responses`, `requests_mock` and vcr.py replace methods of `requests`, or the connections below, for
-as long as a test runs. They must see our requests, too.
+`responses`, `requests_mock` and vcr.py replace methods of `requests`, or the classes below it that
+make connections, for as long as a test runs. They must see our requests, too. So the session sends
+while something is replaced, in place of our own shorter way (see `route`).
 
 vcr.py restores the originals for a moment, while it makes connections of its own. So a replacement
-counts as removed only after a second look. And since two simultaneous requests can make it miss
-one, our requests go one by one.
+counts as removed only after a second look. And since two simultaneous requests can make vcr.py miss
+one, our requests go one by one meanwhile.
 """
 
 from __future__ import annotations
@@ -24,107 +25,109 @@ import urllib3.connectionpool
 
 from valued._process.fork import PerProcess
 
-#: What was replaced: nothing; a method that a session calls; the classes of connections.
-NOTHING, METHOD, WIRE = 0, 1, 2
+#: What can be replaced: nothing; a method that a session calls; the classes that make connections.
+NOTHING, METHOD, NETWORK = 0, 1, 2
 
-#: Modules whose sockets are real ones, used in production; all others replace the network.
-_SOCKETS: Final = frozenset({"_socket", "eventlet", "gevent", "socket", "socks"})
+#: Modules whose sockets lead to the real network. Any other one replaces it.
+_SOCKET_MODULES: Final = frozenset({"_socket", "eventlet", "gevent", "socket", "socks"})
 
 _Adapter: Final = requests.adapters.HTTPAdapter
 _Session: Final = requests.sessions.Session
-_Plain: Final = urllib3.connectionpool.HTTPConnectionPool
-_TLS: Final = urllib3.connectionpool.HTTPSConnectionPool
+_HTTPPool: Final = urllib3.connectionpool.HTTPConnectionPool
+_HTTPSPool: Final = urllib3.connectionpool.HTTPSConnectionPool
 
-#: What the last look found in each place, and what that means. One tuple, replaced as a whole.
+#: What the last look found: six methods, three classes, and what that means. One tuple, replaced as
+#: a whole, so that threads need no lock.
 _last: tuple[Any, ...] = (None,) * 9 + (NOTHING,)
 
 #: Seconds that the originals must stay in place before they count as restored.
-_PATIENCE: Final = 0.02
+_SETTLE_TIME: Final = 0.02
 
-#: Held by the one request that uses the replaced connections.
-_turn: Final = PerProcess(threading.RLock)
+#: Held by the one request that uses replaced connections.
+_one_request: Final = PerProcess(threading.RLock)
 
 
-def replaced(seconds: float = 0.0) -> int:
-    """What was replaced. Called for each request, therefore without a loop: it takes 0.2 us.
+def what_is_replaced(timeout: float = 0.0) -> int:
+    """`NOTHING`, `METHOD` or `NETWORK`.
 
-    *seconds*: how long it may wait for another request that is in progress.
+    *timeout*: seconds that it may wait for another request in progress, where connections were
+    replaced a moment ago. Called for each request, so it has no loop: it takes 0.2 us.
     """
-    adapter_send, send, get_adapter, request, post, urlopen, plain, tls, sock, found = _last
+    adapter_send, send, get_adapter, request, post, urlopen, http, https, sock, meaning = _last
     if (
         _Adapter.send is adapter_send
         and _Session.send is send
         and _Session.get_adapter is get_adapter
         and _Session.request is request
         and _Session.post is post
-        and _Plain.urlopen is urlopen
-        and _Plain.ConnectionCls is plain
-        and _TLS.ConnectionCls is tls
+        and _HTTPPool.urlopen is urlopen
+        and _HTTPPool.ConnectionCls is http
+        and _HTTPSPool.ConnectionCls is https
         and socket.socket is sock
     ):
-        return int(found)
-    return _look(seconds)
+        return int(meaning)
+    return _look_again(timeout)
 
 
 @contextlib.contextmanager
-def alone(seconds: float) -> Iterator[None]:
-    """For a request while connections are replaced. Raises `TimeoutError` after *seconds*."""
-    turn = _turn.get()
-    if not turn.acquire(timeout=min(seconds, threading.TIMEOUT_MAX)):
+def one_at_a_time(timeout: float) -> Iterator[None]:
+    """For a request while connections are replaced. Raises `TimeoutError` after *timeout* s."""
+    lock = _one_request.get()
+    if not lock.acquire(timeout=min(timeout, threading.TIMEOUT_MAX)):
         raise TimeoutError("timed out waiting for another request, while connections are replaced")
     try:
         yield
     finally:
-        turn.release()
+        lock.release()
 
 
-def connections() -> tuple[Any, ...]:
+def connection_classes() -> tuple[Any, ...]:
     """The classes that made connections at the last look."""
     return _last[6:9]
 
 
-def _look(seconds: float) -> int:
+def base_in_urllib3(cls: Any) -> Any:
+    """The class of urllib3 that *cls* is, or is derived from."""
+    return next((base for base in cls.__mro__ if _package(base) == "urllib3"), cls)
+
+
+def _look_again(timeout: float) -> int:
     global _last
-    found = _present()
-    if _last[-1] == WIRE != found[-1]:
+    now = _look()
+    if _last[-1] == NETWORK != now[-1]:
         try:
-            with alone(seconds):
-                end = time.monotonic() + _PATIENCE
-                while found[-1] != WIRE and time.monotonic() < end:
-                    time.sleep(_PATIENCE / 20)
-                    found = _present()
+            with one_at_a_time(timeout):
+                end = time.monotonic() + _SETTLE_TIME
+                while now[-1] != NETWORK and time.monotonic() < end:
+                    time.sleep(_SETTLE_TIME / 20)
+                    now = _look()
         except TimeoutError:
-            return WIRE
-    _last = found
-    return int(found[-1])
+            return NETWORK
+    _last = now
+    return int(now[-1])
 
 
-def _present() -> tuple[Any, ...]:
-    """What is in each place now, and what that means."""
+def _look() -> tuple[Any, ...]:
     # Compare by where each comes from, not with what was there when this was imported: that may
     # happen during a test, with a mock in place.
     of_sessions = (_Session.send, _Session.get_adapter, _Session.request, _Session.post)
-    methods = (_Adapter.send, *of_sessions, _Plain.urlopen)
+    methods = (_Adapter.send, *of_sessions, _HTTPPool.urlopen)
     homes = (requests.adapters, *[requests.sessions] * len(of_sessions), urllib3.connectionpool)
-    classes = (_Plain.ConnectionCls, _TLS.ConnectionCls, socket.socket)
-    if _root(classes[-1]) not in _SOCKETS or {_root(one) for one in classes[:2]} != {"urllib3"}:
-        found = WIRE
-    elif not all(map(_is_at_home, methods, homes)):
-        found = METHOD
+    classes = (_HTTPPool.ConnectionCls, _HTTPSPool.ConnectionCls, socket.socket)
+    http, https, sock = map(_package, classes)
+    if not (http == https == "urllib3" and sock in _SOCKET_MODULES):
+        meaning = NETWORK
+    elif not all(map(_is_defined_in, methods, homes)):
+        meaning = METHOD
     else:
-        found = NOTHING
-    return (*methods, *classes, found)
+        meaning = NOTHING
+    return (*methods, *classes, meaning)
 
 
-def _is_at_home(method: object, home: types.ModuleType) -> bool:
+def _is_defined_in(method: object, home: types.ModuleType) -> bool:
     # Not by its name or module, nor by `isinstance`: a wrapper looks like what it wraps.
     return type(method) is types.FunctionType and method.__globals__ is vars(home)
 
 
-def _root(one: Any) -> str:
-    return str(getattr(one, "__module__", "")).partition(".")[0]
-
-
-def original(one: Any) -> Any:
-    """The class of urllib3 that *one* is, or is derived from."""
-    return next((base for base in one.__mro__ if _root(base) == "urllib3"), one)
+def _package(cls: Any) -> str:
+    return str(getattr(cls, "__module__", "")).partition(".")[0]

@@ -96,22 +96,11 @@ def _open(file: str) -> int | None:
 
 def refuse(endpoint: str) -> None:
     """Raise `RealEndpointError` unless the host of this URL is this machine."""
+    # Only tests come here: an import of the library is not to load this.
     from urllib.parse import urlsplit
 
+    from valued._http.endpoint import is_loopback
+
     host = urlsplit(endpoint).hostname or ""
-    if not _is_loopback(host):
+    if not is_loopback(host):
         raise RealEndpointError(host)
-
-
-def _is_loopback(host: str) -> bool:
-    name = host.rstrip(".")
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    import ipaddress
-
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)  # `is_loopback` ignores it before Python 3.13
-    return (mapped or address).is_loopback

@@ -13,23 +13,22 @@ from __future__ import annotations
 import contextvars
 import threading
 import weakref
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, Union
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeAlias, Union
 
 from valued._errors import ValidationError
-from valued._events.categories import gather
+from valued._events.categories import normalize_call
+from valued._events.faults import is_a, name_of
 from valued._events.serializer import PARTIES, Snapshot, merge
-from valued._events.values import is_a, name_of
 from valued._process.fork import PerProcess
-from valued._scopes.changes import REMOVE, Change, Replace, applied, composed, merging
-
-if TYPE_CHECKING:
-    from valued._typing import JSONObject
+from valued._typing import JSONObject
 
 #: Weak, so that the data is freed with its scope.
 Key: TypeAlias = "weakref.ref[Owner]"
 Entry: TypeAlias = Union[Snapshot, "Layer", "UnitLayer"]
 Lazy: TypeAlias = Mapping[str, Callable[[], object]]
+#: The data and the fields of a call → normalized data, as `normalize_call`.
+Normalize: TypeAlias = Callable[[object, dict[str, Any]], JSONObject]
 
 _current: Final[contextvars.ContextVar[Mapping[Key, Entry]]] = contextvars.ContextVar(
     "valued_scopes"
@@ -38,7 +37,7 @@ _NOTHING: Final[Mapping[Any, Any]] = {}
 
 
 class Owner:
-    """The key of a scope's data in a context: one for each scope, and for each `connect`."""
+    """Whose data it is: one for each scope, and for each `connect`. *key*: the key of the data."""
 
     __slots__ = ("__weakref__", "client", "defaults", "isolates_tasks", "key")
 
@@ -50,12 +49,12 @@ class Owner:
         self.key: Key = weakref.ref(self)
 
 
-def held(key: Key) -> Entry | None:
+def entry_of(key: Key) -> Entry | None:
     """The entry in this context; None: there is none, so the scope's defaults apply."""
     return _current.get(_NOTHING).get(key)
 
 
-def hold(key: Key, entry: Entry | None) -> None:
+def set_entry(key: Key, entry: Entry | None) -> None:
     """Set the entry in this context."""
     before = _current.get(_NOTHING)
     # The data of scopes that are gone is removed with the next change.
@@ -68,18 +67,18 @@ def hold(key: Key, entry: Entry | None) -> None:
     _current.set(entries)
 
 
-def leave(key: Key, block: object) -> None:
+def leave_block(key: Key, block: object) -> None:
     """Leave *block* in this context. If it isn't open in this context, nothing happens.
 
     A generator that was dropped ends wherever the garbage collector runs: maybe in the middle of
     another request, whose data it must not change. Up to Python 3.11 that may even be during the
     change of a context variable, and changing one there crashes the interpreter.
     """
-    entry = held(key)
+    entry = entry_of(key)
     # Inner blocks may still be open, for example those of such a generator.
     while isinstance(entry, (Layer, UnitLayer)):
         if entry.block is block:
-            hold(key, entry.before)
+            set_entry(key, entry.before)
             return
         entry = entry.before
 
@@ -104,45 +103,35 @@ def _stays(owner: Owner | None) -> bool:
     return owner is not None and not owner.isolates_tasks
 
 
-def _has_no_id(value: object) -> bool:
-    return isinstance(value, dict) and "id" not in value
+# -- units of work ---------------------------------------------------------------------------------
 
 
 class Unit:
     """The data of one unit of work, shared by all contexts in which it is entered.
 
     *lazy*: functions that return a field, called at its first use. *whole*: a function that returns
-    a mapping of several fields. *gather*: normalizes what they return. Any thread may call.
+    a mapping of several fields. *normalize*: what to do with what they return. Any thread may call.
     """
 
     __slots__ = (
-        "_assigned",
-        "_calling",
-        "_gather",
-        "_lazy",
-        "_whole",
-        "_whole_is_known",
-        "data",
-        "has_functions",
-    )
+        "_assigned", "_calling", "_lazy", "_normalize", "_whole", "_whole_is_known", "data",
+    )  # fmt: skip
 
     def __init__(
         self,
         data: Snapshot,
         lazy: Lazy | None = None,
         whole: Callable[[], object] | None = None,
-        gather: Callable[[object, dict[str, Any]], JSONObject] = gather,
+        normalize: Normalize = normalize_call,
     ) -> None:
         self.data = data  # replaced under `_lock`, never changed
-        self._gather = gather
+        self._normalize = normalize
         self._assigned: set[str] = set()  # the fields that were set as a whole
         self._lazy = lazy or _NOTHING
         self._whole = whole
         self._whole_is_known = whole is None
-        self.has_functions = bool(lazy) or whole is not None
-        if self.has_functions:
-            # Which thread calls which function: a function may record events or read the scope.
-            self._calling: set[tuple[object, int]] = set()
+        # Which thread calls which function: a function may record events or read the scope.
+        self._calling: set[tuple[object, int]] = set()
 
     def change(self, change: Change) -> None:
         """Change the data, for all contexts."""
@@ -151,7 +140,7 @@ class Unit:
             if isinstance(change, Replace):  # a reset: the unit starts over
                 self._assigned.clear()
                 self._whole_is_known = self._whole is None
-            elif self.has_functions:
+            else:
                 for name, below in change.items():
                     if below is REMOVE:
                         self._assigned.discard(name)
@@ -212,13 +201,13 @@ class Unit:
                     f"{name}: a function returned a mapping without an id: let it return "
                     f"{{'id': 1}}, or None if there is no {name}"
                 )
-        plain = self._gather({name: found}, {})
+        plain = self._normalize({name: found}, {})
         with _lock.get():
             if self._is_open(name):  # else it was set meanwhile
                 self.data = merge(plain, self.data)
 
     def _keep_whole(self, found: object) -> None:
-        plain = self._gather(found, {})
+        plain = self._normalize(found, {})
         with _lock.get():
             self._whole_is_known = True
             # What was set in the unit takes precedence; a user as a whole, so that two users are
@@ -235,73 +224,8 @@ class Unit:
 _lock: Final = PerProcess(threading.RLock)
 
 
-class Layer:
-    """The data within a ``nested`` block.
-
-    *before*: the entry from before the block. *block*: identifies the block for `leave`.
-    """
-
-    __slots__ = ("before", "block", "data")
-
-    def __init__(self, data: Snapshot, before: Entry | None, block: object) -> None:
-        self.data = data
-        self.before = before
-        self.block = block
-
-    def read(self, _over: JSONObject, _only: str | None = None) -> Snapshot:
-        """The data."""
-        return self.data
-
-    def change(self, key: Key, change: Change) -> None:
-        """Make a change that lasts until the block ends."""
-        hold(key, Layer(applied(change, self.data), self.before, self.block))
-
-    def nested(self, more: JSONObject, block: object) -> Layer:
-        """The layer of a block within this one."""
-        return Layer(merge(self.data, more), self, block)
-
-
-class UnitLayer:
-    """A unit's data with the changes of ``nested`` blocks; otherwise like `Layer`.
-
-    *changes*: None directly in the unit, where changes go to the unit itself.
-    """
-
-    __slots__ = ("before", "block", "changes", "unit")
-
-    def __init__(
-        self, unit: Unit, changes: Change | None, before: Entry | None, block: object
-    ) -> None:
-        self.unit = unit
-        self.changes = changes
-        self.before = before
-        self.block = block
-
-    def read(self, over: JSONObject, only: str | None = None) -> Snapshot:
-        """The data as it is now; *over* and *only* as for `Unit.fill`."""
-        data = self.known()
-        if self.unit.has_functions and self.unit.fill(data, over, only):
-            data = self.known()
-        return data
-
-    def known(self) -> Snapshot:
-        """The data as it is now, without calling functions for missing fields."""
-        data = self.unit.data
-        return data if self.changes is None else applied(self.changes, data)
-
-    def change(self, key: Key, change: Change) -> None:
-        """Make a change from here on: for the whole unit, or for the nested block."""
-        if self.changes is not None:
-            changes = composed(self.changes, change)
-            hold(key, UnitLayer(self.unit, changes, self.before, self.block))
-            return
-        self.unit.change(change)
-
-    def nested(self, more: JSONObject, block: object) -> UnitLayer:
-        """The layer of a block within this one."""
-        change = merging(more)
-        changes = change if self.changes is None else composed(self.changes, change)
-        return UnitLayer(self.unit, changes, self, block)
+def _has_no_id(value: object) -> bool:
+    return isinstance(value, dict) and "id" not in value
 
 
 def checked_lazy(lazy: object) -> Lazy:
@@ -327,3 +251,138 @@ def checked_lazy(lazy: object) -> Lazy:
                 f"got {name_of(type(function))}"
             )
     return functions  # type: ignore[return-value]
+
+
+# -- blocks ----------------------------------------------------------------------------------------
+
+
+class Layer:
+    """The data within a ``nested`` block.
+
+    *before*: the entry from before the block. *block*: identifies the block for `leave`.
+    """
+
+    __slots__ = ("before", "block", "data")
+
+    def __init__(self, data: Snapshot, before: Entry | None, block: object) -> None:
+        self.data = data
+        self.before = before
+        self.block = block
+
+    def read(self, _over: JSONObject, _only: str | None = None) -> Snapshot:
+        """The data."""
+        return self.data
+
+    def change(self, key: Key, change: Change) -> None:
+        """Make a change that lasts until the block ends."""
+        set_entry(key, Layer(applied(change, self.data), self.before, self.block))
+
+    def nested(self, more: JSONObject, block: object) -> Layer:
+        """The layer of a block within this one."""
+        return Layer(merge(self.data, more), self, block)
+
+
+class UnitLayer:
+    """A unit's data with the changes of ``nested`` blocks; otherwise like `Layer`.
+
+    *changes*: None directly in the unit, where changes go to the unit itself.
+    """
+
+    __slots__ = ("before", "block", "changes", "unit")
+
+    def __init__(
+        self, unit: Unit, changes: Change | None, before: Entry | None, block: object
+    ) -> None:
+        self.unit = unit
+        self.changes = changes
+        self.before = before
+        self.block = block
+
+    def read(self, over: JSONObject, only: str | None = None) -> Snapshot:
+        """The data as it is now; *over* and *only* as for `Unit.fill`."""
+        data = self.known()
+        return self.known() if self.unit.fill(data, over, only) else data
+
+    def known(self) -> Snapshot:
+        """The data as it is now, without calling functions for missing fields."""
+        data = self.unit.data
+        return data if self.changes is None else applied(self.changes, data)
+
+    def change(self, key: Key, change: Change) -> None:
+        """Make a change from here on: for the whole unit, or for the nested block."""
+        if self.changes is not None:
+            changes = composed(self.changes, change)
+            set_entry(key, UnitLayer(self.unit, changes, self.before, self.block))
+            return
+        self.unit.change(change)
+
+    def nested(self, more: JSONObject, block: object) -> UnitLayer:
+        """The layer of a block within this one."""
+        change = merging(more)
+        changes = change if self.changes is None else composed(self.changes, change)
+        return UnitLayer(self.unit, changes, self, block)
+
+
+# -- changes, as data ------------------------------------------------------------------------------
+
+# A change is a tree, which can be applied, composed with another one, and applied again later. A
+# mapping changes what is below its keys and nothing else; `Replace` replaces what is there with a
+# value, and `REMOVE` removes it. No function here changes its arguments.
+
+_MISSING: Final = object()
+
+
+class Replace:
+    """A change that replaces whatever is there with a value."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+#: Removes what is there.
+REMOVE: Final = Replace(_MISSING)
+
+Change: TypeAlias = Union[Replace, "dict[str, Change]"]
+
+
+def merging(data: JSONObject) -> dict[str, Change]:
+    """The change that merges *data*: mappings are merged, all else replaces what is there."""
+    return {
+        name: merging(value) if isinstance(value, dict) else Replace(value)
+        for name, value in data.items()
+    }
+
+
+def at(path: Sequence[str], change: Change) -> Change:
+    """*change*, moved from the top to *path*."""
+    for name in reversed(path):
+        change = {name: change}
+    return change
+
+
+def applied(change: Change, data: object) -> Any:
+    """*data* with *change* applied."""
+    if isinstance(change, Replace):
+        return change.value
+    result = Snapshot(data if isinstance(data, dict) else {})
+    for name, below in change.items():
+        value = applied(below, result.get(name))
+        if value is _MISSING:
+            result.pop(name, None)
+        else:
+            result[name] = value
+    return result
+
+
+def composed(first: Change, then: Change) -> Change:
+    """The change that applies *first*, and after it *then*."""
+    if isinstance(then, Replace):
+        return then
+    if isinstance(first, Replace):
+        return Replace(applied(then, first.value))
+    result = dict(first)
+    for name, change in then.items():
+        result[name] = composed(result[name], change) if name in result else change
+    return result

@@ -9,8 +9,18 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from valued._errors import NotConnectedError, ValidationError, ValuedError
 from valued._events.refusals import parties_of
 from valued._events.serializer import PARTIES, Snapshot, parts_of
-from valued._scopes.changes import REMOVE, Change, Replace, applied, at, merging
-from valued._scopes.context import Key, UnitLayer, held, hold
+from valued._scopes.context import (
+    REMOVE,
+    Change,
+    Key,
+    Replace,
+    UnitLayer,
+    applied,
+    at,
+    entry_of,
+    merging,
+    set_entry,
+)
 from valued._typing import JSONObject, ScopeLike
 
 if TYPE_CHECKING:
@@ -58,14 +68,14 @@ class Fields(MutableMapping[str, Any]):
 
     def __setitem__(self, key: str | tuple[str, ...], value: object) -> None:
         if self._may_write():
-            place: Any = (*self._path, key)
-            self._scope[place] = value
+            path: Any = (*self._path, key)
+            self._scope[path] = value
             self._party, self._seen = self._id(), self._read()
 
     def __delitem__(self, key: str | tuple[str, ...]) -> None:
         if self._may_write():
-            place: Any = (*self._path, key)
-            del self._scope[place]
+            path: Any = (*self._path, key)
+            del self._scope[path]
             self._party, self._seen = self._id(), self._read()
 
     def __iter__(self) -> Iterator[str]:
@@ -132,22 +142,22 @@ class ScopeData(ScopeLike):
         """Set the value at a dotted key, or a sequence of keys; what is there is replaced."""
         try:
             parts = parts_of(key)
-            plain: Any = self._gather({".".join(parts): value}, {})
+            plain: Any = self._normalize_call({".".join(parts): value}, {})
         except ValuedError as error:
             if not self._tolerates(error):
                 raise
             for party in parties_of(key):  # the key may have meant another user: forget this one
                 self._change({party: Replace(None)})
             return
-        place = []
+        path = []
         for part in parts:
             if not isinstance(plain, dict):
                 break  # it can't be sent; there is no user now
             if part not in plain:
                 return  # it can't be sent, and was left out
-            place.append(part)
+            path.append(part)
             plain = plain[part]
-        self._change(at(place, Replace(plain)))
+        self._change(at(path, Replace(plain)))
 
     def __delitem__(self, key: str | tuple[str, ...]) -> None:
         """Remove the value at *key*. Raises `KeyError` if there is none."""
@@ -232,7 +242,7 @@ class ScopeData(ScopeLike):
         Mappings are merged, all else is replaced. Raises `ValidationError` and
         `SerializationError` (but see the option *invalid*).
         """
-        self._change(merging(self._gather(data, fields)))
+        self._change(merging(self._normalize_call(data, fields)))
 
     def reset(self) -> None:
         """Go back to the defaults: those of the client, and those the scope was made with."""
@@ -265,7 +275,7 @@ class ScopeData(ScopeLike):
         raise NotImplementedError  # pragma: no cover - each scope has its own
 
     def _data(self, over: JSONObject | None = None, only: str | None = None) -> Snapshot:
-        entry = held(self._key())
+        entry = entry_of(self._key())
         if entry is None:
             return self._start()
         return entry if isinstance(entry, Snapshot) else entry.read(over or {}, only)
@@ -277,7 +287,7 @@ class ScopeData(ScopeLike):
         except Exception as error:
             if not self._tolerates(error):
                 raise
-        entry = held(self._key())
+        entry = entry_of(self._key())
         assert isinstance(entry, UnitLayer)  # nothing else calls functions
         return entry.known()
 
@@ -288,8 +298,8 @@ class ScopeData(ScopeLike):
     def _refusals(self) -> Refusals:
         raise NotImplementedError  # pragma: no cover - each scope has its own
 
-    def _gather(self, data: Data, fields: dict[str, Any]) -> JSONObject:
-        return self._refusals().gather(data, fields)
+    def _normalize_call(self, data: Data, fields: dict[str, Any]) -> JSONObject:
+        return self._refusals().normalize_call(data, fields)
 
     def _tolerates(self, error: Exception) -> bool:
         if isinstance(error, NotConnectedError):
@@ -298,9 +308,9 @@ class ScopeData(ScopeLike):
 
     def _change(self, change: Change) -> None:
         key = self._key()
-        entry = held(key)
+        entry = entry_of(key)
         if entry is None or isinstance(entry, Snapshot):
-            hold(key, applied(change, self._start() if entry is None else entry))
+            set_entry(key, applied(change, self._start() if entry is None else entry))
         else:
             entry.change(key, change)
 

@@ -190,7 +190,7 @@ class Request(NamedTuple):
         return json.loads(self.body)
 
 
-class _Taken:
+class _ServiceEvents:
     """The events that the service took."""
 
     def __init__(self, requests: list[Request]) -> None:
@@ -231,9 +231,9 @@ class Service:
 
     def __init__(self) -> None:
         self.requests: Final[list[Request]] = []
-        taken = _Taken(self.requests)
-        self.events: Final = Events(taken)
-        self._listener = _listener(taken, self.requests)
+        source = _ServiceEvents(self.requests)
+        self.events: Final = Events(source)
+        self._listener = _listener(source, self.requests)
         self.url: Final[str] = self._listener.url
         self._thread = threading.Thread(
             target=self._listener.serve, name="valued-service", daemon=True
@@ -277,7 +277,7 @@ class Service:
         return f"<Service {self.url}, {counted(self.events)}>"
 
 
-def _listener(taken: _Taken, requests: list[Request]) -> Any:
+def _listener(events: _ServiceEvents, requests: list[Request]) -> Any:
     """The server of ``valued listen``, whose answers can be changed while it runs."""
     # Only here: most tests need none.
     from valued._service.server import Listener, Received, _Connection
@@ -304,7 +304,7 @@ def _listener(taken: _Taken, requests: list[Request]) -> Any:
         def delay(self, seconds: float) -> None:
             self._delay = seconds
 
-    return Answering(lambda received: taken.lines.append(Line(received.pid, received.event)))
+    return Answering(lambda received: events.lines.append(Line(received.pid, received.event)))
 
 
 @contextlib.contextmanager

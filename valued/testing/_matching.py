@@ -18,7 +18,7 @@ Event: TypeAlias = Mapping[str, Any]
 Wanted: TypeAlias = str | Mapping[str, Any] | None
 
 #: Seconds between two looks at what other processes write: there is no notification.
-LOOK_AGAIN: Final = 0.01
+LOOK_INTERVAL: Final = 0.01
 
 #: How much a failure shows: events, and characters of one value.
 SHOWN_EVENTS: Final = 20
@@ -100,22 +100,22 @@ class Events(Sequence[dict[str, Any]]):
     ) -> dict[str, Any]:
         """The only event that matches. Raises `AssertionError` if none does, or several do."""
         __tracebackhide__ = True  # pytest shows the line of the test
-        events, sought = list(self), Sought(key, data, expected)
-        found = [event for event in events if sought.matches(event)]
+        events, pattern = list(self), Pattern(key, data, expected)
+        found = [event for event in events if pattern.matches(event)]
         if len(found) == 1:
             return found[0]
         if found:
-            raise AssertionError(f"{len(found)} events match {sought}, not one\n{listing(events)}")
+            raise AssertionError(f"{len(found)} events match {pattern}, not one\n{listing(events)}")
         raise AssertionError(
-            f"no event matches {sought}\n{sought.nearest(events)}{self._listing(events)}"
+            f"no event matches {pattern}\n{pattern.nearest(events)}{self._listing(events)}"
         )
 
     def all(
         self, key: Wanted = None, data: Mapping[str, Any] | None = None, /, **expected: Any
     ) -> list[dict[str, Any]]:
         """A list of the events that match, in their order; it may be empty."""
-        sought = Sought(key, data, expected)
-        return [event for event in self if sought.matches(event)]
+        pattern = Pattern(key, data, expected)
+        return [event for event in self if pattern.matches(event)]
 
     def none(
         self, key: Wanted = None, data: Mapping[str, Any] | None = None, /, **expected: Any
@@ -124,9 +124,9 @@ class Events(Sequence[dict[str, Any]]):
         __tracebackhide__ = True
         found = self.all(key, data, **expected)
         if found:
-            sought = Sought(key, data, expected)
+            pattern = Pattern(key, data, expected)
             raise AssertionError(
-                f"expected no event that matches {sought}, got {len(found)}\n{listing(found)}"
+                f"expected no event that matches {pattern}, got {len(found)}\n{listing(found)}"
             )
 
     def wait(self, count: int, timeout: float = 5.0) -> Self:
@@ -135,7 +135,7 @@ class Events(Sequence[dict[str, Any]]):
         *timeout*: seconds (default 5). Raises `AssertionError` if there are fewer by then.
         """
         __tracebackhide__ = True
-        looks = round(timeout / LOOK_AGAIN)  # counted, since a test may have stopped the clock
+        looks = round(timeout / LOOK_INTERVAL)  # counted, since a test may have stopped the clock
         while len(self) < count:
             if looks <= 0:
                 events = list(self)
@@ -143,7 +143,7 @@ class Events(Sequence[dict[str, Any]]):
                     f"{counted(events)} in {timeout} s, expected {count}\n{self._listing(events)}"
                 )
             looks -= 1
-            threading.Event().wait(LOOK_AGAIN)  # `time.sleep` may be replaced, too
+            threading.Event().wait(LOOK_INTERVAL)  # `time.sleep` may be replaced, too
         return self
 
     def clear(self) -> None:
@@ -180,7 +180,7 @@ class Events(Sequence[dict[str, Any]]):
         return listing(events) if events else self._source.nothing()
 
 
-class Sought:
+class Pattern:
     """The events that have this key or URL, and contain these values."""
 
     def __init__(self, key: Wanted, data: Event | None, expected: Event) -> None:
@@ -224,7 +224,9 @@ class Sought:
         return ", ".join(parts) or "anything"
 
     def _differences(self, event: Event) -> list[str]:
-        found = [line for name, value in self._fields for line in _at(event, name, value, "")]
+        found = [
+            line for name, value in self._fields for line in _differences_at(event, name, value, "")
+        ]
         if self._key is not None and name_of(event) != self._key:
             what = "url" if event["category"] == "pageview" else "key"
             found.insert(0, f"{what}: expected {self._key!r}, got {name_of(event)!r}")
@@ -259,33 +261,35 @@ def counted(events: Sequence[object]) -> str:
     return "1 event" if len(events) == 1 else f"{len(events)} events"
 
 
-def _at(place: object, name: Sequence[str], wanted: object, path: str) -> Iterator[str]:
-    """How the value at *name* in *place* differs from *wanted*."""
+def _differences_at(data: object, name: Sequence[str], wanted: object, path: str) -> Iterator[str]:
+    """How the value at *name* in *data* differs from *wanted*."""
     for part in name:
-        place = place.get(part) if isinstance(place, dict) else None
-    yield from _compared(place, wanted, f"{path}{'.'.join(name)}")
+        data = data.get(part) if isinstance(data, dict) else None
+    yield from _differences_of(data, wanted, f"{path}{'.'.join(name)}")
 
 
-def _compared(held: object, wanted: object, path: str) -> Iterator[str]:
+def _differences_of(actual: object, wanted: object, path: str) -> Iterator[str]:
     if not isinstance(wanted, Mapping):
         wanted = _plain(wanted)
-    if isinstance(wanted, Mapping) and (held is None or isinstance(held, dict)):
+    if isinstance(wanted, Mapping) and (actual is None or isinstance(actual, dict)):
         for name, value in wanted.items():
-            yield from _at(held, parts_of(name), value, f"{path}.")
-    elif not _equal(held, wanted):
-        yield f"{path}: expected {_shown(wanted)}, got {_shown(held)}"
+            yield from _differences_at(actual, parts_of(name), value, f"{path}.")
+    elif not _equal(actual, wanted):
+        yield f"{path}: expected {_shown(wanted)}, got {_shown(actual)}"
 
 
-def _equal(held: object, wanted: object) -> bool:
+def _equal(actual: object, wanted: object) -> bool:
     """Whether they are the same data. For JSON true and 1 differ, at any depth; not for Python."""
     wanted = _plain(wanted)
-    if isinstance(held, list) and isinstance(wanted, (list, tuple)):
-        return len(held) == len(wanted) and all(map(_equal, held, wanted))
-    if isinstance(held, dict) and isinstance(wanted, Mapping):
-        return held.keys() == wanted.keys() and all(_equal(held[key], wanted[key]) for key in held)
-    if isinstance(wanted, (int, float)) and isinstance(held, bool) != isinstance(wanted, bool):
+    if isinstance(actual, list) and isinstance(wanted, (list, tuple)):
+        return len(actual) == len(wanted) and all(map(_equal, actual, wanted))
+    if isinstance(actual, dict) and isinstance(wanted, Mapping):
+        return actual.keys() == wanted.keys() and all(
+            _equal(actual[key], wanted[key]) for key in actual
+        )
+    if isinstance(wanted, (int, float)) and isinstance(actual, bool) != isinstance(wanted, bool):
         return False
-    return bool(held == wanted)
+    return bool(actual == wanted)
 
 
 def _plain(wanted: object) -> Any:
@@ -296,8 +300,8 @@ def _plain(wanted: object) -> Any:
         return wanted  # it has its own `__eq__`, as `mock.ANY` has, or contains such an object
 
 
-def _fields(place: Event, path: str) -> Iterator[str]:
-    for name, value in place.items():
+def _fields(data: Event, path: str) -> Iterator[str]:
+    for name, value in data.items():
         where = f"{path}{name}"
         if isinstance(value, dict) and value:
             yield from _fields(value, f"{where}.")

@@ -1,0 +1,1 @@
+"""What a call takes of the thread that makes it."""

@@ -1,0 +1,1 @@
+"""What an outbox on disk adds, and what it does to a process with a crowded one."""

@@ -1,0 +1,1 @@
+"""Forks, forked workers, the import, and a process that is idle."""

@@ -1,0 +1,1 @@
+"""What is sent: any input, checked and serialized, or an error that names its place."""

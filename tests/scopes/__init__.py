@@ -1,0 +1,1 @@
+"""What scopes hold, and for whom."""
