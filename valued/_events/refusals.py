@@ -19,6 +19,7 @@ from valued._events.serializer import (
     normalize_leniently,
     parts_of,
 )
+from valued._process import shutdown
 from valued._process.fork import PerProcess
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class _Log:
         from valued._process.reporting import Reporter  # imported already with the first client
 
         self.reporter = Reporter(None)
+        shutdown.report_at_exit(self.reporter)
         self.kinds: set[str] = set()
 
 

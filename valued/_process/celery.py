@@ -83,5 +83,5 @@ def _end_task(task: Any = None, **_signal: Any) -> None:
 
 
 def _end_process(**_signal: Any) -> None:
-    # Receivers behind this one may record events, even the first ones of this process.
-    shutdown.end_here()
+    # Receivers after this one may record events, even the first ones of this process.
+    shutdown.exit_without_handlers()

@@ -35,15 +35,36 @@ thread. After the call returns, that thread has nothing to do in the child, and 
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
+import weakref
 from collections.abc import Callable
-from typing import Any, Final, Generic, NamedTuple, TypeVar
-
-from valued._process.weak import WeakList
+from typing import Any, Final, Generic, TypeVar
 
 T = TypeVar("T")
+
+
+class WeakList(Generic[T]):
+    """Lists objects without keeping them alive. Any thread may call anything.
+
+    It can be listed while other threads add to it: each operation is a single operation of a dict,
+    so it is atomic. `weakref.WeakSet` raises a `RuntimeError` then. There is no lock that a thread
+    could hold while another one forks.
+    """
+
+    __slots__ = ("__weakref__", "_references")
+
+    def __init__(self) -> None:
+        self._references: dict[weakref.ref[T], None] = {}
+
+    def add(self, element: T) -> None:
+        """Add *element*, by a weak reference; once, however often this is called."""
+        self._references[weakref.ref(element, self._references.pop)] = None
+
+    def living(self) -> list[T]:
+        """The elements that are alive, as a new list, in the order in which they were added."""
+        found = [reference() for reference in list(self._references)]
+        return [element for element in found if element is not None]
 
 
 class PerProcess(Generic[T]):
@@ -90,7 +111,7 @@ class PerProcess(Generic[T]):
         return value
 
 
-class Birthplace:
+class ProcessToken:
     """Remembers in which process it was made."""
 
     __slots__ = ("_made",)
@@ -99,7 +120,7 @@ class Birthplace:
         self._made: PerProcess[object] = PerProcess(object)
         self._made.get()
 
-    def is_here(self) -> bool:
+    def is_current(self) -> bool:
         """Whether that was this process, and not an ancestor of it."""
         return self._made.peek() is not None
 
@@ -151,112 +172,11 @@ def is_uwsgi_master() -> bool:
     return uwsgi is not None and uwsgi.masterpid() == os.getpid()
 
 
-def import_psutil() -> None:
-    """Import the module used below. Called when a client is made.
-
-    A child that is forked while another thread imports a module waits for ever when it needs that
-    module. Not imported at the top, since that would slow down every import of the library.
-    """
-    import psutil  # noqa: F401
-
-
-def identity() -> tuple[int, float]:
-    """The pid and the start time (seconds since the epoch) of this process."""
-    import psutil
-
-    process = psutil.Process()
-    return process.pid, process.create_time()
-
-
-class Mark(NamedTuple):
-    """Identifies a process, for other processes and for later ones.
-
-    A pid may be reused, but not together with the start time of its process. Both are valid only
-    where the same pids are visible: *boot*, *namespace* and *host* say where that is.
-    """
-
-    pid: int
-    #: On Linux in ticks since the boot, as the kernel counts them: a time since the epoch,
-    #: calculated from it, would change when the clock is set.
-    start: str
-    boot: str
-    namespace: str
-    host: str
-
-    @classmethod
-    def of_this_process(cls) -> Mark:
-        """The mark of this process."""
-        pid = os.getpid()
-        return cls(pid, _start(pid) or "", *_pid_space(), os.uname().nodename)
-
-
-def lives(mark: Mark) -> bool | None:
-    """Whether the process of *mark* is alive, maybe stopped; None: it can't be seen from here.
-
-    A process that has ended, and that its parent hasn't waited for (a zombie), isn't alive.
-    """
-    here = Mark.of_this_process()
-    if mark[2:] != here[2:] or not mark.start:
-        return None
-    return _start(mark.pid) == mark.start
-
-
-def _pid_space() -> tuple[str, str]:
-    """The id of the boot, and the pid namespace; empty if the system has none."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
-            return file.read().strip(), os.readlink("/proc/self/ns/pid")
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return "", ""  # any other error, such as too many open files, proves nothing: it is raised
-
-
-def _start(pid: int) -> str | None:
-    """When the process *pid* was started, in a form for comparison; None: there is no such process.
-
-    Raises `OSError` if this process can't look, and `PermissionError` if it may not.
-    """
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            # The name, in parentheses, may contain anything.
-            fields = file.read().rpartition(b")")[2].split()
-    except FileNotFoundError:
-        return None if os.path.exists("/proc/self/stat") else _start_by_psutil(pid)
-    except ProcessLookupError:  # it ended between `open` and `read`
-        return None
-    # A process whose main thread has ended while other threads run isn't dead.
-    state, threads, start = fields[0], int(fields[17]), fields[19]
-    return None if state in b"ZX" and threads <= 1 else start.decode()
-
-
-def _start_by_psutil(pid: int) -> str | None:
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return None
-        return repr(process.create_time())
-    except psutil.AccessDenied as error:
-        raise PermissionError(errno.EACCES, "the process exists, and it is hidden") from error
-    except psutil.Error:
-        return None
+def current_pid() -> int:
+    """The pid of this process."""
+    return os.getpid()
 
 
 def send_signal(number: int) -> None:
     """Send the signal *number* to this process, not to its children."""
     os.kill(os.getpid(), number)
-
-
-def has_os_threads(native_ids: set[int]) -> bool:
-    """Whether the kernel still counts one of these threads as part of this process.
-
-    Up to Python 3.12 it does for a moment after ``Thread.join``, and a fork then causes a warning.
-    """
-    import psutil
-
-    process = psutil.Process()
-    try:
-        return any(thread.id in native_ids for thread in process.threads())
-    except psutil.NoSuchProcess:
-        # Older psutil takes a thread that ends at this moment for the process. Look again.
-        return True

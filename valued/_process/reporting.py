@@ -6,8 +6,9 @@ import collections
 import contextlib
 import json
 import logging
-import time
 from typing import TYPE_CHECKING, Final
+
+from valued._process.clock import CLOCK
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ _OF_ONE: Final = {
     "events were dropped: they were ": "event was dropped: it was ",
     "events were ": "event was ",
     "events not ": "event not ",
+    "files of the outbox were damaged, and were ": "file of the outbox was damaged, and was ",
     "of the oldest files of rejected events were ": "of the oldest files of rejected events was ",
     "places in the outbox are damaged, and were ": "place in the outbox is damaged, and was ",
     "rejected events ": "rejected event ",
@@ -89,14 +91,14 @@ class Reporter:
     """
 
     def __init__(
-        self, on_error: OnError | None, clock: Callable[[], float] = time.monotonic
+        self, on_error: OnError | None, clock: Callable[[], float] = CLOCK.monotonic
     ) -> None:
         self._on_error = on_error
         self._clock = clock
         # Each operation on both is atomic, so there is no lock that a signal handler, or a child
         # that ``on_error`` forked, could find taken.
-        self._said: dict[str, float] = {}
-        self._unsaid: dict[str, collections.deque[int]] = {}
+        self._logged_at: dict[str, float] = {}
+        self._unlogged: dict[str, collections.deque[int]] = {}
         self._lines: dict[str, tuple[str, tuple[object, ...], bool]] = {}
 
     def warn(
@@ -107,25 +109,25 @@ class Reporter:
         *message* is in the plural; see `counted`.
         """
         self._lines[kind] = message, args, traceback
-        self._unsaid.setdefault(kind, collections.deque()).append(count)
+        self._unlogged.setdefault(kind, collections.deque()).append(count)
         now = self._clock()
-        if now - self._said.get(kind, -QUIET) < QUIET:
+        if now - self._logged_at.get(kind, -QUIET) < QUIET:
             return
-        self._said[kind] = now
-        self._say(kind)
+        self._logged_at[kind] = now
+        self._log_counted(kind)
 
-    def rest(self) -> None:
+    def log_remaining(self) -> None:
         """Log what was counted and not logged yet: there may be no later opportunity."""
-        for kind in list(self._unsaid):
+        for kind in list(self._unlogged):
             if kind != "retry":  # by now delivered, or counted as lost
-                self._say(kind)
+                self._log_counted(kind)
 
-    def _say(self, kind: str) -> None:
-        unsaid = self._unsaid[kind]
+    def _log_counted(self, kind: str) -> None:
+        unlogged = self._unlogged[kind]
         total = 0
         with contextlib.suppress(IndexError):  # when it is empty; another thread may help with it
             while True:
-                total += unsaid.popleft()
+                total += unlogged.popleft()
         if total:
             message, args, traceback = self._lines[kind]
             line = counted(message, total)
@@ -152,8 +154,8 @@ class Reporter:
 
     def too_late(self) -> None:
         """An event was recorded when nothing can be sent any more; logged once."""
-        if "too late" not in self._said:
-            self._said["too late"] = self._clock()
+        if "too late" not in self._logged_at:
+            self._logged_at["too late"] = self._clock()
             log.warning(
                 "events recorded while the Python interpreter shuts down, for example by objects "
                 "finalized then, are dropped: record them in an atexit handler, or earlier"

@@ -23,74 +23,131 @@ from __future__ import annotations
 import atexit
 import sys
 import threading
-import time
 import weakref
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import Callable
+from typing import Final, Protocol
 
-from valued._process.fork import PerProcess
-from valued._process.weak import WeakList
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
+from valued._process import interpreter
+from valued._process.clock import CLOCK
+from valued._process.fork import PerProcess, WeakList
 
 #: If the exit follows an incomplete `flush_at_end` within so many seconds, both share one time
 #: limit. A server that called `flush_at_end` exits within milliseconds.
 SAME_END: Final = 1.0
 
+#: How the name of each thread of ours begins.
+THREADS: Final = "valued-"
 
-class Leaver(Protocol):
-    """A sender that may have something to finish at exit."""
+#: Seconds that the end of a subinterpreter waits for a thread of ours, which may be in its last
+#: attempt. Python ends the whole process if a thread is left then.
+LAST_JOIN: Final = 60.0
 
-    def leave(self, started: float) -> None:
-        """Finish. *started*: `time.monotonic` when the exit began."""
 
-    def hurry(self, started: float) -> bool:
-        """Deliver in the time that `leave` would have, then go on. Whether all was settled."""
+class ExitListener(Protocol):
+    """A pipeline, which may have something to finish at exit. Times are of `CLOCK.monotonic`."""
 
-    def say_what_is_left(self, started: float) -> object:
+    def on_exit(self, started: float) -> object:
+        """Finish what the exit, which began at *started*, leaves time for."""
+
+    def flush_now(self, started: float) -> bool:
+        """Deliver in the time that `on_exit` would have, then go on. Whether all was settled."""
+
+    def log_remaining(self, started: float) -> object:
         """Log how many events were not delivered in the time of an exit begun at *started*."""
+
+    def end_threads(self) -> object:
+        """Tell all threads to end, after `on_exit`. It doesn't wait for them."""
 
     def flush(self, deadline: float | None) -> bool:
         """Wait until what was accepted is settled; False: *deadline* passed."""
 
 
-class _Leavers:
+class Reports(Protocol):
+    """It counts, and may have counted what it hasn't logged yet."""
+
+    def log_remaining(self) -> object:
+        """Log it."""
+
+
+class _Exit:
+    """What one process does at its exit."""
+
     def __init__(self) -> None:
-        self.known: WeakList[Leaver] = WeakList()
-        self.unfinished: set[Leaver] = set()
-        self.hooked = False
-        self.greeted = False
-        self.ending = False  # whether Celery has announced the end of this process
-        self.last: list[Callable[[], object]] = []  # what to call when all have finished
-        #: The last `flush_at_end`: when it began and returned, and which senders weren't done.
-        self.late: tuple[float, float, list[Leaver]] = 0.0, 0.0, []
+        self.listeners: WeakList[ExitListener] = WeakList()
+        self.kept: set[ExitListener] = set()
+        self.is_hooked = False
+        self.had_first_event = False
+        self.is_announced = False  # by Celery: no exit handler will run
+        self.reports: WeakList[Reports] = WeakList()  # they log after the listeners
+        self.last: list[Callable[[], object]] = []  # called after the reports, each once
+        #: The last `flush_at_end`: when it began and returned, and which listeners weren't done.
+        self.late: tuple[float, float, list[ExitListener]] = 0.0, 0.0, []
 
 
-_here: Final[PerProcess[_Leavers]] = PerProcess(_Leavers)
+_here: Final[PerProcess[_Exit]] = PerProcess(_Exit)
+
+#: Called with the first event of each process that has any.
+_on_first_event: Final[list[Callable[[], object]]] = []
 
 
-def enroll(leaver: Leaver) -> None:
-    """Notify *leaver* of the exit of this process, by a weak reference. Any thread may call."""
-    leavers = _here.get()
-    leavers.known.add(leaver)
+def register(listener: ExitListener) -> None:
+    """Notify *listener* of the exit of this process, by a weak reference. Any thread may call."""
+    here = _here.get()
+    here.listeners.add(listener)
     hook_exit()
-    if not leavers.greeted:
-        leavers.greeted = True
-        for greet in _greeters:
-            greet()
+    if not here.had_first_event:
+        here.had_first_event = True
+        for function in _on_first_event:
+            function()
+
+
+def registered() -> list[ExitListener]:
+    """The listeners of this process that are alive."""
+    here = _here.peek()
+    return [] if here is None else here.listeners.living()
+
+
+def on_first_event(function: Callable[[], object]) -> None:
+    """Call *function* with the first event of this process and of each process forked from it.
+
+    It must not raise.
+    """
+    if function not in _on_first_event:
+        _on_first_event.append(function)
+
+
+def keep(listener: ExitListener) -> None:
+    """Keep *listener* alive until `release`: it has events that no thread works on."""
+    _here.get().kept.add(listener)
+
+
+def release(listener: ExitListener) -> None:
+    """Undo `keep`: *listener* has nothing left to send."""
+    _here.get().kept.discard(listener)
+
+
+def report_at_exit(reports: Reports) -> None:
+    """Have *reports*, held weakly, log what remains when this process ends, after the listeners."""
+    _here.get().reports.add(reports)
+    hook_exit()
+
+
+def call_last(function: Callable[[], object]) -> None:
+    """Call *function* as the last step of the exit; it may end the process."""
+    _here.get().last.append(function)
+    hook_exit()
 
 
 def hook_exit() -> None:
-    """Let all finish when this process ends. Any thread may call; once is enough."""
-    leavers = _here.get()
-    if leavers.hooked:
+    """Let all listeners finish when this process ends. Any thread may call; once is enough."""
+    here = _here.get()
+    if here.is_hooked:
         return
-    leavers.hooked = True
+    here.is_hooked = True
     # urllib3 closes its idle connections in a finalizer, which `weakref` runs in an exit handler.
     # The handler registered last runs first. So make `weakref` register its handler now, and then
     # register ours, which uses the connections.
-    weakref.finalize(leavers, int)
+    weakref.finalize(here, int)
     atexit.unregister(_exit)  # the parent's registration, in a child that inherited it
     atexit.register(_exit)
     if _is_multiprocessing_child():
@@ -101,38 +158,10 @@ def hook_exit() -> None:
         Finalize(None, _exit, exitpriority=0)
 
 
-def on_exit(last: Callable[[], object]) -> None:
-    """Call *last* when this process ends, after all have finished. Needs `hook_exit`."""
-    _here.get().last.append(last)
-
-
-#: Called with the first event of each process that has any.
-_greeters: Final[list[Callable[[], object]]] = []
-
-
-def on_first_event(greet: Callable[[], object]) -> None:
-    """Call *greet* with the first event of this process and of each process forked from it.
-
-    It must not raise.
-    """
-    if greet not in _greeters:
-        _greeters.append(greet)
-
-
-def keep(leaver: Leaver) -> None:
-    """Keep *leaver* alive until `release`: it has events that no thread works on."""
-    _here.get().unfinished.add(leaver)
-
-
-def release(leaver: Leaver) -> None:
-    """Undo `keep`: *leaver* has nothing left to send."""
-    _here.get().unfinished.discard(leaver)
-
-
 def is_ending() -> bool:
     """Whether the process is so close to its end that no exit handler will be called any more."""
-    leavers = _here.peek()
-    if leavers is not None and leavers.ending:
+    here = _here.peek()
+    if here is not None and here.is_announced:
         return True
     if not main_thread_is_over():
         return False
@@ -165,47 +194,59 @@ def _is_multiprocessing_child() -> bool:
     return process is not None and process.current_process().name != "MainProcess"
 
 
-def leave() -> None:
-    """The process ends: let all senders finish."""
-    now = time.monotonic()
-    leavers = _here.peek()
-    began, returned, late = (0.0, 0.0, []) if leavers is None else leavers.late
-    for leaver in enrolled():
+def notify_exit() -> None:
+    """The process ends: let all listeners finish, then log what was counted and not logged."""
+    here = _here.peek()
+    if here is None:
+        return
+    now = CLOCK.monotonic()
+    began, returned, late = here.late
+    for listener in registered():
         # One start time for all: the time limit is for the exit as a whole.
-        leaver.leave(began if leaver in late and now - returned < SAME_END else now)
+        listener.on_exit(began if listener in late and now - returned < SAME_END else now)
+    for reports in here.reports.living():
+        reports.log_remaining()
 
 
 def _exit() -> None:
-    leave()
-    leavers = _here.peek()
-    while leavers is not None and leavers.last:
-        leavers.last.pop()()
+    """What runs at the end of the process, or of a subinterpreter."""
+    notify_exit()
+    here = _here.peek()
+    if here is None:
+        return
+    if not interpreter.is_main():
+        _join_threads()
+    while here.last:
+        here.last.pop()()
 
 
-def hurry() -> None:
-    """The process may end: let all senders deliver."""
-    now = time.monotonic()
-    for leaver in enrolled():
-        leaver.hurry(now)
+def _join_threads() -> None:
+    for listener in registered():
+        listener.end_threads()
+    # By the name: that includes those of clients that are gone.
+    for thread in threading.enumerate():
+        if thread.name.startswith(THREADS) and thread is not threading.current_thread():
+            thread.join(LAST_JOIN)
 
 
-def enrolled() -> list[Leaver]:
-    """The senders of this process."""
-    leavers = _here.peek()
-    return [] if leavers is None else leavers.known.living()
+def flush_now() -> None:
+    """The process may end: let all listeners deliver."""
+    now = CLOCK.monotonic()
+    for listener in registered():
+        listener.flush_now(now)
 
 
 def flush_at_end() -> bool:
     """The process is about to end: deliver what is possible in time, and log the rest."""
-    started = time.monotonic()
-    late = [leaver for leaver in enrolled() if not leaver.hurry(started)]
-    for leaver in late:
-        leaver.say_what_is_left(started)
-    _here.get().late = started, time.monotonic(), late
+    started = CLOCK.monotonic()
+    late = [listener for listener in registered() if not listener.flush_now(started)]
+    for listener in late:
+        listener.log_remaining(started)
+    _here.get().late = started, CLOCK.monotonic(), late
     return not late
 
 
-def end_here() -> None:
-    """The process ends, and no exit handler will run: let all senders finish."""
-    _here.get().ending = True
-    leave()
+def exit_without_handlers() -> None:
+    """The process ends, and no exit handler will run: let all listeners finish."""
+    _here.get().is_announced = True
+    notify_exit()

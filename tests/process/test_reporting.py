@@ -61,7 +61,7 @@ def test_one_line_a_minute_of_each_kind_that_tells_how_many_there_were(
     ]
 
 
-def test_counts_start_anew_after_each_line(clock: Clock, lines: Callable[[], list[str]]) -> None:
+def test_counts_start_again_after_each_line(clock: Clock, lines: Callable[[], list[str]]) -> None:
     reporter = Reporter(None, clock)
     for minute in range(3):
         clock.now = minute * QUIET
@@ -338,7 +338,7 @@ def test_where_stderr_is_closed_too_nothing_is_raised(
     closed.close()
     monkeypatch.setattr("sys.stderr", closed)
     logger.handlers[:] = [logging.StreamHandler(closed)] * handlers
-    logger.warning("nobody hears it")
+    logger.warning("not seen")
 
 
 def test_the_end_of_pytest_with_the_service_down_is_no_logging_error(tmp_path: Path) -> None:
@@ -365,7 +365,7 @@ def test_the_end_of_pytest_with_the_service_down_is_no_logging_error(tmp_path: P
 def test_each_line_that_counts_is_right_for_one() -> None:
     templates = {
         line
-        for path in Path(valued.__file__).parent.glob("_*.py")
+        for path in Path(valued.__file__).parent.rglob("*.py")
         for line in re.findall(r'"([^"\n]*%d [^"\n]*)"', path.read_text("utf-8"))
         if re.match(r"(?:the process ends with |on_error raised )?%d (?!bytes|\{)", line)
     }

@@ -1,21 +1,15 @@
-"""The one module that knows of forks. What a fork does to the whole: tests/prefork."""
+"""Values that belong to a process. What a fork does to the whole package: tests/prefork."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
-import pickle
-import sys
 import threading
 from collections.abc import Callable
-from typing import Any
 
-import psutil
 import pytest
 
-from tests.support.processes import Child, run, until
+from tests.support.processes import Child, run
 from valued._process import fork as _fork
-from valued._process import pickling
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
@@ -64,7 +58,7 @@ def test_a_child_forgets_its_parents_value_at_once_and_builds_its_own(
     parents = value.get()
 
     def child() -> None:
-        assert forgotten == [parents]  # by the hook, before anybody asked
+        assert forgotten == [parents]  # by the hook, before the value was asked for
         assert value.peek() is None
         assert value.get() is not parents
         assert forgotten == [parents]
@@ -75,7 +69,7 @@ def test_a_child_forgets_its_parents_value_at_once_and_builds_its_own(
 
 
 @needs_fork
-def test_a_value_without_forget_is_let_go_of(fork: Callable[..., Child]) -> None:
+def test_a_value_without_forget_is_dropped(fork: Callable[..., Child]) -> None:
     value = _fork.PerProcess(Thing)
     value.get()
 
@@ -98,20 +92,20 @@ def test_a_fork_that_no_hook_told_of_resets_every_owner_with_the_first_value_ask
     assert two.peek() is None
 
 
-def test_the_process_of_a_birthplace_is_here() -> None:
-    assert _fork.Birthplace().is_here()
+def test_the_process_of_a_token_is_current() -> None:
+    assert _fork.ProcessToken().is_current()
 
 
 @needs_fork
-def test_a_birthplace_is_not_in_a_child(fork: Callable[..., Child]) -> None:
-    birthplace = _fork.Birthplace()
+def test_a_token_is_not_current_in_a_child(fork: Callable[..., Child]) -> None:
+    token = _fork.ProcessToken()
 
     def child() -> None:
-        assert not birthplace.is_here()
-        assert _fork.Birthplace().is_here()
+        assert not token.is_current()
+        assert _fork.ProcessToken().is_current()
 
     assert fork(child).wait() == 0
-    assert birthplace.is_here()
+    assert token.is_current()
 
 
 def test_an_owner_that_is_gone_is_not_held() -> None:
@@ -120,64 +114,6 @@ def test_an_owner_that_is_gone_is_not_held() -> None:
     assert len(_fork._owners.living()) == before + 1
     del owner
     assert len(_fork._owners.living()) == before
-
-
-def test_identity_is_what_the_system_says() -> None:
-    assert _fork.identity() == (os.getpid(), psutil.Process().create_time())
-
-
-def test_the_kernel_counts_a_thread_while_it_lives() -> None:
-    leave = threading.Event()
-    thread = threading.Thread(target=leave.wait, args=(10,))
-    thread.start()
-    assert thread.native_id is not None
-    assert _fork.has_os_threads({thread.native_id})
-    leave.set()
-    thread.join(10)
-    until(lambda: not _fork.has_os_threads({thread.native_id or 0}))
-    assert not _fork.has_os_threads(set())
-
-
-def test_a_thread_that_ends_while_psutil_looks_is_looked_for_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def threads(process: psutil.Process) -> None:
-        raise psutil.NoSuchProcess(process.pid)  # as psutil 5.9 does
-
-    monkeypatch.setattr(psutil.Process, "threads", threads)
-    assert _fork.has_os_threads({1})
-
-
-class Spawned:
-    """Notes what `_fork` says while it is pickled."""
-
-    def __reduce__(self) -> Any:
-        return bool, (pickling.is_spawning(),)
-
-
-def exit_by(value: object) -> None:
-    sys.exit(7 if value is True else 8)
-
-
-@pytest.mark.parametrize("method", ["spawn", "forkserver"])
-def test_a_child_that_is_being_spawned_is_told_apart_from_any_other_pickle(method: str) -> None:
-    if method not in multiprocessing.get_all_start_methods():
-        pytest.skip(f"no {method} here")
-    assert pickle.loads(pickle.dumps(Spawned())) is False
-    process: Any = multiprocessing.get_context(method).Process(target=exit_by, args=(Spawned(),))
-    process.start()
-    process.join(30)
-    assert process.exitcode == 7
-    assert pickle.loads(pickle.dumps(Spawned())) is False
-
-
-def test_without_multiprocessing_nothing_is_spawned() -> None:
-    program = (
-        "import sys, valued._process.pickling\n"
-        "sys.modules.pop('multiprocessing.context', None)  # coverage imports it\n"
-        "assert not valued._process.pickling.is_spawning()\n"
-    )
-    assert run("-c", program).stderr == ""
 
 
 UWSGI = """
@@ -203,7 +139,7 @@ print(calls)
     ids=["nothing was there", "a hook was there"],
 )
 def test_uwsgis_hook_runs_the_reset_and_what_was_there(before: str, calls: list[str]) -> None:
-    # A stand-in, as the real server makes its module in its own processes: test_uwsgi.py has it.
+    # Not the real module, which the server makes in its own processes: tests/prefork/test_uwsgi.py.
     done = run("-c", UWSGI.replace("BEFORE", before))
     assert (done.stdout.strip(), done.stderr) == (str(calls), "")
 

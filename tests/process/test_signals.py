@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 
 import valued
+from tests.process.test_shutdown import Witness
 from tests.support.processes import Child, until
-from tests.test_leaving import Witness
-from valued._process import shutdown as _leaving
+from valued._process import shutdown
 from valued._process import signals as _signals
 
 
@@ -65,7 +65,7 @@ def signalled(fork: Callable[..., Child], sent: Sent) -> Callable[..., None]:
         def child() -> None:
             witness = Witness()
             signal.signal(signal.SIGTERM, before)
-            _leaving.enroll(witness)
+            shutdown.register(witness)
             valued.flush_on_signals()
             valued.flush_on_signals()  # again, which changes nothing
             signal.raise_signal(signal.SIGTERM)
@@ -75,10 +75,12 @@ def signalled(fork: Callable[..., Child], sent: Sent) -> Callable[..., None]:
             if handler is not before:  # else it ran after the thread, which had delivered
                 handler(signal.SIGTERM, None)
             assert signal.getsignal(signal.SIGTERM) is before
-            watch = _signals._here.get()
-            for _ in range(2):  # which is nobody's: the thread listens on, and reads both
-                assert watch.tell(signal.SIGUSR1)
-            until(lambda: not readable(watch))
+            listener = _signals._here.get()
+            for _ in range(
+                2
+            ):  # which no handler of ours waits for: the thread listens on, and reads both
+                assert listener.wake(signal.SIGUSR1)
+            until(lambda: not readable(listener))
 
         assert fork(child).wait() == 0
 
@@ -87,14 +89,14 @@ def signalled(fork: Callable[..., Child], sent: Sent) -> Callable[..., None]:
 
 def test_the_default_ends_the_process_after_delivering(signalled: Callable[..., None]) -> None:
     def check(witness: Witness) -> None:
-        assert (len(witness.heard), len(witness.hurried)) == (1, 0)
+        assert (len(witness.exits), len(witness.flushes)) == (1, 0)
 
     signalled(signal.SIG_DFL, check)
 
 
 def test_a_handler_that_was_there_may_go_on(signalled: Callable[..., None]) -> None:
     def check(witness: Witness) -> None:
-        assert (len(witness.heard), len(witness.hurried)) == (0, 1)
+        assert (len(witness.exits), len(witness.flushes)) == (0, 1)
 
     signalled(lambda _number, _frame: None, check)
 
@@ -102,33 +104,33 @@ def test_a_handler_that_was_there_may_go_on(signalled: Callable[..., None]) -> N
 def test_a_handler_is_called_once_though_another_wake_up_is_under_way(
     fork: Callable[..., Child], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send, receive = _signals.send_signal, _signals._received
+    send, receive = _signals.send_signal, _signals._receive
     calls: list[int] = []
 
     def received(reader: socket.socket) -> bytes:
         said = receive(reader)
-        until(lambda: _signals._here.get().heard)  # the signal itself has come to the handler
+        until(lambda: _signals._here.get().delivered)  # the signal itself has come to the handler
         return said
 
     def send_twice(number: int) -> None:
         send(number)
         if threading.current_thread() is not threading.main_thread():
             # The handler runs, and the thread that wakes it doesn't know yet.
-            until(lambda: _signals._here.get().done)
+            until(lambda: _signals._here.get().passed_on)
             send(number)
 
     def child() -> None:
         warm_up()
         monkeypatch.setattr(_signals, "send_signal", send_twice)
-        monkeypatch.setattr(_signals, "_received", received)
+        monkeypatch.setattr(_signals, "_receive", received)
         signal.signal(signal.SIGTERM, lambda number, _frame: calls.append(number))
         valued.flush_on_signals()
         [listening] = [one for one in threading.enumerate() if one.name == "valued-signals"]
         signal.raise_signal(signal.SIGTERM)
         until(lambda: calls)
-        watch = _signals._here.get()
-        assert watch.tell(signal.SIGUSR1)  # behind all that the signals have written
-        until(lambda: not readable(watch))
+        listener = _signals._here.get()
+        assert listener.wake(signal.SIGUSR1)  # behind all that the signals have written
+        until(lambda: not readable(listener))
         assert listening.is_alive()
         assert calls == [signal.SIGTERM]
 
@@ -138,23 +140,48 @@ def test_a_handler_is_called_once_though_another_wake_up_is_under_way(
 def test_a_handler_that_ran_waits_until_no_signal_is_under_way_to_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    watch = _signals._Watch()
-    watch._sender = -1  # no thread's number
+    listener = _signals._Listener()
+    listener._sender = -1  # no thread's number
     slept: list[float] = []
 
     def sleep(seconds: float) -> None:
         slept.append(seconds)
-        watch._sender = None
+        listener._sender = None
 
     monkeypatch.setattr(_signals, "time", SimpleNamespace(sleep=sleep))
-    watch.wait_for_sender()
+    listener.wait_for_sender()
     assert slept == [_signals.AGAIN / 10]
 
 
-def test_what_is_left_of_a_signal_does_not_count_for_a_handler_that_is_installed_anew(
+def test_a_signal_that_is_still_under_way_is_not_passed_on_a_second_time(
     fork: Callable[..., Child], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    receive, get = _signals._received, signal.getsignal
+    calls: list[int] = []
+    arrived: list[int] = []
+
+    def arrive() -> set[int]:  # the kernel hands it over with a system call
+        if not arrived:
+            arrived.append(1)
+            signal.raise_signal(signal.SIGTERM)
+        return set()
+
+    def child() -> None:
+        warm_up()
+        signal.signal(signal.SIGTERM, lambda number, _frame: calls.append(number))
+        valued.flush_on_signals()
+        monkeypatch.setattr(signal, "sigpending", arrive)
+        signal.raise_signal(signal.SIGTERM)
+        until(lambda: calls)
+        assert arrived
+        assert calls == [signal.SIGTERM]
+
+    assert fork(child).wait() == 0
+
+
+def test_what_is_left_of_a_signal_does_not_count_for_a_handler_that_is_installed_again(
+    fork: Callable[..., Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receive, get = _signals._receive, signal.getsignal
     calls: list[int] = []
     read: list[bytes] = []
     looking = threading.Event()
@@ -181,7 +208,7 @@ def test_what_is_left_of_a_signal_does_not_count_for_a_handler_that_is_installed
         nonlocal listening
         warm_up()
         signal.signal(signal.SIGTERM, on_term)
-        monkeypatch.setattr(_signals, "_received", received)
+        monkeypatch.setattr(_signals, "_receive", received)
         valued.flush_on_signals()
         handlers.add(get(signal.SIGTERM))
         [listening] = [one for one in threading.enumerate() if one.name == "valued-signals"]
@@ -198,34 +225,34 @@ def test_what_is_left_of_a_signal_does_not_count_for_a_handler_that_is_installed
 def test_a_signal_that_is_passed_on_within_the_handler_leaves_nothing_for_the_next_one(
     fork: Callable[..., Child], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start, receive = _signals._Watch.start, _signals._received
+    start, receive = _signals._Listener.start, _signals._receive
     calls: list[int] = []
 
     def received(reader: socket.socket) -> bytes:
         said = receive(reader)
-        until(lambda: _signals._here.get().heard)  # the signal itself has come to the handler
+        until(lambda: _signals._here.get().delivered)  # the signal itself has come to the handler
         return said
 
     def on_term(number: int, _frame: object) -> None:
         calls.append(number)
         valued.flush_on_signals()
 
-    def start_slowly(watch: _signals._Watch, launch: Callable[..., object]) -> None:
-        start(watch, launch)
-        if watch.heard and not calls:
+    def start_slowly(listener: _signals._Listener, launch: Callable[..., object]) -> None:
+        start(listener, launch)
+        if listener.delivered and not calls:
             until(lambda: calls)  # the thread sends the signal again, and the handler runs here
 
     def child() -> None:
         warm_up()
         signal.signal(signal.SIGTERM, on_term)
-        monkeypatch.setattr(_signals, "_received", received)
+        monkeypatch.setattr(_signals, "_receive", received)
         valued.flush_on_signals()
-        monkeypatch.setattr(_signals._Watch, "start", start_slowly)
+        monkeypatch.setattr(_signals._Listener, "start", start_slowly)
         signal.raise_signal(signal.SIGTERM)
         until(lambda: calls)
-        watch = _signals._here.get()
-        assert watch.tell(signal.SIGUSR1)  # behind all that the signal may have left
-        until(lambda: not readable(watch))
+        listener = _signals._here.get()
+        assert listener.wake(signal.SIGUSR1)  # behind all that the signal may have left
+        until(lambda: not readable(listener))
         assert calls == [signal.SIGTERM]
 
     assert fork(child).wait() == 0
@@ -234,21 +261,21 @@ def test_a_signal_that_is_passed_on_within_the_handler_leaves_nothing_for_the_ne
 def test_a_signal_that_another_one_s_handler_breaks_off_is_passed_on_yet(
     fork: Callable[..., Child], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wait = _signals._Watch.wait_for_sender
+    wait = _signals._Listener.wait_for_sender
     calls: list[int] = []
     interrupted: list[int] = []
 
-    def interrupt(watch: _signals._Watch) -> None:
+    def interrupt(listener: _signals._Listener) -> None:
         if not interrupted:
             interrupted.append(1)
             raise LookupError
-        wait(watch)
+        wait(listener)
 
     def child() -> None:
         warm_up()
         signal.signal(signal.SIGTERM, lambda number, _frame: calls.append(number))
         valued.flush_on_signals()
-        monkeypatch.setattr(_signals._Watch, "wait_for_sender", interrupt)
+        monkeypatch.setattr(_signals._Listener, "wait_for_sender", interrupt)
         with pytest.raises(LookupError):  # noqa: PT012 - wherever the handler runs
             signal.raise_signal(signal.SIGTERM)
             until(lambda: calls)
@@ -264,14 +291,14 @@ def test_a_second_signal_does_what_it_did_before_at_once(
     delivering = threading.Event()
 
     class Slow(Witness):
-        def leave(self, started: float) -> None:
+        def on_exit(self, started: float) -> None:
             delivering.set()
             threading.Event().wait(30)  # much longer than the test
 
     def child() -> None:
         witness = Slow()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        _leaving.enroll(witness)
+        shutdown.register(witness)
         valued.flush_on_signals()
         signal.raise_signal(signal.SIGTERM)
         assert delivering.wait(10)
@@ -302,14 +329,16 @@ def test_where_no_thread_can_be_started_the_signal_is_not_lost_but_to_an_end_und
     def child() -> None:
         witness = Witness()
         with monkeypatch.context() as patch:
-            patch.setattr(_leaving, "is_ending", lambda: ending)
-            patch.setattr(_leaving, "main_thread_is_over", lambda: over)
+            patch.setattr(shutdown, "is_ending", lambda: ending)
+            patch.setattr(shutdown, "main_thread_is_over", lambda: over)
             patch.setattr(_signals._thread, "start_new_thread", no_thread)
             patch.setattr(threading.Thread, "start", no_thread)
-            _leaving.enroll(witness)  # the first event; that nobody can listen is no trouble yet
+            shutdown.register(
+                witness
+            )  # the first event; that no thread can listen is no trouble yet
             handler(signal.SIGTERM, None)
         assert sent == ([] if ending else [signal.SIGTERM])
-        assert len(witness.heard) == delivers
+        assert len(witness.exits) == delivers
 
     before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     valued.flush_on_signals()
@@ -325,18 +354,18 @@ def test_a_signal_that_comes_while_the_pipe_is_being_made_finds_one(
     fork: Callable[..., Child], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def child() -> None:
-        watch = _signals._Watch()
+        listener = _signals._Listener()
         make = socket.socketpair
 
         def interrupted() -> tuple[socket.socket, socket.socket]:
             monkeypatch.setattr(socket, "socketpair", make)
-            assert watch.tell(signal.SIGUSR1)  # as the handler does
+            assert listener.wake(signal.SIGUSR1)  # as the handler does
             return make()
 
         monkeypatch.setattr(socket, "socketpair", interrupted)
-        watch.start(threading.Thread.start)
-        until(lambda: not readable(watch))
-        assert signal.set_wakeup_fd(-1) == watch._pipe[1].fileno()
+        listener.start(threading.Thread.start)
+        until(lambda: not readable(listener))
+        assert signal.set_wakeup_fd(-1) == listener._pipe[1].fileno()
 
     assert fork(child).wait() == 0
 
@@ -347,8 +376,8 @@ def test_an_event_loop_keeps_what_it_is_woken_by(fork: Callable[..., Child]) -> 
         writer.setblocking(False)
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         valued.flush_on_signals()
-        watch = _signals._here.get()
-        watch.let_go()  # as in a child of this one
+        listener = _signals._here.get()
+        listener.close_inherited()  # as in a child of this one
         assert signal.set_wakeup_fd(-1) == writer.fileno()
         reader.close()
         writer.close()
@@ -362,15 +391,15 @@ def test_what_a_server_raises_again_is_delivered_there_and_wakes_no_loop_that_is
     def child() -> None:
         witness = Witness()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        _leaving.enroll(witness)
+        shutdown.register(witness)
         valued.flush_on_signals()
-        watch = _signals._here.get()
+        listener = _signals._here.get()
         told = []
-        watch.tell = lambda *arguments: bool(told.append(arguments))  # type: ignore[method-assign]
+        listener.wake = lambda *arguments: bool(told.append(arguments))  # type: ignore[method-assign]
         server = {"__name__": "uvicorn.server", "signal": signal}
         exec("signal.raise_signal(signal.SIGTERM)", server)
         # The thread may hear of it, too, where there is no loop; then it is sent twice.
-        assert (len(witness.heard), told, set(sent)) == (1, [], {signal.SIGTERM})
+        assert (len(witness.exits), told, set(sent)) == (1, [], {signal.SIGTERM})
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
     assert fork(child).wait() == 0
@@ -380,7 +409,7 @@ def test_a_child_closes_the_pipe_of_its_parent_and_has_its_own(fork: Callable[..
     def grandchild(pipe: tuple[socket.socket, socket.socket]) -> None:
         assert [end.fileno() for end in pipe] == [-1, -1]
         assert signal.set_wakeup_fd(-1) == -1
-        _leaving.enroll(Witness())
+        shutdown.register(Witness())
         assert signal.set_wakeup_fd(-1) == _signals._here.get()._pipe[1].fileno()
 
     def child() -> None:
@@ -396,42 +425,44 @@ def test_what_is_not_on_the_main_thread_closes_and_starts_nothing(
 ) -> None:
     def child() -> None:
         valued.flush_on_signals()
-        watch = _signals._here.get()
-        in_thread(watch.let_go).result(10)  # a fork in C on a thread: Python calls another one main
-        in_thread(_signals._look_again).result(10)
+        listener = _signals._here.get()
+        in_thread(listener.close_inherited).result(
+            10
+        )  # a fork in C on a thread: Python calls another one main
+        in_thread(_signals._install_again).result(10)
         for _ in range(2):
-            assert watch.tell(signal.SIGUSR1)  # which is nobody's
-            until(lambda: not readable(watch))
-        _signals._Watch().let_go()  # one that never listened
+            assert listener.wake(signal.SIGUSR1)  # which no handler of ours waits for
+            until(lambda: not readable(listener))
+        _signals._Listener().close_inherited()  # one that never listened
 
     assert fork(child).wait() == 0
 
 
 def test_a_pipe_that_a_fork_hook_closed_says_nothing_more() -> None:
-    # With gevent, who listens lives on in a child: tests/prefork/test_gevent.py, where no line of a
-    # greenlet is counted.
+    # With gevent, the listener lives on in a child: tests/prefork/test_gevent.py, where coverage
+    # counts no line of a greenlet.
     reader, writer = socket.socketpair()
     with reader, writer:
         writer.send(b"\x0f")
-        assert _signals._received(reader) == b"\x0f"
+        assert _signals._receive(reader) == b"\x0f"
         reader.close()
-        assert _signals._received(reader) == b""
+        assert _signals._receive(reader) == b""
 
 
-def readable(watch: Any) -> bool:
-    return bool(select.select([watch._pipe[0]], [], [], 0)[0])
+def readable(listener: Any) -> bool:
+    return bool(select.select([listener._pipe[0]], [], [], 0)[0])
 
 
 def test_a_pipe_that_is_full_is_read_anyway(fork: Callable[..., Child]) -> None:
     def child() -> None:
-        watch = _signals._Watch()
+        listener = _signals._Listener()
         reader, writer = socket.socketpair()
         writer.settimeout(0)
-        watch._pipe = reader, writer
+        listener._pipe = reader, writer
         with contextlib.suppress(BlockingIOError):
             while True:
                 writer.send(bytes(65536))
-        assert watch.tell(signal.SIGTERM)
+        assert listener.wake(signal.SIGTERM)
 
     assert fork(child).wait() == 0
 
@@ -440,10 +471,10 @@ def test_a_signal_is_not_blocked_where_no_other_thread_would_take_it(
     fork: Callable[..., Child],
 ) -> None:
     def child() -> None:
-        watch = _signals._Watch()
-        watch.block_until_exit(signal.SIGTERM)  # nothing listens
-        watch._listener = threading.get_native_id()  # a greenlet of this thread does
-        watch.block_until_exit(signal.SIGTERM)
+        listener = _signals._Listener()
+        listener.block_until_exit(signal.SIGTERM)  # nothing listens
+        listener._thread = threading.get_native_id()  # a greenlet of this thread does
+        listener.block_until_exit(signal.SIGTERM)
         assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
     assert fork(child).wait() == 0
@@ -457,11 +488,30 @@ def test_at_the_end_a_signal_that_waited_has_the_effect_that_it_has_without_us(
 
         signal.signal(signal.SIGTERM, before)
         valued.flush_on_signals()  # as a server puts it back that found it
-        watch = _signals._here.get()
-        until(watch.can_block)
-        watch.block_until_exit(signal.SIGTERM)
-        watch._end()
+        listener = _signals._here.get()
+        until(listener.can_block)
+        listener.block_until_exit(signal.SIGTERM)
+        listener._unblock_at_exit()
         assert signal.getsignal(signal.SIGTERM) is before
         assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+    assert fork(child).wait() == 0
+
+
+def test_a_process_that_goes_on_and_installs_handlers_again_can_be_ended_by_the_signal(
+    fork: Callable[..., Child],
+) -> None:
+    def child() -> None:
+        def before(*_: object) -> None: ...
+
+        signal.signal(signal.SIGTERM, before)
+        valued.flush_on_signals()
+        listener = _signals._here.get()
+        until(listener.can_block)
+        listener.block_until_exit(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, before)
+        valued.flush_on_signals()
+        assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        assert listener.blocked == set()
 
     assert fork(child).wait() == 0

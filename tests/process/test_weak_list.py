@@ -1,4 +1,4 @@
-"""`WeakList`: who is alive, whatever is added or dies meanwhile."""
+"""`WeakList`: which elements are alive, whatever is added or dies meanwhile."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-from valued._process.weak import WeakList
+from valued._process.fork import WeakList
 
 
 class Element:
