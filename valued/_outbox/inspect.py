@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from valued._errors import ValidationError
 from valued._options import outbox_path
 from valued._outbox import records
-from valued._outbox.owners import UNCLAIMED, Left, Owner, Place, all_left, read_mark, state
+from valued._outbox.identity import SystemProcesses
+from valued._outbox.journal import Journal
+from valued._outbox.marks import read_mark, state
+from valued._outbox.paths import EVENTS, SETTLED, UNCLAIMED, OutboxPaths, split
 from valued._outbox.records import Record
-from valued._outbox.segment import Backlog, Holding, segments_in
-from valued._outbox.store import Store
+from valued._outbox.rejected import read_rejected, rejected_paths
+from valued._outbox.segments import EventFile, read_settled
+from valued._process.reporting import Reporter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,9 +26,8 @@ if TYPE_CHECKING:
 
     from valued._typing import JSONObject
 
-#: Events that are read at once.
-_PORTION: Final = 200
-_PORTION_BYTES: Final = 256 * 1024
+#: About how many events `Outbox.purge` takes over at a time.
+_PORTION: Final = 10_000
 
 
 class Owned(NamedTuple):
@@ -70,8 +73,8 @@ class Outbox:
 
     *path*: the directory that clients get as *outbox* (default ``VALUED_OUTBOX``). Reading changes
     nothing, and delays no process. Raises `ValidationError` if there is no such directory, or if
-    this process can't use it; its methods raise `OSError` if reading fails. Not on Windows. Any
-    thread may call.
+    this process can't use it; its methods raise `OSError` if it can't be looked at, and skip single
+    files that can't be read. Not on Windows. Any thread may call.
     """
 
     def __init__(self, path: str | PathLike[str] | None = None) -> None:
@@ -80,44 +83,54 @@ class Outbox:
             raise ValidationError("outbox: none was given; pass a path, or set VALUED_OUTBOX")
         if os.name == "nt":  # pragma: no cover - Windows
             raise ValidationError("outbox: it needs Linux or macOS")
-        self._place = Place(given)
-        problems = self._place.problems()
+        self._paths = OutboxPaths(given)
+        problems = self._paths.problems()
         if not problems and not os.path.isdir(given):
             problems = [f"outbox: {given}: there is no such directory"]
         if problems:
             raise ValidationError(*problems)
 
     def __repr__(self) -> str:
-        return f"Outbox({self._place.path!r})"
+        return f"Outbox({self._paths.path!r})"
 
     def owners(self) -> list[Owned]:
         """What each process has in the outbox, sorted by its name; reads all files."""
-        found: dict[str, list[Left]] = {}
+        found: dict[str, list[str]] = {}
         with contextlib.suppress(FileNotFoundError):
-            for name in sorted(os.listdir(self._place.owners)):
+            for name in sorted(os.listdir(self._paths.owners)):
                 found[name] = []
-        for left in all_left(self._place):
-            found.setdefault(left.owner, []).append(left)
-        return [self._owned(owner, lefts) for owner, lefts in found.items()]
+        for owner, path in self._directories():
+            found.setdefault(owner, []).append(path)
+        return [self._owned(owner, directories) for owner, directories in found.items()]
 
-    def _owned(self, owner: str, lefts: list[Left]) -> Owned:
-        mark = None if owner == UNCLAIMED else read_mark(os.path.join(self._place.owners, owner))
-        path = lefts[0].path if lefts else os.path.join(self._place.owners, owner)
-        known = state(self._place, owner, path, time.time())
+    def _directories(self) -> list[tuple[str, str]]:
+        """The owner and the path of each directory of events, sorted by name."""
+        try:
+            names = sorted(os.listdir(self._paths.events))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        path = self._paths.events
+        return [(parts[1], os.path.join(path, name)) for name in names if (parts := split(name))]
+
+    def _owned(self, owner: str, directories: list[str]) -> Owned:
+        mark = self._paths.mark(owner)
+        content = None if owner == UNCLAIMED else read_mark(os, mark)
+        path = directories[0] if directories else mark
+        known = state(os, self._paths, SystemProcesses(), owner, path, time.time())
         events, oldest, size = 0, None, 0
-        for left in lefts:
-            for record in _unsettled(left):
+        for directory in directories:
+            for record in _unsettled(directory):
                 events += 1
                 oldest = record.time if oldest is None else min(oldest, record.time)
-            with contextlib.suppress(OSError), os.scandir(left.path) as entries:
+            with contextlib.suppress(OSError), os.scandir(directory) as entries:
                 size += sum(entry.stat(follow_symlinks=False).st_size for entry in entries)
-        pid, host = (mark[0].pid, mark[0].host) if mark is not None else (None, None)
+        pid, host = (content[0].pid, content[0].host) if content is not None else (None, None)
         return Owned(owner, known, pid, host, events, size, oldest)
 
     def events(self) -> Iterator[JSONObject]:
         """The events that are not settled, of all processes; within a process in their order."""
-        for left in all_left(self._place):
-            for record in _unsettled(left):
+        for _, directory in self._directories():
+            for record in _unsettled(directory):
                 with contextlib.suppress(ValueError):  # its checksum is right: it was written so
                     yield json.loads(record.payload)
 
@@ -127,58 +140,58 @@ class Outbox:
         Each of their directories is taken over first, as `Client.adopt` does. So nothing is deleted
         that another process is about to deliver.
         """
-        store = Store(self._place.path, sync=False)
-        self._place.make()
-        owner = Owner(self._place, os.urandom(16).hex())
+        self._paths.make(os)
+        journal = Journal(self._paths.path, Reporter(None))
         count = 0
         try:
-            for holding in store.claim(owner, Backlog()):
-                try:
-                    for segment in list(holding.segments):
-                        count += segment.count_unread()
-                        segment.remove()
-                        del holding.segments[segment]
-                finally:
-                    store.part(holding)
+            while True:
+                files = journal.claim(_PORTION)
+                for file in files:
+                    count += file.unread
+                    file.unread = 0  # as if they were settled
+                journal.maintain()
+                if not journal.is_claim_due():
+                    return count
         finally:
-            owner.leave()
-        return count
+            journal.release()
 
     def rejected(self) -> Iterator[Rejected]:
         """The events that the service refused permanently, the oldest first."""
-        for path in self._rejected_paths():
-            with contextlib.suppress(FileNotFoundError), open(path, "rb", buffering=0) as file:
-                for found in records.read(file):
-                    if isinstance(found, Record) and found.kind == records.REJECTED:
-                        content = json.loads(found.payload)
-                        yield Rejected(
-                            found.time,
-                            content["status"],
-                            content["reason"],
-                            content["body"],
-                            content["idempotency_key"],
-                            content["event"],
-                        )
+        for path in rejected_paths(os, self._paths):
+            for found in read_rejected(os, path):
+                with contextlib.suppress(ValueError, KeyError, TypeError):  # not written by us
+                    content = json.loads(found.payload)
+                    yield Rejected(
+                        found.time,
+                        content["status"],
+                        content["reason"],
+                        content["body"],
+                        content["idempotency_key"],
+                        content["event"],
+                    )
 
     def forget_rejected(self) -> None:
         """Delete the events that `Outbox.rejected` returns."""
-        for path in self._rejected_paths():
-            with contextlib.suppress(FileNotFoundError):
+        for path in rejected_paths(os, self._paths):
+            with contextlib.suppress(FileNotFoundError, IsADirectoryError, PermissionError):
                 os.unlink(path)
 
-    def _rejected_paths(self) -> list[str]:
-        with contextlib.suppress(FileNotFoundError):
-            names = sorted(os.listdir(self._place.rejected))
-            return [os.path.join(self._place.rejected, name) for name in names]
-        return []
 
-
-def _unsettled(left: Left) -> Iterator[Record]:
-    holding = Holding(left.path, left.origin, None)
-    with contextlib.suppress(FileNotFoundError):  # it changes hands meanwhile
-        for segment in segments_in(holding, Backlog()):
-            at_end = False
-            while not at_end:
-                found = segment.next(_PORTION, _PORTION_BYTES)
-                at_end = found.at_end
-                yield from found.records
+def _unsettled(directory: str) -> Iterator[Record]:
+    """The events in a directory that are not settled. Files that can't be read are skipped."""
+    names: list[str] = []
+    with contextlib.suppress(OSError):  # it changes hands meanwhile
+        names = sorted(os.listdir(directory))
+    for name in names:
+        if not name.endswith(EVENTS):
+            continue
+        path = os.path.join(directory, name)
+        settled: frozenset[int] = frozenset()
+        with contextlib.suppress(OSError):
+            settled = read_settled(os, path.removesuffix(EVENTS) + SETTLED)
+        with contextlib.suppress(OSError), EventFile(os, path) as file:
+            for found in file.scan():
+                if not isinstance(found, Record) or found.kind != records.EVENT:
+                    continue
+                if found.number not in settled:
+                    yield found

@@ -26,7 +26,7 @@ import zlib
 from typing import IO, TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 EVENT: Final = 1
 SETTLED: Final = 2
@@ -84,12 +84,22 @@ def decode_numbers(record: Record) -> tuple[int, ...]:
 
 
 def read(file: IO[bytes], start: int = 0) -> Iterator[Record | Damage]:
-    """The records in *file* from byte *start* on, one at a time, and the damaged parts.
+    """`scan` an open file up to its present end."""
 
-    Needs memory for one record and a chunk of 256 KiB. Raises `OSError` if the file can't be read,
-    and nothing because of its content.
+    def read_at(count: int, position: int) -> bytes:
+        file.seek(position)
+        return file.read(count)
+
+    return scan(read_at, start, os.fstat(file.fileno()).st_size)
+
+
+def scan(read_at: Callable[[int, int], bytes], start: int, end: int) -> Iterator[Record | Damage]:
+    """The records of a file from byte *start* to *end*, one at a time, and the damaged parts.
+
+    *read_at*: returns at most so many bytes from a position. Needs memory for one record and a
+    chunk of 256 KiB. Raises what *read_at* raises, and nothing because of the content.
     """
-    window = _Window(file, start)
+    window = _Window(read_at, start, end)
     bad: int | None = None  # where the damage began
     while window.has(HEAD):
         record = _parse(window)
@@ -127,13 +137,13 @@ def _parse(window: _Window) -> Record | None:
 class _Window:
     """The part of a file that is in memory."""
 
-    def __init__(self, file: IO[bytes], start: int) -> None:
-        self._file = file
+    def __init__(self, read_at: Callable[[int, int], bytes], start: int, end: int) -> None:
+        self._read_at = read_at
         self._bytes = b""
         self._at = 0  # how much of what is in memory was processed
         self.position = start  # the same, in the file
-        file.seek(start)
-        self._left = max(0, os.fstat(file.fileno()).st_size - start)  # in the file, not in memory
+        self._next = start  # where the file goes on behind what is in memory
+        self._left = max(0, end - start)  # in the file, not in memory
 
     def has(self, count: int) -> bool:
         """Whether there are *count* more bytes; if so, they are in memory afterwards."""
@@ -141,7 +151,8 @@ class _Window:
         if missing > self._left:
             return False  # without reading: a damaged length may be any number
         while len(self._bytes) - self._at < count and self._left:
-            more = self._file.read(min(self._left, max(CHUNK, missing)))
+            more = self._read_at(min(self._left, max(CHUNK, missing)), self._next)
+            self._next += len(more)
             self._left = self._left - len(more) if more else 0  # else truncated meanwhile
             self._bytes = self._bytes[self._at :] + more
             self._at = 0

@@ -1,0 +1,334 @@
+"""What dead processes left is taken over once, by one process, in portions; the living keep all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.outbox.conftest import FaultyDisk, Make, files
+from tests.outbox.life import body
+from tests.support.clock import Clock
+from valued._outbox import records
+from valued._outbox.claims import MOST_DIRECTORIES, SCAN_INTERVAL
+
+
+def leave(
+    place: Path, directories: int, events: int = 1, owner: str = "unclaimed", first: int = 0
+) -> None:
+    content = b"valued1\n" + b"".join(
+        records.encode(records.EVENT, number, 1.0, body(number)) for number in range(1, events + 1)
+    )
+    for number in range(first, first + directories):
+        directory = place / "v1" / "events" / f"{number:032x}.{owner}"
+        directory.mkdir(0o700)
+        (directory / "0000000001.events").write_bytes(content)
+
+
+def mark(place: Path, owner: str, age: float, **changes: Any) -> None:
+    content = {
+        "pid": 1, "start": "1", "boot": "b", "namespace": "n", "host": "far", "lease": 600,
+        **changes,
+    }  # fmt: skip
+    path = place / "v1" / "owners" / owner
+    path.write_text(json.dumps(content))
+    os.utime(path, (time.time() - age,) * 2)
+
+
+def test_events_of_a_dead_process_are_found_and_those_of_a_living_one_are_not(make: Make) -> None:
+    dead, alive, one = make(), make(), make()
+    dead.append(1)
+    alive.append(2)
+    dead.die()
+    assert one.claim_all() == 1
+    assert one.load_all() == [1]
+    assert one.files[0].adopted
+    assert one.files[0].origin != one.journal.append(body(3), spill=False).file.origin  # type: ignore[union-attr]
+
+
+def test_what_was_handed_over_is_found(make: Make) -> None:
+    one, two = make(), make()
+    one.append(1)
+    one.release()
+    assert [why for _, why in one.lost] == ["handed_over"]
+    assert two.claim_all() == 1
+
+
+def test_claim_says_how_many_events_it_found_before_they_are_read(make: Make, place: Path) -> None:
+    one, two = make(), make()
+    for event in range(20):
+        one.append(event)
+    for event in range(5):
+        one.settle(event)
+    one.die()
+    two.claim()
+    assert [(file.unread, file.unsettled) for file in two.files] == [(15, 0)]
+    assert two.files[0].known == files(place)[0].stat().st_size - 8
+    assert two.journal.claimed() == 1
+
+
+def test_claim_is_due_with_the_first_event_and_then_twice_a_minute(
+    make: Make, clock: Clock
+) -> None:
+    other, one = make(), make()
+    other.append(1)
+    assert not one.journal.is_claim_due()
+    one.append(2)
+    assert one.journal.is_claim_due()
+    one.claim_all()
+    assert not one.journal.is_claim_due()
+    one.settle(2)
+    one.maintain()
+    assert one.journal.next_due() == clock.now + SCAN_INTERVAL
+    clock.now += SCAN_INTERVAL
+    assert one.journal.is_claim_due()
+
+
+def test_process_that_is_alone_needs_no_further_look(make: Make) -> None:
+    life = make()
+    life.append(1)
+    life.settle(1)
+    life.claim_all()
+    life.maintain()
+    assert life.journal.next_due() is None
+
+
+def test_claim_ends_after_so_many_events_and_goes_on_there(make: Make, place: Path) -> None:
+    life = make()
+    life.append(0)
+    leave(place, 10, events=5)
+    assert life.claim(12) == 15
+    assert life.journal.claimed() == 3
+    assert life.journal.is_claim_due()
+    assert life.claim_all() == 35
+
+
+def test_directory_with_many_files_is_claimed_in_portions(make: Make) -> None:
+    one, two = make(), make()
+    one.append(0)
+    small = make(segment_size=30)
+    for event in range(20):
+        small.append(event)
+    small.die()
+    assert two.claim(5) == 5
+    assert two.journal.is_claim_due()
+    two.release()  # the files that were not looked at are handed over, too
+    three = make()
+    assert three.claim_all() == 20
+
+
+def test_no_portion_takes_over_more_than_so_many_directories(make: Make, place: Path) -> None:
+    life = make()
+    life.append(0)
+    leave(place, MOST_DIRECTORIES + 10)
+    assert life.claim(10**6) == MOST_DIRECTORIES
+    assert life.claim_all() == 10
+
+
+def test_directories_are_listed_once_for_all_portions(
+    make: Make, place: Path, disk: FaultyDisk
+) -> None:
+    life = make(disk)
+    life.append(0)
+    leave(place, 60)
+    del disk.calls[:]
+    while life.claim(5):
+        pass
+    events = str(place / "v1" / "events")
+    listed = [path for name, path in disk.calls if name == "listdir"]
+    assert listed.count(events) <= 4  # and twice for the marks; then the next look
+
+
+def test_owner_is_judged_once(make: Make, place: Path, disk: FaultyDisk) -> None:
+    life = make(disk)
+    life.append(0)
+    leave(place, 100, owner="e" * 32)
+    mark(place, "e" * 32, age=0)
+    del disk.calls[:]
+    assert life.claim_all() == 0
+    opened = [path for name, path in disk.calls if name == "open" and "owners" in str(path)]
+    assert len(opened) == 1
+
+
+@pytest.mark.parametrize(("age", "found"), [(0, 0), (500, 0), (700, 1)])
+def test_owner_on_another_host_keeps_its_events_for_a_lease(
+    age: float, found: int, make: Make, place: Path
+) -> None:
+    life = make()
+    life.append(0)
+    leave(place, 1, owner="e" * 32)
+    mark(place, "e" * 32, age)
+    assert life.claim_all() == found
+
+
+def test_marks_of_dead_owners_that_own_nothing_are_removed(make: Make, place: Path) -> None:
+    life = make()
+    life.append(0)
+    for number in range(MOST_DIRECTORIES + 5):
+        mark(place, f"{number:032x}", age=700)
+    mark(place, "f" * 32, age=0)
+    life.claim_all()
+    assert len([*(place / "v1" / "owners").iterdir()]) == 2
+
+
+def test_empty_directory_is_removed(make: Make, place: Path) -> None:
+    life = make()
+    life.append(0)
+    leave(place, 2, events=0)
+    (place / "v1" / "events" / f"{1:032x}.unclaimed" / "0000000001.events").unlink()
+    (place / "v1" / "events" / f"{1:032x}.unclaimed" / "0000000001.settled").touch()
+    assert life.claim_all() == 0
+    assert len([*(place / "v1" / "events").iterdir()]) == 1
+
+
+def test_one_of_many_processes_gets_a_directory(make: Make, place: Path) -> None:
+    lives = [make() for _ in range(8)]
+    for life in lives:
+        life.append(0)
+    leave(place, 40)
+    threads = [threading.Thread(target=life.claim_all) for life in lives]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(len(life.files) for life in lives) == 40
+    assert len({file.path for life in lives for file in life.files}) == 40
+
+
+def test_stop_ends_a_claim_after_its_step(make: Make, place: Path) -> None:
+    class Stopping(FaultyDisk):
+        def rename(self, source: str, target: str) -> None:
+            os.rename(source, target)
+            life.journal.stop()
+
+    life = make(Stopping())
+    life.append(0)
+    leave(place, 10)
+    life.claim(1000)
+    assert life.journal.claimed() == 1
+    assert not life.journal.is_claim_due()
+    life.release()
+    assert make().claim_all() == 11
+
+
+def test_release_during_a_claim_hands_over_all_of_it(make: Make, place: Path) -> None:
+    class Releasing(FaultyDisk):
+        def rename(self, source: str, target: str) -> None:
+            os.rename(source, target)
+            if life.journal.is_claim_due() and "unclaimed" in source:
+                life.journal.release()
+
+    life = make(Releasing())
+    life.append(0)
+    leave(place, 3)
+    assert life.claim(1000) == 0
+    life.release()
+    assert make().claim_all() == 4
+
+
+def test_directory_that_an_interrupted_call_took_over_is_found_by_the_next(
+    make: Make, place: Path
+) -> None:
+    class Interrupted(Exception):
+        pass
+
+    class Interrupting(FaultyDisk):
+        once = True
+
+        def rename(self, source: str, target: str) -> None:
+            os.rename(source, target)
+            if self.once:
+                self.once = False
+                raise Interrupted
+
+    life = make(Interrupting())
+    life.append(0)
+    leave(place, 1)
+    with pytest.raises(Interrupted):
+        life.claim()
+    assert life.journal.is_claim_due()
+    assert life.claim() == 1
+
+
+def test_directory_that_can_not_be_taken_over_keeps_no_process_from_the_others(
+    make: Make, place: Path, disk: FaultyDisk, log: Any
+) -> None:
+    life = make(disk)
+    life.append(0)
+    leave(place, 5)
+    disk.errors["rename"] = OSError(errno.EACCES, "denied")
+    disk.paths = f"{2:032x}"
+    assert life.claim_all() == 4
+    assert len(log.about("could not be taken over")) == 1
+
+
+def test_process_that_can_not_look_claims_nothing_and_tries_again(
+    make: Make, place: Path, disk: FaultyDisk, clock: Clock
+) -> None:
+    life = make(disk)
+    life.append(0)
+    leave(place, 2, owner="e" * 32)
+    mark(place, "e" * 32, age=700)
+    disk.errors["open"] = OSError(errno.EMFILE, "too many open files")
+    assert life.claim() == 0
+    disk.errors.clear()
+    assert not life.journal.is_claim_due()
+    clock.now += 1
+    assert life.journal.is_claim_due()
+    assert life.claim_all() == 2
+
+
+def test_event_that_an_expired_owner_writes_after_all_is_found(make: Make, clock: Clock) -> None:
+    one, two = make(), make()
+    one.append(1)
+    one.alive.discard(one.pid)  # or so it seems from here
+    two.claim_all()
+    two.load_all()
+    one.journal.append(body(2), spill=False)
+    two.settle(1)
+    two.maintain()
+    clock.now += 20
+    two.maintain()
+    assert two.claim() == 1
+    assert two.load_all() == [2]
+
+
+def test_version_1_as_an_earlier_version_wrote_it_is_read(make: Make, place: Path) -> None:
+    life = make()
+    life.append(0)
+    data = Path(__file__).parent.parent / "data" / "outbox-v1" / "v1" / "events"
+    [directory] = data.iterdir()
+    target = place / "v1" / "events" / f"{'b' * 32}.unclaimed"
+    target.mkdir(0o700)
+    for file in directory.iterdir():
+        (target / file.name).write_bytes(file.read_bytes())
+    life.claim_all()
+    # 1, 2 and 3 are settled, 5 is damaged, 8 was cut.
+    assert [json.loads(one.body)["user"]["id"] for one in life.read(10)] == [4, 6, 7]
+
+
+def test_journal_that_was_dropped_is_released_by_the_next_one(make: Make, place: Path) -> None:
+    one = make()
+    one.append(1)
+    journal = one.journal
+    journal.__del__()  # what the last reference does
+    two = make()
+    assert two.journal.is_untidy()
+    two.maintain()
+    two.append(2)
+    assert two.claim_all() == 1
+
+
+def test_finalizer_does_no_io(make: Make, disk: FaultyDisk) -> None:
+    life = make(disk)
+    life.append(1)
+    del disk.calls[:]
+    life.journal.__del__()
+    assert disk.calls == []
+    make().maintain()
