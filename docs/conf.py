@@ -64,7 +64,7 @@ nitpick_ignore_regex = [
     (r"py:.*", rf"({'|'.join(['requests', *_frameworks])})\..*"),
     (r"py:class", r"(_typeshed\.wsgi\.)?(WSGIApplication|WSGIEnvironment|StartResponse)"),
     # Private: a type variable, and the live views that `valued.Scope` describes as mappings.
-    (r"py:class", r"valued\._scope\.T|valued\._scope_data\.Fields"),
+    (r"py:class", r"valued\._scope\.T|valued\._scopes\.data\.Fields"),
     # The ASGI aliases of an integration: plain callables and mappings.
     (r"py:class", r"Application|Receive|Send|Message|PageViews"),
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from valued import _options
 from valued._errors import ValuedError
@@ -14,8 +14,7 @@ from valued._events.refusals import Refusals
 from valued._events.serializer import Snapshot, encode
 from valued._http import recording
 from valued._options import Anonymous, Durability, Invalid, Options, Overflow
-from valued._process import celery
-from valued._process.fork import import_psutil
+from valued._process import celery, diagnosis, interpreter
 from valued._process.pickling import check_pickle
 from valued._redaction import hide
 from valued._scopes.context import begin_task
@@ -25,8 +24,9 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from valued._delivery.journal import Journal
     from valued._http.connection import Connection
-    from valued._typing import Data, Executor, JSONObject, OnError, Stats, Transport, Wire
+    from valued._typing import Data, Executor, JSONObject, OnError, SendBytes, Stats, Transport
 
 
 class Client:
@@ -42,7 +42,7 @@ class Client:
     * *executor* (default None): where deliveries run: an object with ``submit(fn, *args)``, or a
       function that makes one and is called with the first event in each process. None: what
       `valued.set_executor` got, else a pool of the client's own, whose 1 to *max_workers* threads
-      are started by load. With ``VALUED_ENV=test`` and in a test run: in the call itself.
+      are started when events wait. With ``VALUED_ENV=test`` and in a test run: in the call itself.
     * *max_workers* (default 10): deliveries at the same time, at most; 1 if ``VALUED_ENV`` is
       ``development``. Ten that each wait 20 ms for their answer deliver 500 events a second.
     * *max_queue* (default 10,000): events that are accepted and not settled, at most: half a minute
@@ -150,11 +150,12 @@ class Client:
             check_transport(token, endpoint)
             self._build(token, options)
         elif options.enabled:
+            interpreter.refuse_isolated()  # some of what is imported next would end the process
             # Only here: it costs more than all the rest of the library.
             from valued._delivery.executors import DEFAULT_WORKERS
             from valued._http.connection import Connection
 
-            # One more: at the end of a process the main thread delivers, too.
+            # One more: where no thread can be started, the one that waits sends.
             size = 1 + (options.max_workers or DEFAULT_WORKERS)
             connection = Connection(token, endpoint, timeout=options.timeout, pool_size=size)
             self._build(connection, options)
@@ -177,18 +178,11 @@ class Client:
         if transport is None or not options.enabled:
             self._sender = Sender(lambda *_: None, options)
             return
-        import_psutil()
-        outbox = None
-        if options.outbox is not None:  # the import is one that few need, and fails on Windows
-            from valued._outbox.durable import durable
-
-            outbox = durable(options)
+        diagnosis.prepare()
         connection = _as_connection(transport)
-        if connection is not None:
-            post, release = connection.post, connection.close
-            self._sender = Sender(post, options, release=release, outbox=outbox)
-        else:
-            self._sender = Sender(_wire(transport), options, outbox=outbox)
+        send = _send_bytes(transport) if connection is None else connection.post
+        release = None if connection is None else connection.close
+        self._sender = Sender(send, options, release=release, journal=_journal_maker(options))
 
     def action(self, key: str, data: Data = None, /, **fields: Any) -> None:
         """Record what a user did, such as ``report.generated``.
@@ -239,7 +233,7 @@ class Client:
         self._record(categories.config, data, fields)
 
     def flush(self, timeout: float | None = 5.0) -> bool:
-        """Wait until the events accepted so far in this process are settled.
+        """Wait until the events accepted so far in this process, or adopted, are settled.
 
         Settled means delivered, failed or dropped. *timeout*: seconds (default 5, as
         *shutdown_timeout*; None: no bound; 0: only look). True if all were settled in time. Raises
@@ -261,10 +255,12 @@ class Client:
     def adopt(self) -> int:
         """Take over, at once, events that dead processes left in the outbox.
 
-        A client does so with its first event, and then at most every half minute: with an event, or
-        from a thread while it knows of other processes. Call it where a process starts that may
-        record nothing for long. Returns how many directories of the outbox it took over (0 without
-        one). Raises nothing: disk trouble is logged. Any thread may call. Never call before a fork.
+        A client does so with its first event; while it has a thread, on Linux at once when another
+        process dies; else at most every half minute. Call it where a process starts that may record
+        nothing for long. When it returns, `Client.stats` counts the events, and `Client.flush`,
+        `Client.close` and the end of the process wait for them. Takes over some 10,000 events at
+        most; threads take over the rest. Returns from how many directories. Raises nothing: disk
+        trouble is logged. Any thread may call. Never call before a fork.
         """
         return 0 if recording.target is not None else self._sender.adopt()
 
@@ -384,8 +380,17 @@ def _restored(
     return client
 
 
-def _wire(transport: Transport) -> Wire:
-    """*transport* as the sender calls one: with a dict of its own, decoded from what is sent."""
+def _journal_maker(options: Options) -> Callable[[], Journal] | None:
+    """What makes the journal of each process; None: events stay in memory."""
+    if options.outbox is None:
+        return None
+    from valued._outbox.journal import maker  # one that few need, and that fails on Windows
+
+    return cast("Callable[[], Journal]", maker(options))
+
+
+def _send_bytes(transport: Transport) -> SendBytes:
+    """*transport* as the pipeline calls one: with a dict of its own, decoded from what is sent."""
 
     def deliver(body: bytes, _idempotency_key: str, _timeout: float) -> None:
         transport(json.loads(body))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 import valued
+from tests.support.inside import make_due
 
 FIGURES = ("accepted", "delivered", "failed", "dropped", "pending")
 OVERFLOWS = ["drop_newest", "drop_oldest", "block", "caller_runs"]
@@ -89,9 +90,7 @@ class Accounts(RuleBasedStateMachine):
 
     @rule()
     def the_time_of_a_retry_comes(self) -> None:
-        here = self.client._sender._here.peek()
-        if here is not None:
-            here.outbox.hasten()
+        make_due(self.client)
 
     @rule()
     def flush(self) -> None:

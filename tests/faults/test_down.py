@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.faults._raw import NO_CONTENT, Peer, answer, answering
+from tests.support.inside import is_breaker_open, workers_of
 from tests.support.processes import until
-from valued._delivery import attempt as _delivery
 from valued._delivery import retry as _retry
 
 
@@ -57,7 +57,7 @@ def test_an_outage_costs_a_few_log_lines_and_no_token(connect: Any, caplog: Any)
     nobody = Nobody()
     client = connect(nobody)
     client.record(*map(str, range(200)))
-    until(lambda: is_held(client))
+    until(lambda: is_breaker_open(client))
     assert client.close(0) is False
     lines = [record.getMessage() for record in caplog.records if record.name == "valued"]
     assert 2 <= len(lines) <= 3  # one more where an attempt was under way
@@ -65,15 +65,10 @@ def test_an_outage_costs_a_few_log_lines_and_no_token(connect: Any, caplog: Any)
     nobody.leave()
 
 
-def is_held(client: Any) -> bool:
-    return client._sender._here.get().outbox._waiting._until is not None
-
-
 def test_while_the_endpoint_is_down_one_event_probes_and_the_rest_waits(
     serve: Any, connect: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_retry, "FIRST_PAUSE", 1.0)
-    monkeypatch.setattr(_delivery.random, "uniform", lambda _low, high: high)
+    monkeypatch.setattr(_retry, "backoff", lambda *_args: 1.0)
     hangs, up = threading.Event(), threading.Event()
     held: list[object] = []
 
@@ -88,8 +83,8 @@ def test_while_the_endpoint_is_down_one_event_probes_and_the_rest_waits(
 
     client = connect(serve(serving))
     client.record(*map(str, range(100)))
-    until(lambda: is_held(client))
-    until(lambda: not client._sender._here.get()._jobs)  # what was under way has told
+    until(lambda: is_breaker_open(client))
+    until(lambda: not workers_of(client))  # what was under way has told
     hangs.set()
     until(lambda: held)
     client.record("later")

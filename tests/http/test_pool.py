@@ -33,7 +33,7 @@ from valued._http.pool import (
     LockFreeQueue,
     fork_aware,
 )
-from valued._process.fork import Birthplace
+from valued._process.fork import ProcessToken
 
 BOUND = 10.0  # seconds; bounds a failure
 LINKS = ["plain", "tls", "forwarded", "tunnel", "tls in tls"]
@@ -419,10 +419,10 @@ def test_closing_a_descriptor_that_is_closed_already_is_no_error() -> None:
 
 def test_a_socket_that_a_greenlet_of_the_parent_makes_in_the_child_carries_nothing() -> None:
     # Only the question is replaced; real greenlets are in tests/prefork/test_gevent.py.
-    class Elsewhere(Birthplace):
+    class Elsewhere(ProcessToken):
         __slots__ = ()
 
-        def is_here(self) -> bool:
+        def is_current(self) -> bool:
             return False
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -439,7 +439,7 @@ def test_a_socket_that_a_greenlet_of_the_parent_makes_in_the_child_carries_nothi
 
 
 def a_connection() -> ForkAwareConnection:
-    pool = fork_aware(urllib3.HTTPConnectionPool, Birthplace())("127.0.0.1", 1)
+    pool = fork_aware(urllib3.HTTPConnectionPool, ProcessToken())("127.0.0.1", 1)
     connection = pool._new_conn()
     assert isinstance(connection, ForkAwareConnection)
     return connection
@@ -579,7 +579,7 @@ def test_every_kind_of_pool_is_derived_and_only_once() -> None:
     class Special(urllib3.HTTPConnectionPool):
         ConnectionCls = Connected
 
-    born = Birthplace()
+    born = ProcessToken()
     derived = fork_aware(Special, born)
     assert issubclass(derived, Special)
     assert issubclass(derived.ConnectionCls, ForkAwareConnection)

@@ -128,7 +128,7 @@ def test_nothing_is_lost_when_the_server_is_told_to_end_amid_a_backlog(
         return Reply()
 
     server.script = script
-    running = start(kind, max_workers=40, shutdown_timeout=20)
+    running = start(kind, max_workers=10, shutdown_timeout=20)
     visitors = Visitors(running.port, [path for path in PATHS if "talk" not in path], count=2)
     visitors.wait_for(12)
     told_at = time.monotonic()

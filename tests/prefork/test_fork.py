@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 import valued
+from tests.support.inside import is_postponed, make_due, pipeline_of
 from tests.support.processes import VANISHED, Child, run_program, until, vanish
 from tests.support.server import Reply, Request, Server
 
@@ -82,26 +83,21 @@ def finish(client: valued.Client, server: Server, *keys: str) -> None:
     assert server.keys() == sorted(keys)
 
 
-def sender_of(client: valued.Client) -> Any:
-    """What belongs to this process."""
-    return client._sender._here.peek()
-
-
 def test_a_child_sends_its_own_event_while_a_thread_is_inside_action(
     client: valued.Client, server: Server, fork: Fork, in_thread: InThread, gate: Gate
 ) -> None:
     client.action("first", {"user.id": 1})
     assert client.flush(BOUND)
 
-    class Slow(collections.deque[Any]):
-        def append(self, item: Any, /) -> None:
-            gate()  # with the outbox's lock held
-            super().append(item)
+    queue = pipeline_of(client)._queue
+    absorb = queue.absorb
 
-    outbox = sender_of(client).outbox
-    waiting = outbox._waiting
-    waiting._ready = Slow(waiting._ready)
-    waiting.add = waiting._ready.append
+    def slow() -> None:
+        queue.absorb = absorb
+        gate()  # with the queue's lock held
+        absorb()
+
+    queue.absorb = slow
     parent = in_thread(client.action, "parent", {"user.id": 1})
     assert gate.is_reached()
     child = fork(record_and_flush, client)
@@ -172,11 +168,10 @@ def test_a_child_leaves_a_retry_pause_to_its_parent(
 
     server.script = script
     client.action("parent", {"user.id": 1})
-    outbox = sender_of(client).outbox
-    until(outbox.postponed)
+    until(lambda: is_postponed(client))
     assert fork(record_and_flush, client).wait() == 0
     assert client.stats()["pending"] == 1
-    outbox.hasten()
+    make_due(client)
     assert client.flush(BOUND)
     assert server.keys() == ["child", "parent", "parent"]
     keys = {r.headers["Idempotency-Key"] for r in server.requests if r.event["key"] == "parent"}
@@ -273,8 +268,8 @@ def test_a_child_that_comes_back_from_a_worker_sends_nothing_of_its_parents_and_
 
     def transport(event: dict[str, Any]) -> None:
         if event["key"] == "forks":
-            # With the outbox's lock held by another thread: the child must not even ask for it.
-            holder = in_thread(hold, sender_of(client).outbox._lock, gate)
+            # With the queue's lock held by another thread: the child must not even ask for it.
+            holder = in_thread(hold, pipeline_of(client)._queue.lock, gate)
             assert gate.is_reached()
             pid = os.fork()
             if pid == 0:
@@ -342,17 +337,17 @@ def test_a_child_that_comes_back_from_a_signal_handler_leaves_what_the_caller_ru
         "token", server.url, executor=Never(), max_queue=1, overflow="caller_runs"
     )
     client.action("queued", {"user.id": 1})
-    outbox = type(sender_of(client).outbox)
-    real = outbox.put
+    queue = type(pipeline_of(client)._queue)
+    real = queue.take_this
     forked: list[int] = []
 
-    def put(*args: Any) -> Any:
-        item = real(*args)
+    def take_this(*args: Any) -> Any:
+        taken = real(*args)
         forked.append(os.fork())
-        return item
+        return taken
 
     with monkeypatch.context() as patch:
-        patch.setattr(outbox, "put", put)
+        patch.setattr(queue, "take_this", take_this)
         try:
             client.action("parent", {"user.id": 1})
         finally:
@@ -454,7 +449,7 @@ def test_a_child_ends_though_a_thread_held_every_lock_at_the_fork(end: str, serv
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert found["status"] == (1 if end == "exception" else 0)
-    assert found["locks"] >= 7  # of the outbox, the sender, a thread, pools, cookies, logging
+    assert found["locks"] >= 5  # of the outbox, the sender, a thread, pools, cookies, logging
     assert server.keys() == ["child", "parent", "parent"]
 
 

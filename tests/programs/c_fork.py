@@ -42,13 +42,14 @@ def others_read_from_their_sockets() -> bool:
     time.sleep(0.01)  # it needs the interpreter's lock once more, before it waits
     here = threading.get_ident()
     others = [frame for ident, frame in sys._current_frames().items() if ident != here]
-    return [frame.f_code.co_name for frame in others] == ["readinto"]
+    # Another thread of the pool may idle: it waits for a lock.
+    return sorted({frame.f_code.co_name for frame in others} - {"_run"}) == ["readinto"]
 
 
 def in_child(inherited: set[int]) -> None:
+    assert ports() == inherited, "something told of the fork"
     figures = client.stats()
     assert (figures["accepted"], figures["pid"]) == (0, os.getpid()), figures
-    assert ports() == inherited, "something told of the fork"
     record("child")
     assert not ports() & inherited, (ports(), inherited)
     if ENDING == "flush":

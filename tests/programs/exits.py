@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import valued
-from valued._delivery.memory import MemoryOutbox
+from valued._delivery.queue import Queue
 from valued._process import signals as _signals
 
 URL, ROAD = sys.argv[1:]
@@ -53,7 +53,7 @@ def retry_pause() -> None:
     # The server refuses the first attempt for a minute; the end of the process is sooner.
     client = valued.Client("token", URL)
     record(client, "refused once")
-    while not client._sender._here.peek().outbox.postponed():
+    while client._sender._here.peek()._queue.next_due() is None:
         time.sleep(0.002)
 
 
@@ -197,20 +197,21 @@ def sigterm_when_the_main_thread_is_over() -> None:
 
 
 def sigterm_inside_action() -> None:
-    """The signal comes while its own thread holds the lock of the outbox."""
+    """The signal comes while its own thread holds the lock of the queue."""
     valued.flush_on_signals()
     client = valued.Client("token", URL)
     record(client, "one")
     assert client.flush(10)
-    outbox = client._sender._here.peek().outbox
+    queue = client._sender._here.peek()._queue
+    absorb = queue.absorb
 
-    class Interrupted(type(outbox._waiting._ready)):
-        def append(self, item: object) -> None:
+    def interrupted() -> None:
+        queue.absorb = absorb
+        if threading.current_thread() is threading.main_thread():
             signal.raise_signal(signal.SIGTERM)
-            super().append(item)
+        absorb()
 
-    outbox._waiting._ready = Interrupted()
-    outbox._waiting.add = outbox._waiting._ready.append
+    queue.absorb = interrupted
     record(client, "two")
     time.sleep(30)
 
@@ -479,7 +480,7 @@ def os_exit() -> None:
     client = valued.Client("token", URL)
     record(client, "flushed")
     assert client.flush(10)
-    MemoryOutbox.take = lambda _self: None  # nobody takes the next one
+    Queue.take = lambda *_args, **_named: None  # the next one is never taken
     record(client, "lost")
     os._exit(0)
 

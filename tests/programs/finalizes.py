@@ -18,8 +18,8 @@ class Recorder:
 
     def __del__(self) -> None:
         self._client.action(self._key, {"user.id": 1})
-        outbox = self._client._sender._here.get().outbox  # `stats` asks for the pid, by psutil
-        print("dropped:", outbox.figures()["dropped_by_reason"]["exit"], flush=True)
+        here = self._client._sender._here.get()  # `stats` asks for the pid, by psutil
+        print("dropped:", here.stats()["dropped_by_reason"]["exit"], flush=True)
 
 
 client = valued.Client("token", URL, shutdown_timeout=0.5)

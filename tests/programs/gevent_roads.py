@@ -159,7 +159,7 @@ def fork(inherited: list[gevent.Greenlet], fork_it=os.fork) -> None:
 def warm() -> None:
     record("warm")
     assert client.flush(10)
-    while not client._sender._here.peek()._threads._idle:
+    while not client._sender._here.peek()._workers._threads._idle:
         gevent.sleep(TICK)
 
 

@@ -19,10 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import valued
-from valued._outbox import files as _files
-from valued._outbox import owners as _owners
-from valued._outbox import segment as _segments
-from valued._outbox import store as _store
+from valued._delivery import attempt
+from valued._outbox import claims, notes, segments, workspace, writer
 
 #: Where a process can be killed on purpose: before and after what it does to the disk and the wire.
 POINTS = (
@@ -32,15 +30,15 @@ POINTS = (
 
 def _places(client: valued.Client) -> dict[str, tuple[Any, str]]:
     return {
-        "append": (_segments.Segment, "append"),
-        "record": (_segments.Segment, "record_settled"),
-        "remove": (_segments.Segment, "remove"),
-        "segment": (_segments.Segment, "create"),
-        "claim": (_store, "claim"),
-        "release": (_store, "release"),
-        "mark": (_owners.Owner, "__init__"),
-        "request": (client._sender, "_wire"),
-        "answer": (_files.Files, "landed"),
+        "append": (writer.Writer, "_write"),
+        "record": (notes.Notes, "settled"),
+        "remove": (segments.Segment, "delete"),
+        "segment": (segments.Segment, "create"),
+        "claim": (claims.Scan, "_take"),
+        "release": (workspace.Workspace, "hand_over"),
+        "mark": (workspace, "write_mark"),
+        "request": (client._sender, "_send"),
+        "answer": (attempt.Attempts, "_settle"),
     }
 
 
@@ -138,7 +136,7 @@ class Killing:
 
     def _start_on_purpose(self, events: int, point: str, after: bool) -> int:
         # Most things are done often, and a worker is to be killed at any one of them.
-        most = {"append": events, "request": events, "answer": events, "record": events // 64}
+        most = {"append": events, "request": events, "answer": events, "record": events}
         call = self._random.randint(1, max(1, most.get(point, 1)))
         enough = self._random.randint(1, events)
         name = f"killed-{self._number}.{point}-{'after' if after else 'before'}"

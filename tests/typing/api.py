@@ -89,7 +89,7 @@ assert_type(stats, valued.Stats)
 assert_type(stats["accepted"], int)
 assert_type(stats["disabled"] + stats["invalid"] + stats["anonymous"] + stats["refused"], int)
 assert_type(stats["dropped_by_reason"], dict[str, int])
-assert_type(stats["started"], float)
+assert_type(stats["started"], "float | None")
 stats["lost"]  # type: ignore[typeddict-item]
 
 # -- transports ------------------------------------------------------------------------------------

@@ -1,50 +1,53 @@
-"""Outbox → executor → transport, in every process.
+"""What a client sends with: configuration, and one `Pipeline` for each process.
 
-A `Sender` is configuration and survives forks; each process builds a `ProcessSender` of its own,
-with its first event.
+A `Sender` survives forks; each process builds a pipeline of its own, with its first event.
 """
 
 from __future__ import annotations
 
-import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from valued._delivery.executors import Given
-from valued._delivery.memory import MemoryOutbox
-from valued._delivery.process_sender import ProcessSender
+from valued._delivery.executors import ExecutorSpec
+from valued._delivery.journal import NullJournal
+from valued._delivery.pipeline import Pipeline
 from valued._options import timeout_seconds
-from valued._process import fork, shutdown
+from valued._process import shutdown
+from valued._process.clock import CLOCK
+from valued._process.diagnosis import identity
+from valued._process.fork import PerProcess
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from valued._delivery.journal import Journal
     from valued._options import Options
-    from valued._typing import Outbox, Stats, Wire
+    from valued._typing import SendBytes, Stats
 
 
 class Sender:
-    """Delivers accepted events by *wire*. Any thread may call, in forked children too.
+    """Delivers accepted events by *send*. Any thread may call, in forked children too.
 
     *release* is called by `close`: it frees what the transport keeps open in this process.
+    *journal* makes the journal of each process.
     """
 
     def __init__(
         self,
-        wire: Wire,
+        send: SendBytes,
         options: Options,
         *,
-        release: Callable[[], object] = lambda: None,
-        outbox: Callable[[], Outbox] | None = None,
+        release: Callable[[], object] | None = None,
+        journal: Callable[[], Journal] | None = None,
     ) -> None:
-        self._wire = wire
+        self._send = send
         self._options = options
         self._release = release
-        self._outbox = outbox or self._memory
-        self._given = None if options.executor is None else Given(options.executor)
-        self._here = fork.PerProcess(self._build)
+        self._journal: Callable[[], Any] = journal or NullJournal
+        self._spec = None if options.executor is None else ExecutorSpec(options.executor)
+        self._here: PerProcess[Pipeline] = PerProcess(self._build)
 
     def accept(self, body: bytes) -> None:
-        """Accept an encoded event. Does no I/O, unless the executor runs jobs synchronously."""
+        """Accept an encoded event. See `Pipeline.accept`."""
         self._here.get().accept(body)
 
     def adopt(self) -> int:
@@ -68,32 +71,28 @@ class Sender:
         deadline = _deadline(timeout)
         here = self._here.peek()
         done = here is None or here.close(deadline)
-        self._release()
+        if self._release is not None:
+            self._release()
         return done
 
     def stats(self) -> Stats:
         """See `Client.stats`."""
-        pid, started = fork.identity()
-        here = self._here.peek()
-        figures = (self._outbox() if here is None else here.outbox).figures()
-        stats: Stats = {**figures, "pid": pid, "started": started}  # type: ignore[typeddict-item]
+        pid, started = identity()
+        here = self._here.peek() or self._build()
+        stats: Stats = {**here.stats(), "pid": pid, "started": started}  # type: ignore[typeddict-item]
         return stats
 
-    def _memory(self) -> Outbox:
-        options = self._options
-        return MemoryOutbox(options.max_queue, overflow=options.overflow, block=options.timeout)
-
-    def _build(self) -> ProcessSender:
-        return ProcessSender(self._wire, self._options, self._given, self._outbox())
+    def _build(self) -> Pipeline:
+        return Pipeline(self._send, self._options, self._spec, self._journal())
 
 
 def flush_all(timeout: float | None) -> bool:
     """Flush all clients of this process; *timeout*: seconds for all of them together."""
     deadline = _deadline(timeout)
-    # Ask each sender, even after the deadline: it may be done.
-    return sum(not sender.flush(deadline) for sender in shutdown.enrolled()) == 0
+    # Ask each pipeline, even after the deadline: it may be done.
+    return sum(not each.flush(deadline) for each in shutdown.registered()) == 0
 
 
 def _deadline(timeout: float | None) -> float | None:
     seconds = timeout_seconds(timeout)
-    return None if seconds is None else time.monotonic() + seconds
+    return None if seconds is None else CLOCK.monotonic() + seconds

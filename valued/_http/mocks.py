@@ -23,6 +23,7 @@ import requests.adapters
 import requests.sessions
 import urllib3.connectionpool
 
+from valued._process.clock import CLOCK
 from valued._process.fork import PerProcess
 
 #: What can be replaced: nothing; a method that a session calls; the classes that make connections.
@@ -97,8 +98,8 @@ def _look_again(timeout: float) -> int:
     if _last[-1] == NETWORK != now[-1]:
         try:
             with one_at_a_time(timeout):
-                end = time.monotonic() + _SETTLE_TIME
-                while now[-1] != NETWORK and time.monotonic() < end:
+                end = CLOCK.monotonic() + _SETTLE_TIME
+                while now[-1] != NETWORK and CLOCK.monotonic() < end:
                     time.sleep(_SETTLE_TIME / 20)
                     now = _look()
         except TimeoutError:

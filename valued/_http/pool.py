@@ -18,7 +18,6 @@ import http.client
 import io
 import os
 import queue
-import time
 from typing import TYPE_CHECKING, Any, Final
 
 import requests.adapters
@@ -26,8 +25,8 @@ import urllib3.connection
 from urllib3.util.connection import is_connection_dropped
 
 from valued._http.mocks import NETWORK, base_in_urllib3, connection_classes, what_is_replaced
-from valued._process.fork import Birthplace, PerProcess
-from valued._process.weak import WeakList
+from valued._process.clock import CLOCK
+from valued._process.fork import PerProcess, ProcessToken, WeakList
 
 if TYPE_CHECKING:
     import socket
@@ -72,7 +71,7 @@ def is_stale(error: BaseException) -> bool:
 
 
 class DeadlineReader(io.RawIOBase):
-    """Reads from a socket until a deadline, a time of `time.monotonic`."""
+    """Reads from a socket until a deadline, a time of `CLOCK.monotonic`."""
 
     def __init__(self, sock: socket.socket, raw: io.RawIOBase, deadline: float) -> None:
         self._sock = sock
@@ -86,7 +85,7 @@ class DeadlineReader(io.RawIOBase):
         return self._raw.fileno()
 
     def readinto(self, buffer: Any, /) -> int | None:
-        left = self._deadline - time.monotonic()
+        left = self._deadline - CLOCK.monotonic()
         if left <= 0:
             raise TimeoutError("timed out")
         self._sock.settimeout(left)
@@ -108,7 +107,7 @@ class _Response(http.client.HTTPResponse):
         super().__init__(sock, *args, **kwargs)
         timeout = sock.gettimeout()
         if timeout is not None:
-            deadline = time.monotonic() + timeout
+            deadline = CLOCK.monotonic() + timeout
             self.fp = io.BufferedReader(DeadlineReader(sock, self.fp.detach(), deadline))
 
     def begin(self) -> None:
@@ -142,11 +141,11 @@ class ForkAwareConnection(_HTTPConnection):
     _closed_sock: Any = None
 
     #: The process that this connection belongs to; set in the subclass that a pool uses.
-    _born: Birthplace
+    _born: ProcessToken
 
     def _new_conn(self) -> socket.socket:
         new = super()._new_conn()
-        if not self._born.is_here():
+        if not self._born.is_current():
             # In a child, gevent continues the parent's greenlets. One of them may have been
             # connecting here. Its event belongs to the parent, which sends it.
             new.close()
@@ -165,7 +164,7 @@ class ForkAwareConnection(_HTTPConnection):
         sock = self.sock
         if sock is None:
             raise StaleConnection("closed in a forked child")
-        deadline = time.monotonic() + timeout
+        deadline = CLOCK.monotonic() + timeout
         sock.settimeout(timeout)
         try:
             sock.sendall(request)
@@ -173,7 +172,7 @@ class ForkAwareConnection(_HTTPConnection):
             raise
         except OSError as error:
             raise StaleConnection(str(error)) from error
-        sock.settimeout(max(MIN_TIMEOUT, deadline - time.monotonic()))
+        sock.settimeout(max(MIN_TIMEOUT, deadline - CLOCK.monotonic()))
         response = self.response_class(sock, method="POST")
         try:
             response.begin()
@@ -181,7 +180,25 @@ class ForkAwareConnection(_HTTPConnection):
             raise StaleConnection(str(error)) from error
         return response
 
+    def is_ours(self) -> bool:
+        """Whether the descriptor still belongs to this connection.
+
+        Code that closes all descriptors, as daemons do, closes it as well, and what the application
+        opens next gets its number.
+        """
+        if self._descriptor is None:
+            return True
+        number, *identity = self._descriptor
+        try:
+            status = os.fstat(number)
+        except OSError:
+            return False
+        return identity == [status.st_dev, status.st_ino]
+
     def close(self) -> None:
+        if not self.is_ours():  # forget it: to close it would close what has its number now
+            _detach(self.sock)
+            self.sock = None
         self._descriptor = None
         self._closed_sock = self.sock or self._closed_sock
         super().close()
@@ -260,7 +277,7 @@ def checkout_idle(pool: Any) -> ForkAwareConnection | None:
         while idle is not None:  # None: the pool was closed
             connection: ForkAwareConnection | None = idle.get()
             if connection is not None and connection.sock is not None:
-                if not is_connection_dropped(connection):
+                if connection.is_ours() and not is_connection_dropped(connection):
                     return connection
                 connection.close()
     return None
@@ -275,7 +292,7 @@ def checkin(pool: Any, connection: ForkAwareConnection) -> None:
         idle.put(connection)
 
 
-def fork_aware(pool_class: Any, born: Birthplace) -> Any:
+def fork_aware(pool_class: Any, born: ProcessToken) -> Any:
     """A subclass of *pool_class*, of urllib3, with our connections and our queue."""
     used = pool_class.ConnectionCls
     if issubclass(used, ForkAwareConnection):
@@ -287,7 +304,7 @@ def fork_aware(pool_class: Any, born: Birthplace) -> Any:
     return type("Pool", (pool_class,), names)
 
 
-def _make_fork_aware(manager: Any, born: Birthplace) -> None:
+def _make_fork_aware(manager: Any, born: ProcessToken) -> None:
     """Let the pool manager make our pools, of whatever kind it makes (plain, TLS, SOCKS)."""
     manager.pool_classes_by_scheme = {
         scheme: fork_aware(pool, born) for scheme, pool in manager.pool_classes_by_scheme.items()
@@ -303,7 +320,7 @@ class Adapter(requests.adapters.HTTPAdapter):
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         """For direct connections."""
         super().init_poolmanager(*args, **kwargs)
-        self._born = Birthplace()
+        self._born = ProcessToken()
         _make_fork_aware(self.poolmanager, self._born)
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:

@@ -11,7 +11,7 @@ import os
 from typing import Final
 
 from valued._errors import ValuedError
-from valued._process.fork import PerProcess, identity, import_psutil
+from valued._process.fork import PerProcess, current_pid
 
 #: The file; None: nothing is recorded, events are sent. A fork copies it.
 target: str | None = None
@@ -25,7 +25,7 @@ _ENDED: Final = "0"
 # O_BINARY exists on Windows only. Never O_CREAT: a missing file belongs to a test that is over.
 _FLAGS: Final = os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0)
 
-_pid: Final[PerProcess[int]] = PerProcess(lambda: identity()[0])
+_pid: Final[PerProcess[int]] = PerProcess(current_pid)
 
 
 class RealEndpointError(ValuedError, RuntimeError):
@@ -54,7 +54,6 @@ def begin(home: str) -> None:
     *home*: the directory with the recordings of the testing process. The newest one is used.
     """
     global target
-    import_psutil()
     target = _newest(home) or os.path.join(home, _ENDED)
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import http.client
 import sys
-import time
 import urllib.parse
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
@@ -26,6 +25,7 @@ from urllib3.util.proxy import connection_requires_http_tunnel
 
 from valued._http.mocks import NETWORK, one_at_a_time, what_is_replaced
 from valued._http.pool import MIN_TIMEOUT, Adapter, checkin, checkout_idle, is_stale
+from valued._process.clock import CLOCK
 from valued._redaction import RedactedBytes, hide
 
 #: Bytes of a response's body that are read. The service answers 204, without a body; what is
@@ -80,12 +80,12 @@ class Route:
 
     def send(self, body: bytes, headers: dict[str, str], timeout: float) -> Response:
         """Post *body*, within *timeout* s. Raises what `requests`, urllib3 and sockets raise."""
-        deadline = time.monotonic() + timeout
+        deadline = CLOCK.monotonic() + timeout
         # An exception that the caller handles is in the chain of each that is raised here.
         handled = sys.exc_info()[1]
         was_stale = handled is not None and is_stale(handled)
         while True:
-            left = max(MIN_TIMEOUT, deadline - time.monotonic())
+            left = max(MIN_TIMEOUT, deadline - CLOCK.monotonic())
             try:
                 return self._send_once(body, headers, left)
             except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
@@ -101,9 +101,9 @@ class Route:
     def _send_once(self, body: bytes, headers: dict[str, str], timeout: float) -> Response:
         replaced = what_is_replaced(timeout)
         if replaced == NETWORK:
-            began = time.monotonic()
+            began = CLOCK.monotonic()
             with one_at_a_time(timeout):
-                left = max(MIN_TIMEOUT, timeout - (time.monotonic() - began))
+                left = max(MIN_TIMEOUT, timeout - (CLOCK.monotonic() - began))
                 return self._send_by_session(body, headers, left)
         prepared = None if replaced or "send" in vars(self.session) else self._prepare()
         if prepared is None:

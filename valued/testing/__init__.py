@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from valued._http import recording as _recording
 from valued._http.recording import RealEndpointError
-from valued._process.fork import PerProcess, import_psutil
+from valued._process.fork import PerProcess
 from valued._redaction import hide
 from valued.testing._matching import Events, Line, counted
 
@@ -91,7 +91,6 @@ class _Recordings:
         self._environment = contextlib.ExitStack()
 
     def begin(self) -> _Recording:
-        import_psutil()  # which the first event needs, maybe in a child
         # It is there where it could not be removed.
         os.makedirs(self._home, 0o700, exist_ok=True)
         # No number twice: a process that outlives its test notices that the recording has ended.

@@ -1,0 +1,358 @@
+"""The workers of one process: how many there are, what starts and ends them.
+
+A *worker* is a call of `Workers._work` on the executor. It takes events and sends them until there
+are none. The thread that puts an event looks *after* that whether a worker has to be started; a
+worker that found nothing looks once more *after* it has counted itself out. So no event can be left
+without a worker. See `monitor` for what becomes ready by time alone.
+"""
+
+from __future__ import annotations
+
+import collections
+import functools
+import weakref
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from valued._delivery.attempt import LAST_ATTEMPT
+from valued._delivery.deathwatch import DeathWatch
+from valued._delivery.entry import Entry
+from valued._delivery.executors import ExecutorPlan, Executors, ExecutorSpec, ThreadCache
+from valued._delivery.feed import Feed
+from valued._delivery.monitor import Monitor
+from valued._delivery.runs import Role, Run, Runs
+from valued._process import shutdown
+from valued._process.fork import ProcessToken
+from valued._process.reporting import Reporter, log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from valued._delivery.attempt import Attempts
+    from valued._options import Options
+
+
+#: Seconds that an event waits, while all workers are busy, before one more is started. Long
+#: compared with the delays of a busy interpreter, short for people.
+STALL_TIMEOUT: Final = 0.05
+
+#: Seconds. A service that answers more quickly keeps one worker busy with Python's own work, for
+#: which threads take turns: more of them would only make the application wait for its turn.
+SLOW_ATTEMPT: Final = 0.002
+
+#: Seconds for which deaths are waited for at least, while events are pending.
+SHORTEST_WATCH: Final = 5.0
+
+#: How many attempts in a row tell whether the service is slow. One that is quick by chance is rare,
+#: one that is slow by chance, as the machine is busy, is not: so the quickest of them counts.
+RECENT_ATTEMPTS: Final = 4
+
+
+class Owner(shutdown.ExitListener, Protocol):
+    """Whose workers they are: a pipeline. They keep it alive while they have something to do."""
+
+    def begin_to_drain(self, started: float) -> object:
+        """The process ends: that was noticed by its first event, or by a job that was refused."""
+
+    def report(self) -> object:
+        """Log what was dropped."""
+
+
+class Workers:
+    """The workers of one process. Any thread of it may call, without the queue's lock."""
+
+    def __init__(
+        self,
+        feed: Feed,
+        attempts: Attempts,
+        options: Options,
+        spec: ExecutorSpec | None,
+        reporter: Reporter,
+        clock: Callable[[], float],
+        owner: Owner,
+        threads: ThreadCache,
+    ) -> None:
+        self._feed = feed
+        self._attempts = attempts
+        self._reporter = reporter
+        self._clock = clock
+        self._owner = weakref.ref(owner)  # weak: the last reference to a client ends its threads
+        self._lock = feed.queue.lock
+        self._token = ProcessToken()
+        self._threads: Final = threads
+        self._executors: Final = Executors(options, spec, threads)
+        self._monitor: Final = Monitor(feed.queue, threads, clock)
+        self._deathwatch: Final = DeathWatch(feed, threads)
+        self._idle_time: Final = options.idle_time
+        self._has_no_threads = False  # whether the last try to start one failed
+        # All below is guarded by the lock.
+        self._present = Runs()
+        self._recent: collections.deque[float] = collections.deque(maxlen=RECENT_ATTEMPTS)
+        self._ended = clock()  # the latest attempt
+        self._inline = Role()  # sends in a thread that waits, and is no worker
+
+    # -- starting ----------------------------------------------------------------------------------
+
+    def notice(self) -> None:
+        """An event was put: see that something is on its way to it. Called for each event."""
+        if len(self._present) < self._executors.limit and self._start():
+            return
+        if self._monitor.is_free():
+            self._watch()
+
+    def wake(self) -> None:
+        """Start workers for what is ready, and watch for what becomes ready."""
+        plan = self._executors.plan
+        if plan is None or not plan.immediate:
+            for _ in range(max(1, self._executors.limit - len(self._present))):
+                if not self._start():
+                    break
+        self._watch()
+
+    def _start(self) -> bool:
+        """Start a worker, if one more is allowed and there is something to do. Whether it was."""
+        if not self._token.is_current():
+            return False
+        run = Run()
+        with self._lock:
+            if not self._may_start():
+                return False
+            self._present.add(run)
+        plan = None
+        try:
+            plan = self._executors.plan or self._choose()
+            if not self._token.is_current():
+                return False  # the factory forked, and this is the child
+            future: Any = plan.executor.submit(self._work, plan, run, self._owner())
+        except BaseException as error:
+            # The executor was shut down, no thread can be started, the user's executor raised, or
+            # Ctrl-C. With Ctrl-C the job may exist already; then there is one too many for a while.
+            self._present.discard(run)
+            if plan is None or not isinstance(error, Exception) or plan.immediate:
+                raise
+            self._refused(plan, f"{type(error).__name__}: {error}")
+            return False
+        self._has_no_threads = False
+        if hasattr(future, "add_done_callback"):
+            future.add_done_callback(functools.partial(self._check, plan, weakref.ref(run)))
+        return True
+
+    def _may_start(self) -> bool:
+        """Whether one more worker would have something to do; with the lock."""
+        count, plan = len(self._present), self._executors.plan
+        if count and (plan is None or count >= plan.limit):
+            return False
+        if not self._feed.has_work():
+            return False
+        return not count or plan is None or not plan.gradual or self._is_stalled()
+
+    def _check(self, plan: ExecutorPlan, reference: weakref.ref[Run], future: Any) -> None:
+        """Handle a job that the executor accepted and then never ran, since it was cancelled."""
+        if not self._token.is_current():
+            return
+        reason = "it was cancelled" if future.cancelled() else future.exception()
+        if reason is not None:
+            if (run := reference()) is not None:
+                self._present.discard(run)
+            self._refused(plan, f"a job did not run: {reason}")
+
+    def _choose(self) -> ExecutorPlan:
+        plan = self._executors.choose()
+        if self._token.is_current() and shutdown.is_ending():
+            self._begin_to_drain()  # the first event comes from an exit handler
+        return plan
+
+    def _refused(self, plan: ExecutorPlan, reason: str) -> None:
+        """The executor of *plan* didn't take a job."""
+        # On 3.12 no thread can be started once the exit has begun (in Python's words), which
+        # needs no warning.
+        quiet = shutdown.is_ending() or "interpreter shutdown" in reason
+        if plan.gradual:
+            self._has_no_threads = True
+            if not quiet:  # pragma: no branch - else Python 3.12, at the end
+                self._reporter.warn(
+                    "threads",
+                    "%d times no thread could be started (%s): events wait until a later event, a "
+                    "flush or the end of the process tries again",
+                    reason,
+                )
+        else:
+            self._executors.replace(plan, reason, quiet=quiet)
+            self._start()
+        if shutdown.is_ending():
+            self._begin_to_drain()
+
+    def _begin_to_drain(self) -> None:
+        if (owner := self._owner()) is not None:  # pragma: no branch - it is kept by its jobs
+            owner.begin_to_drain(self._clock())
+
+    def _keep(self) -> None:
+        """Events wait that no thread looks after: keep the owner until it has sent them."""
+        if (owner := self._owner()) is not None:  # pragma: no branch - it is kept by its jobs
+            shutdown.keep(owner)
+
+    # -- working -----------------------------------------------------------------------------------
+
+    def _work(self, plan: ExecutorPlan, run: Run, owner: Owner | None) -> None:
+        """A worker. Runs on the executor."""
+        if not run.begin():
+            return  # some executors run a job again
+        left = plan.burst
+        try:
+            if plan.gradual:  # before it looks for dead processes: those that begin later tell
+                self._deathwatch.begin(self._idle_in, self._watch)
+            while left != 0 and (entry := self._next(run)) is not None:
+                began = self._clock()
+                if not self._attempts.attempt(entry, run):
+                    return
+                self._ended = self._clock()
+                self._recent.append(self._ended - began)
+                if owner is not None:  # pragma: no branch - else it was dropped in this instant
+                    owner.report()
+                if left is not None:
+                    left -= 1
+                elif plan.gradual and self._is_stalled():
+                    self._start()
+        except BaseException:  # `SystemExit` out of a transport, and its like
+            if plan.immediate:  # it belongs to the caller, like a Ctrl-C
+                raise
+            log.exception("an exception ended a worker; another one replaces it")
+        finally:
+            if self._token.is_current():
+                if owner is not None:  # pragma: no branch - likewise
+                    owner.report()
+                run.has_ended = True
+                self._present.discard(run)
+                # Look once more, now that this worker no longer counts: a thread that put an event
+                # may have relied on it. Synchronously, each event has a run of its own.
+                if plan.immediate:
+                    self._watch()
+                else:
+                    self.wake()
+
+    def _is_stalled(self) -> bool:
+        """Whether an event waits so long that one more worker should be started."""
+        with self._lock:
+            moment = self._stalled_at()
+        return moment is not None and self._clock() >= moment
+
+    def _stalled_at(self) -> float | None:
+        """From when on one more worker helps; None: no event waits. With the lock."""
+        since = self._feed.ready_since()
+        if since is None:
+            return None
+        if min(self._recent, default=SLOW_ATTEMPT) < SLOW_ATTEMPT:
+            since = max(since, self._ended)  # only if the attempts under way hang
+        return since + STALL_TIMEOUT
+
+    def _next(self, run: Run) -> Entry | None:
+        """The next event for *run*; None: there is none, and the run doesn't count any more."""
+        if not self._token.is_current():
+            return None  # a greenlet in a child: greenlets survive a fork
+        reference = weakref.ref(run)
+        while True:
+            self._feed.tend(run)
+            with self._lock:
+                entry = self._feed.take(reference)
+                if entry is None:
+                    counted = self._present.discard(run)
+                    # Look again, after that: see the module's docstring.
+                    entry = self._feed.take(reference)
+                    if entry is not None and counted:
+                        self._present.add(run)
+            if entry is None or not (reason := self._feed.reason_to_drop(entry)):
+                return entry
+            with self._lock:
+                self._feed.pass_over(entry)
+            self._attempts.drop(entry, reason)
+
+    # -- the monitor -------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        """Have the monitor look after what becomes ready by time alone, if there is such."""
+        if not self._token.is_current():
+            return
+        with self._lock:
+            moment = self.next_look()
+        if moment is None:
+            return
+        if not self._monitor.is_free():
+            self._monitor.notice(moment)
+            return
+        if self._executors.plan is None and self._present:
+            return  # a worker begins: its executor is being made, and in the end it comes here
+        plan = self._executors.plan or self._choose()
+        try:
+            if not plan.immediate:
+                self._monitor.start(self, self._owner())
+                return
+        except RuntimeError:  # no thread can be started
+            self._has_no_threads = True
+        self._keep()  # the next event, a flush or the exit sends what waits
+
+    def _idle_in(self) -> float:
+        """In how many seconds a thread without work ends, unless there is new work."""
+        queue = self._feed.queue
+        if queue.unsettled or queue.inbox:
+            return max(self._idle_time, SHORTEST_WATCH)  # or a short one would begin often
+        return self._ended + self._idle_time - self._clock()
+
+    def next_look(self) -> float | None:
+        """See `Monitored.next_look`."""
+        feed, plan, count = self._feed, self._executors.plan, len(self._present)
+        moments = [feed.next_task()]
+        if not count or (plan is not None and count < plan.limit):  # as `_may_start` has it
+            if not feed.has_work():
+                moments.append(feed.next_change())
+            elif not count or plan is None or not plan.gradual:
+                moments.append(self._clock())
+            else:
+                moments.append(self._stalled_at())
+        return min((one for one in moments if one is not None), default=None)
+
+    def look(self, run: Run) -> None:
+        """See `Monitored.look`."""
+        self._feed.tend(run)
+        if not self._start() and self._has_no_threads and (entry := self._next(run)):
+            self._attempts.attempt(entry, run)  # pragma: no cover - only this thread could start
+
+    # -- sending in a thread that waits ------------------------------------------------------------
+
+    def send_inline(self, deadline: float | None) -> bool:
+        """Send one event in this thread, if no other thread is there to do it.
+
+        Whether it was one. One thread at a time, or each request at a server's end would open a
+        connection; the one that sends also sends the events of the others.
+        """
+        plan, run = self._executors.plan, Run()
+        if not (plan is None or plan.immediate or (self._has_no_threads and not self._present)):
+            return False
+        with self._lock:
+            if not self._inline.begin(run):
+                return False
+        try:
+            entry = self._next(run)
+            return entry is not None and self._attempts.attempt(entry, run, deadline)
+        finally:
+            run.has_ended = True
+            if self._token.is_current():
+                self._inline.end()
+                self._watch()  # the deadline of a flush may come before the retry of this event
+
+    # -- ending ------------------------------------------------------------------------------------
+
+    def shutdown(self, deadline: float | None, *, idle: bool) -> bool:
+        """End the threads, and an executor made by us. Returns whether no thread is left.
+
+        *idle*: whether nothing is being sent.
+        """
+        self._deathwatch.stop()
+        self._threads.dismiss()  # before the next line, or a worker that ends may begin another one
+        self._monitor.stop()
+        self._executors.shutdown(idle=idle)
+        soon = self._clock() + LAST_ATTEMPT
+        return self._threads.retire(soon if deadline is None else max(soon, deadline))
+
+    def dismiss(self) -> None:
+        """End the threads that have nothing to do, and the others when that is so. Never waits."""
+        self._deathwatch.stop()
+        self._threads.dismiss()
