@@ -13,7 +13,7 @@ import pytest
 import valued
 from tests.outbox_promises.conftest import Make
 from tests.support.left import Never, Sink, die_with, leave, record_all, run_program
-from tests.support.processes import Child
+from tests.support.processes import Child, until
 
 Leave = Callable[[Path], int]
 
@@ -140,6 +140,37 @@ def test_the_end_of_the_process_delivers_what_it_adopted(
     done = run_program("outbox_adopts_and_ends", str(place), str(tmp_path / "arrived"), "20")
     assert (done.returncode, done.stderr) == (0, "")
     assert sink.numbers() == [*range(left)]
+    assert sink.repeats() == 0
+
+
+def test_park_hands_back_what_a_worker_took_over_by_itself(
+    place: Path, make: Make, sink: Sink
+) -> None:
+    leave(place, 1, events=20)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def deliver(event: dict[str, Any]) -> None:
+        if event["attributes"]["number"] != 100:
+            begun.set()
+            assert go_on.wait(10)
+        sink(event)
+
+    client = make(deliver, max_workers=1)
+    record_all(client, [100])
+    try:
+        assert begun.wait(10)
+        assert client.flush(10)  # no flush waits for what a worker took over by itself
+        assert client.park(0.1) is False  # as one of them is being sent
+        assert client.stats()["handed_over"] == 19
+    finally:
+        go_on.set()
+    other = make()
+
+    def has_come() -> bool:
+        other.adopt()
+        return len(sink.numbers()) == 21
+
+    until(has_come, 20)
     assert sink.repeats() == 0
 
 
