@@ -205,7 +205,7 @@ class Feed:
             while not self._loader.begin(run):
                 if self._clock() >= deadline:  # pragma: no cover - the disk hangs
                     return 0
-                queue.changed.wait(LOOK_AGAIN)
+                queue.changed.wait(LOOK_AGAIN)  # pragma: no cover - a worker reads just now
         directories = events = 0
         try:
             while events < most:  # pragma: no branch - or a break
