@@ -9,8 +9,9 @@ event may be lost, sent twice or wait for ever because of that. Three rules make
 
 1. The state of an event and all counts change in one statement without a call. No handler runs
    within it.
-2. An event is added to its next list before it is removed from the last one. So it may be in a
-   list too often, and never in none. Who takes it from a list looks at its state first.
+2. First its state changes, then it is added to its next list, then it is removed from the last one.
+   So it may be in a list too often, and never in none. A list that is cleaned passes on what its
+   state says.
 3. An event that was taken knows the run of the worker that took it, by a weak reference. When that
    run has ended, and the event is not settled, it waits again.
 """
@@ -163,6 +164,7 @@ class Queue:
                 self.background + background, self.bytes + size, file.unsettled + 1,
                 self._in_batch + 1,
             )  # fmt: skip
+            self._fresh.append(entry)  # once more: a look may have cleaned it away
             self._have_read(file, 1)
 
     def _have_read(self, file: File, events: int) -> None:
@@ -197,13 +199,15 @@ class Queue:
         for entry in list(self._taken):
             if not is_under_way(entry.run):
                 self._make_ready(entry, TAKEN, due=entry.due)
+            if entry.state is LATER:  # pragma: no cover - `postpone` was broken off
+                heapq.heappush(self._later, (entry.due, entry.order, entry))
             if entry.state is not TAKEN:
                 self._taken.pop(entry, None)
 
     def _make_ready(self, entry: Entry, before: str, *, due: float) -> None:
-        self._again.append(entry)
         if entry.state is before and entry.due == due:
             entry.state = READY
+        self._again.append(entry)
 
     def oldest(self, *, fresh: bool = False) -> Entry | None:
         """The next event that can be taken. *fresh*: rather one that was never tried."""
@@ -231,14 +235,15 @@ class Queue:
             entry.state, entry.run, entry.attempts, self.retried = (
                 TAKEN, run, entry.attempts + 1, self.retried + again
             )  # fmt: skip
+            self._taken[entry] = None  # once more: a look may have cleaned it away
             return True
         return False  # pragma: no cover - an interruption
 
     def postpone(self, entry: Entry, due: float) -> None:
         """Make *entry*, which was taken, ready again at *due*."""
-        heapq.heappush(self._later, (due, entry.order, entry))
         if entry.state is TAKEN:  # pragma: no branch - an interruption
             entry.state, entry.due = LATER, due
+        heapq.heappush(self._later, (due, entry.order, entry))
         self._taken.pop(entry, None)
         if self._later and self._later[0][2] is entry:
             self.changed.notify_all()
@@ -256,6 +261,8 @@ class Queue:
             due, _, entry = first
             if entry.state is LATER and entry.due == due:
                 return due
+            if entry.state is READY:  # pragma: no cover - `make_all_due` was broken off
+                self._again.append(entry)
             if later and later[0] is first:  # pragma: no branch - an interruption
                 heapq.heappop(later)
         return None
