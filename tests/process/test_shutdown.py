@@ -16,7 +16,7 @@ import pytest
 
 import valued
 from tests.support.processes import Child, run
-from valued._process import celery as _celery
+from valued._process import tasks as _celery
 from valued._process import shutdown
 
 
@@ -187,7 +187,7 @@ def test_threads_end_with_a_subinterpreter_after_all_is_delivered(
     shutdown.register(witness)
     thread = threading.Thread(target=run, name="valued-test")
     thread.start()
-    monkeypatch.setattr(shutdown.interpreter, "is_main", lambda: False)
+    monkeypatch.setattr(shutdown, "is_main_interpreter", lambda: False)
     shutdown._exit()
     assert not thread.is_alive()
     assert witness.calls == ["witness", "witness ends its threads", "ends"]
