@@ -14,7 +14,7 @@ from valued._events.refusals import Refusals
 from valued._events.serializer import Snapshot, encode
 from valued._http import recording
 from valued._options import Anonymous, Durability, Invalid, Options, Overflow
-from valued._process import tasks, facts
+from valued._process import facts, tasks
 from valued._process.pickling import check_pickle
 from valued._redaction import hide
 from valued._scopes.context import begin_task

@@ -22,7 +22,6 @@ import requests
 import urllib3
 from requests.auth import AuthBase
 from requests.structures import CaseInsensitiveDict
-from requests.utils import should_bypass_proxies
 from urllib3.util.proxy import connection_requires_http_tunnel
 
 from valued._http.mocks import NETWORK, one_at_a_time, what_is_replaced
@@ -73,9 +72,9 @@ def new_session(endpoint: str, headers: Mapping[str, str], pool_size: int) -> re
 
 
 def _proxies(endpoint: str) -> dict[str, str]:
-    found = dict(urllib.request.getproxies_environment())
-    # It asks the system only where no variable names a proxy.
-    return {} if not found or should_bypass_proxies(endpoint, no_proxy=None) else found
+    host = urllib.parse.urlsplit(endpoint).netloc
+    bypass = urllib.request.proxy_bypass_environment  # type: ignore[attr-defined]  # not in typeshed
+    return {} if bypass(host) else dict(urllib.request.getproxies_environment())
 
 
 class Response(NamedTuple):
