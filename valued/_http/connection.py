@@ -139,7 +139,7 @@ class Connection:
             )
         except BaseException as error:  # also out of a signal handler, or a timeout of gevent's
             is_clean = _scrub(error, self._token, handled)
-            if not isinstance(error, _NO_RESPONSE if is_clean else Exception):
+            if not isinstance(error, _NO_RESPONSE if is_clean else (Exception,)):
                 raise
             failure = DeliveryError(redacted(_reason(error), self._token))
             if is_clean:
@@ -168,8 +168,8 @@ class Connection:
                 "and give no token; the process that unpickles this then reads it again"
             )
         token = self._token if self._token_given else None
-        options = {"timeout": self._timeout, "pool_size": self._pool_size}
-        return functools.partial(Connection, **options), (token, self.endpoint)
+        restored = functools.partial(Connection, timeout=self._timeout, pool_size=self._pool_size)
+        return restored, (token, self.endpoint)
 
     def _new_route(self) -> Route:
         return Route(new_session(self.endpoint, self.headers, self._pool_size), self.endpoint)

@@ -14,7 +14,6 @@ import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import valued
-from valued._options import VARIABLES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,8 +23,11 @@ __all__ = ["main"]
 #: The status that a shell reports for a program ended by SIGINT: 128 and the number of the signal.
 INTERRUPTED: Final = 130
 
-#: The environment variables that ``--help`` explains.
-SHOWN: Final = ("VALUED_TOKEN", "VALUED_ENDPOINT", "VALUED_DISABLED")
+EPILOG: Final = (
+    "Environment variables: VALUED_TOKEN is the token, if there is no --token. VALUED_ENDPOINT is "
+    "the address that events are sent to, if there is no --endpoint. VALUED_DISABLED=1 sends "
+    "nothing. Type `valued COMMAND --help` for the options of a command."
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,8 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="valued",
         description="Send events to Valued (valued.app), and see what your application sends.",
-        epilog="Type `valued COMMAND --help` for the options of a command. Environment variables: "
-        + " ".join(f"{name}: {VARIABLES[name]}" for name in SHOWN),
+        epilog=EPILOG,
     )
     parser.add_argument("--version", action="version", version=f"valued {valued.__version__}")
     parser.set_defaults(module=None)
