@@ -67,12 +67,14 @@ class Connection:
         *,
         timeout: float = 10.0,
         pool_size: int = 10,
+        idle_timeout: float = 50.0,
     ) -> None:
         # Before anything can raise: error trackers show what is in the frames of an exception.
         token, endpoint = hide_argument(token), hide_argument(endpoint)
         problems = [
             *seconds("timeout", timeout, zero=False),
             *whole("pool_size", pool_size, least=1),
+            *seconds("idle_timeout", idle_timeout, zero=False),
         ]
         if problems:
             raise ValidationError(*problems)
@@ -86,6 +88,7 @@ class Connection:
             requests.Request("POST", self.endpoint).prepare()
         self._timeout = timeout
         self._pool_size = pool_size
+        self._idle_timeout = idle_timeout
         self._route: PerProcess[Route] = PerProcess(self._new_route)
 
     @property
@@ -168,11 +171,17 @@ class Connection:
                 "and give no token; the process that unpickles this then reads it again"
             )
         token = self._token if self._token_given else None
-        restored = functools.partial(Connection, timeout=self._timeout, pool_size=self._pool_size)
+        restored = functools.partial(
+            Connection,
+            timeout=self._timeout,
+            pool_size=self._pool_size,
+            idle_timeout=self._idle_timeout,
+        )
         return restored, (token, self.endpoint)
 
     def _new_route(self) -> Route:
-        return Route(new_session(self.endpoint, self.headers, self._pool_size), self.endpoint)
+        session = new_session(self.endpoint, self.headers, self._pool_size, self._idle_timeout)
+        return Route(session, self.endpoint)
 
     def _rejection(self, response: Response) -> DeliveryError | None:
         """The error that *response* stands for; None: the service accepted the event."""

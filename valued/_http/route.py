@@ -19,13 +19,15 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import requests
+import requests.utils
 import urllib3
 from requests.auth import AuthBase
 from requests.structures import CaseInsensitiveDict
 from urllib3.util.proxy import connection_requires_http_tunnel
 
 from valued._http.mocks import NETWORK, one_at_a_time, what_is_replaced
-from valued._http.pool import Adapter, StaleConnection, checkin, checkout_idle, remaining
+from valued._http.pool import Adapter, checkin, checkout_idle
+from valued._http.wire import StaleConnection, remaining
 from valued._options import ca_bundle_from_environment
 from valued._process.clock import CLOCK
 from valued._redaction import RedactedBytes, hide
@@ -55,7 +57,9 @@ class _Bearer(AuthBase):
         return request
 
 
-def new_session(endpoint: str, headers: Mapping[str, str], pool_size: int) -> requests.Session:
+def new_session(
+    endpoint: str, headers: Mapping[str, str], pool_size: int, idle_timeout: float
+) -> requests.Session:
     """A session for one process, with the proxies and certificates of the environment."""
     session = requests.Session()
     session.headers.update(headers)
@@ -65,16 +69,19 @@ def new_session(endpoint: str, headers: Mapping[str, str], pool_size: int) -> re
     session.trust_env = False
     session.proxies.update(_proxies(endpoint))
     session.verify = ca_bundle_from_environment() or True
-    adapter = Adapter(pool_connections=1, pool_maxsize=pool_size, max_retries=0)
+    adapter = Adapter(pool_size, idle_timeout)
     session.mount("http://", adapter)
     session.mount("https://", adapter)
     return session
 
 
 def _proxies(endpoint: str) -> dict[str, str]:
-    host = urllib.parse.urlsplit(endpoint).netloc
-    bypass = urllib.request.proxy_bypass_environment  # type: ignore[attr-defined]  # not in typeshed
-    return {} if bypass(host) else dict(urllib.request.getproxies_environment())
+    """The proxies that the environment names for *endpoint*; read once in each process."""
+    found = dict(urllib.request.getproxies_environment())
+    # Without variables, `requests` would ask the system, which on macOS crashes a forked child.
+    if not found or requests.utils.should_bypass_proxies(endpoint, no_proxy=None):
+        return {}
+    return found
 
 
 class Response(NamedTuple):
@@ -120,7 +127,7 @@ class Route:
         while True:
             try:
                 return self._send_once(body, headers, deadline)
-            except StaleConnection:
+            except StaleConnection:  # noqa: PERF203 - once for all that are stale
                 # The others have been idle for as long. So this loop ends: all idle connections are
                 # closed, and a new one can't be stale. None: another thread is closing them.
                 prepared = self._prepared
