@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.traceback import Traceback
 
 import valued
-from tests.support.processes import run, until
+from tests.support.processes import run
 from tests.support.proxy import Listener, Proxy, read_request
 from tests.support.server import Reply, Server
 from tests.support.tls import Authority, TLSServer
@@ -1130,7 +1130,13 @@ def test_an_endpoint_that_gets_the_token_unencrypted_is_warned_of_once(
 
 @pytest.mark.parametrize(
     "given",
-    ["localhost:4567/events", "ingest.valued.app", "user:s3cret", TOKEN, "eyJhbGciOi.eyJzdWIiOi.Sfl"],
+    [
+        "localhost:4567/events",
+        "ingest.valued.app",
+        "user:s3cret",
+        TOKEN,
+        "eyJhbGciOi.eyJzdWIiOi.Sfl",
+    ],
 )
 def test_the_error_for_an_endpoint_without_a_scheme_says_so_and_shows_nothing_of_it(
     given: str,

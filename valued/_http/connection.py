@@ -20,6 +20,7 @@ from valued._errors import DeliveryError, PicklingError, ValidationError
 from valued._events.serializer import encode
 from valued._http import recording
 from valued._http.endpoint import checked_endpoint, checked_token, hide_argument, warn_of_clear_text
+from valued._http.pool import IDLE_TIMEOUT
 from valued._http.route import Response, Route, new_session
 from valued._options import seconds, whole
 from valued._process.fork import PerProcess
@@ -51,9 +52,11 @@ class Connection:
 
     *token* (default ``VALUED_TOKEN``). *endpoint*: an http(s) URL (default ``VALUED_ENDPOINT``,
     else the service's). *timeout* (default 10.0): seconds for one request, from the first packet to
-    the last byte of the answer; connecting to each address of the host, and a TLS handshake, may
-    each take as long. *pool_size* (default 10): connections that are kept. Raises
-    `ValidationError`. Proxies and certificates come from the environment; ``~/.netrc`` is not read.
+    the last byte of the answer, connecting included. *pool_size* (default 10): connections that are
+    kept. *idle_timeout* (default 50.0): seconds after which one that isn't used is closed; less
+    than the time after which servers, load balancers and NATs forget it. Raises `ValidationError`.
+    Proxies and certificates come from the environment, read once in each process; ``~/.netrc`` is
+    not read.
 
     A client makes its own. Use it for a transport of your own: ``endpoint`` (a string) and
     `Connection.headers` are what a request needs. Any thread may call. A forked child makes
@@ -67,7 +70,7 @@ class Connection:
         *,
         timeout: float = 10.0,
         pool_size: int = 10,
-        idle_timeout: float = 50.0,
+        idle_timeout: float = IDLE_TIMEOUT,
     ) -> None:
         # Before anything can raise: error trackers show what is in the frames of an exception.
         token, endpoint = hide_argument(token), hide_argument(endpoint)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import queue
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 import requests.adapters
 from urllib3.util.connection import is_connection_dropped
@@ -24,6 +24,10 @@ from valued._process.clock import CLOCK
 from valued._process.fork import ProcessToken
 from valued._process.threads import start_thread
 
+#: Seconds for which a connection is kept that isn't used. Load balancers, NATs and servers close
+#: idle ones after 60 s and more.
+IDLE_TIMEOUT: Final = 50.0
+
 
 class LockFreeQueue(queue.LifoQueue[Any]):
     """What urllib3's pools use of a `queue.LifoQueue`, without a lock. Never waits.
@@ -31,7 +35,7 @@ class LockFreeQueue(queue.LifoQueue[Any]):
     A connection that has been in it for more than *idle_timeout* seconds is closed.
     """
 
-    idle_timeout: ClassVar[float]
+    idle_timeout: ClassVar[float] = IDLE_TIMEOUT
 
     def __init__(self, maxsize: int = 0) -> None:
         # Without a call of the base class, which would make the locks.
