@@ -30,7 +30,7 @@ from rich.console import Console
 from rich.traceback import Traceback
 
 import valued
-from tests.support.processes import run, until
+from tests.support.processes import run
 from tests.support.proxy import Listener, Proxy, read_request
 from tests.support.server import Reply, Server
 from tests.support.tls import Authority, TLSServer
@@ -1130,12 +1130,18 @@ def test_an_endpoint_that_gets_the_token_unencrypted_is_warned_of_once(
 
 @pytest.mark.parametrize(
     "given",
-    ["localhost:4567/events", "ingest.valued.app", "user:s3cret", TOKEN, "eyJhbGciOi.eyJzdWIiOi.Sfl"],
+    [
+        "localhost:4567/events",
+        "ingest.valued.app",
+        "user:s3cret",
+        TOKEN,
+        "eyJhbGciOi.eyJzdWIiOi.Sfl",
+    ],
 )
 def test_the_error_for_an_endpoint_without_a_scheme_says_so_and_shows_nothing_of_it(
     given: str,
 ) -> None:
-    with pytest.raises(valued.ValidationError, match="has no 'https://' or 'http://'$") as caught:
+    with pytest.raises(valued.ValidationError, match="has no 'https://' or 'http://'") as caught:
         Connection("t", given)
     assert given not in str(caught.value)
 
@@ -1192,8 +1198,12 @@ os.waitpid(child, 0)
 def test_the_first_event_of_a_forked_child_imports_nothing(
     way: str, server: Server, tls_server: TLSServer, authority: Authority
 ) -> None:
-    urls = {"tls": tls_server.url, "bad certificate": tls_server.url,
-            "refused": f"http://127.0.0.1:{closed_port()}/", "idn": "http://bücher.invalid/"}  # fmt: skip
+    urls = {
+        "tls": tls_server.url,
+        "bad certificate": tls_server.url,
+        "refused": f"http://127.0.0.1:{closed_port()}/",
+        "idn": "http://bücher.invalid/",
+    }
     date = {"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT", "Content-Encoding": "gzip"}
     replies = {"401": Reply(401), "busy": Reply(429, date, gzip.compress(b"busy"))}
     server.script = lambda _request: replies.get(way, Reply())

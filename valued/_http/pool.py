@@ -58,7 +58,7 @@ def remaining(deadline: float) -> float:
 
 
 class StaleConnection(ConnectionError):
-    """A kept-alive connection ended before the first byte of a response: it was closed while idle."""
+    """A kept-alive connection ended without a byte of a response: it was closed while idle."""
 
 
 class DeadlineReader(io.RawIOBase):

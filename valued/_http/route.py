@@ -120,7 +120,7 @@ class Route:
         while True:
             try:
                 return self._send_once(body, headers, deadline)
-            except StaleConnection:
+            except StaleConnection:  # noqa: PERF203 - one more round is rare
                 # The others have been idle for as long. So this loop ends: all idle connections are
                 # closed, and a new one can't be stale. None: another thread is closing them.
                 prepared = self._prepared

@@ -27,8 +27,8 @@ import weakref
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from valued._process.facts import is_main_interpreter
 from valued._process.clock import CLOCK
+from valued._process.facts import is_main_interpreter
 from valued._process.fork import PerProcess, WeakList
 
 #: If the exit follows an incomplete `flush_at_end` within so many seconds, both share one time
