@@ -35,9 +35,11 @@ def test_each_event_of_each_process_arrives_once() -> None:
     assert conclusion.startswith("Each event arrived once, from ")
 
 
-def test_it_needs_nothing_of_the_environment_and_heeds_nothing_of_it(tmp_path: Path) -> None:
+def test_console_script_draws_a_table_and_heeds_nothing_of_the_environment(tmp_path: Path) -> None:
     environment = {
         **os.environ,
+        "TERM": "xterm-256color",
+        "COLUMNS": "100",
         "VALUED_ENV": "test",
         "VALUED_TOKEN": "",
         "VALUED_ENDPOINT": "http://127.0.0.1:9/nobody",
@@ -48,8 +50,17 @@ def test_it_needs_nothing_of_the_environment_and_heeds_nothing_of_it(tmp_path: P
         "VALUED_RECORD": str(tmp_path),
         "http_proxy": "http://127.0.0.1:9",
     }
-    ended = run("-m", "valued", "demo", "--events", "1", env=environment)
-    assert (ended.returncode, ended.stderr) == (0, "")
+    script = Path(sys.executable).with_name("valued")
+    with terminal() as screen:
+        arguments = [script, "demo", "--events", "1"]
+        process = subprocess.Popen(
+            arguments, stdout=screen.file, stderr=subprocess.PIPE, env=environment
+        )
+        shown = screen.rest()
+        _, said = process.communicate(timeout=10)
+    assert (process.returncode, said) == (0, b"")
+    assert "─" in shown
+    assert "Each event arrived once" in shown
     assert list(tmp_path.iterdir()) == []
 
 
@@ -68,20 +79,6 @@ def test_worker_has_the_environment_until_it_has_delivered() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "no_proxy"}
     ended = run("-c", LEAVING, env=environment)
     assert (ended.stdout, ended.stderr) == ("127.0.0.1\nNone\n", "")
-
-
-def test_console_script_draws_a_table_on_a_terminal() -> None:
-    script = Path(sys.executable).with_name("valued")
-    with terminal() as screen:
-        process = subprocess.Popen(
-            [script, "demo", "--events", "1"],
-            stdout=screen.file,
-            env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"},
-        )
-        shown = screen.rest()
-        assert process.wait(10) == 0
-    assert "─" in shown
-    assert "Each event arrived once" in shown
 
 
 def test_listener_ends_when_the_demo_is_killed() -> None:

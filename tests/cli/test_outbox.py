@@ -117,13 +117,13 @@ def test_send_ends_where_nothing_can_be_delivered_and_leaves_all_of_it(
 ) -> None:
     server.script = lambda _request: answer or Reply()
     url = server.url if answer else "http://127.0.0.1:9/events"
-    arguments = ["send", "--token", "t", "--endpoint", url, "--timeout", "1"]
+    arguments = ["send", "--token", "t", "--endpoint", url, "--timeout", "0.5"]
     done = outbox(place, *arguments, timeout=20)
     assert done.returncode == 1
     assert said in done.stderr.splitlines()[0]
     assert done.stderr.splitlines()[-2:] == [
         "0 delivered, 0 rejected, 0 dropped",
-        "valued: nothing was delivered for 1 s (--timeout); 5 events remain in the outbox",
+        "valued: nothing was delivered for 0.5 s (--timeout); 5 events remain in the outbox",
     ]
     assert outbox(place, "rejected").stdout == ""
     server.script = lambda _request: Reply()
@@ -253,7 +253,9 @@ def test_purge_touches_nothing_of_the_living(place: Path, server: Server) -> Non
     client.close(0)
 
 
-def test_ctrl_c_leaves_the_rest_where_it_was(place: Path, server: Server, delivery: list[str]) -> None:
+def test_ctrl_c_leaves_the_rest_where_it_was(
+    place: Path, server: Server, delivery: list[str]
+) -> None:
     server.script = lambda _request: Reply(503)
     process = subprocess.Popen(
         [*COMMAND, "outbox", str(place), "send", *delivery],

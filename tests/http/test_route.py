@@ -286,7 +286,7 @@ def test_two_threads_whose_connections_are_stale_at_once_both_send_again(
     def stale(*_arguments: Any) -> Any:
         monkeypatch.setattr(route, "_send_once", send)
         route.reset()  # as the other thread did, an instant before
-        raise _pool.StaleConnection("ended")
+        raise wire.StaleConnection("ended")
 
     monkeypatch.setattr(route, "_send_once", stale)
     connection.post(b"1")

@@ -29,7 +29,7 @@ def no_free_descriptor() -> Iterator[None]:
 @pytest.fixture
 def asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process that hasn't asked the system yet."""
-    monkeypatch.setattr(diagnosis, "_started", facts.PerProcess(list))
+    monkeypatch.setattr(facts, "_started", facts.PerProcess(list))
 
 
 def test_the_system_is_asked_once_for_who_this_is(asks_again: None) -> None:
@@ -44,7 +44,8 @@ def test_the_system_is_asked_once_for_who_this_is(asks_again: None) -> None:
 def test_making_a_client_asks_so_that_stats_need_no_descriptor_later(asks_again: None) -> None:
     valued.Client(print)
     with no_free_descriptor():
-        assert facts.started() == psutil.Process().create_time()
+        found = facts.started()
+    assert found == psutil.Process().create_time()
 
 
 def test_a_child_has_a_start_of_its_own(fork: Callable[..., Child]) -> None:

@@ -16,8 +16,8 @@ import pytest
 
 import valued
 from tests.support.processes import Child, run
-from valued._process import tasks as _celery
 from valued._process import shutdown
+from valued._process import tasks as _celery
 
 
 class Witness:

@@ -85,8 +85,8 @@ def one_at_a_time(timeout: float) -> Iterator[None]:
 
 
 def connection_classes() -> tuple[Any, ...]:
-    """The classes that made connections at the last look, without and with TLS."""
-    return _last[0][6:8]
+    """The classes that made connections at the last look, without and with TLS, and sockets."""
+    return _last[0][6:]
 
 
 def base_in_urllib3(cls: Any) -> Any:
@@ -95,7 +95,7 @@ def base_in_urllib3(cls: Any) -> Any:
 
 
 def _look() -> tuple[Any, ...]:
-    """What is in place now: six methods, the classes of connections, the class of sockets."""
+    """What is in place now: six methods, then `connection_classes`."""
     return (
         _Adapter.send,
         _Session.send,
