@@ -18,7 +18,7 @@ from tests.faults._raw import NO_CONTENT, Peer, RawServer, answer, answering
 from tests.support.proxy import Listener, read_head, read_request
 from valued import Connection, DeliveryError, ValidationError
 from valued._delivery import retry as _retry
-from valued._http import pool as _pool
+from valued._http import wire
 
 TOKEN = "t0ken-that-nobody-may-see"
 BOUND = 10.0  # seconds; bounds a failure

@@ -131,7 +131,7 @@ class Adapter(requests.adapters.HTTPAdapter):
     #: While connections are replaced: their classes, and an adapter that uses them.
     _replaced: tuple[object, requests.adapters.HTTPAdapter] | None = None
 
-    def __init__(self, pool_size: int, idle_timeout: float) -> None:
+    def __init__(self, pool_size: int = 10, idle_timeout: float = IDLE_TIMEOUT) -> None:
         self._kind = Kind(ProcessToken(), Addresses(_start), idle_timeout)
         super().__init__(pool_connections=1, pool_maxsize=pool_size, max_retries=0)
 

@@ -18,10 +18,10 @@ import io
 import os
 import socket
 import sys
-import threading
 from typing import TYPE_CHECKING, Any, Final
 
 import urllib3.connection
+import urllib3.exceptions
 from urllib3.exceptions import ConnectTimeoutError, LocationParseError, NewConnectionError
 from urllib3.util.wait import wait_for_read
 
@@ -147,6 +147,13 @@ def connects_itself(connection_class: type) -> bool:
     return connection_class._new_conn is not _HTTPConnection._new_conn  # type: ignore[attr-defined]  # noqa: SLF001
 
 
+def _not_resolved(connection: Any, error: socket.gaierror) -> Exception:
+    kind = getattr(urllib3.exceptions, "NameResolutionError", None)
+    if kind is None:  # pragma: no cover - urllib3 1.26
+        return NewConnectionError(connection, f"Failed to resolve {connection.host!r}: {error}")
+    return kind(connection.host, connection, error)  # type: ignore[no-any-return]
+
+
 class RacingConnection(_HTTPConnection):
     """A connection that is made to the address that answers first: see `addresses`."""
 
@@ -154,6 +161,8 @@ class RacingConnection(_HTTPConnection):
     _addresses: Addresses
 
     def _new_conn(self) -> socket.socket:
+        if not isinstance(self.timeout, (int, float)):  # a request of the application's own
+            return super()._new_conn()
         # The exceptions are those of urllib3's own method.
         host = self._dns_host.strip("[]")
         try:
@@ -163,14 +172,15 @@ class RacingConnection(_HTTPConnection):
         try:
             new = self._addresses.connect(
                 (host, self.port),
-                self.timeout if isinstance(self.timeout, (int, float)) else threading.TIMEOUT_MAX,
+                self.timeout,
                 self.source_address,
                 self.socket_options or (),
             )
+        except socket.gaierror as error:
+            raise _not_resolved(self, error) from error
         except TimeoutError as error:
-            raise ConnectTimeoutError(
-                self, f"Connection to {self.host} timed out: {error}"
-            ) from error
+            message = f"Connection to {self.host} timed out: {error}"
+            raise ConnectTimeoutError(self, message) from error
         except OSError as error:
             message = f"Failed to establish a new connection: {error}"
             raise NewConnectionError(self, message) from error
