@@ -30,7 +30,7 @@ warnings.simplefilter("ignore", gevent.monkey.MonkeyPatchWarning)  # of the orde
 if ORDER == "patched first":
     gevent.monkey.patch_all()
 import valued  # noqa: E402 - the order is what is tested
-from valued._http import pool as _pool  # noqa: E402
+from valued._http import wire  # noqa: E402
 
 if ORDER == "client first":
     client = valued.Client("token", URL, **OPTIONS)
@@ -216,7 +216,7 @@ def fork_of_a_child_that_dies() -> None:
 
 def fork_in_a_tls_handshake() -> None:
     record("held")
-    while not [one for one in _pool._connections.get().living() if one._descriptor]:
+    while not [one for one in wire._connections.get().living() if one._descriptor]:
         gevent.sleep(TICK)
     fork(ours())
 

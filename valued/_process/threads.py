@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from valued._process.fork import ProcessToken
+
 #: Of the thread that made them; blocked, they would end the process without a word.
 _FAULTS: Final = ("SIGSEGV", "SIGFPE", "SIGILL")
 
@@ -31,8 +33,25 @@ def signals_elsewhere() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def remember_greenlet() -> None:
+    """Let a greenlet of gevent's, as a thread, end in a forked child without a traceback.
+
+    It lives on there, where `threading` has forgotten it; asked for it, it knows it again.
+    """
+    threading.current_thread()
+
+
 def start_thread(run: Callable[[], object]) -> None:
     """Run *run* on a daemon thread. Raises `RuntimeError` where no thread can be started."""
-    thread = threading.Thread(target=run, name="valued-lookup", daemon=True)
+    token = ProcessToken()
+
+    def runs() -> None:
+        try:
+            run()
+        finally:
+            if not token.is_current():
+                remember_greenlet()
+
+    thread = threading.Thread(target=runs, name="valued-lookup", daemon=True)
     with signals_elsewhere():
         thread.start()
