@@ -29,8 +29,9 @@ COPIED = ("valued", "tests", "pyproject.toml", "setup.cfg", "examples")
 #: Tests that a module needs besides `tests/process/test_<module>.py`; all others run after them.
 MORE = {
     "fork": ["tests/process/test_weak_list.py", "tests/prefork/test_fork.py"],
-    "celery": ["tests/integrations/test_celery.py"],
+    "facts": ["tests/process/test_interpreter.py"],
     "pickling": ["tests/test_pickling.py"],
+    "tasks": ["tests/integrations/test_celery.py"],
 }
 LAST = ["tests/process", "tests/prefork/test_exit.py"]
 

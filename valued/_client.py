@@ -14,7 +14,7 @@ from valued._events.refusals import Refusals
 from valued._events.serializer import Snapshot, encode
 from valued._http import recording
 from valued._options import Anonymous, Durability, Invalid, Options, Overflow
-from valued._process import celery, diagnosis, interpreter
+from valued._process import facts, tasks
 from valued._process.pickling import check_pickle
 from valued._redaction import hide
 from valued._scopes.context import begin_task
@@ -150,7 +150,7 @@ class Client:
             check_transport(token, endpoint)
             self._build(token, options)
         elif options.enabled:
-            interpreter.refuse_isolated()  # some of what is imported next would end the process
+            facts.refuse_isolated()  # some of what is imported next would end the process
             # Only here: it costs more than all the rest of the library.
             from valued._delivery.executors import DEFAULT_WORKERS
             from valued._http.connection import Connection
@@ -170,7 +170,7 @@ class Client:
         self._is_sent = bool(options.enabled)
         self._is_looked_at = options.before_send is not None or not options.enabled
         # Here, too: a receiver that connects while a signal is being sent is not called.
-        celery.listen(begin_task)
+        tasks.listen(begin_task)
         # In this thread, with all its imports: a worker, or a forked child, imports nothing.
         from valued._delivery.sender import Sender
 
@@ -178,7 +178,7 @@ class Client:
         if transport is None or not options.enabled:
             self._sender = Sender(lambda *_: None, options)
             return
-        diagnosis.prepare()
+        facts.prepare()
         connection = _as_connection(transport)
         send = _send_bytes(transport) if connection is None else connection.post
         release = None if connection is None else connection.close
@@ -332,8 +332,8 @@ class Client:
             if not self._refusals.tolerates(error):
                 raise
             return
-        if not celery.listening:  # it may have been imported since then
-            celery.listen(begin_task)
+        if not tasks.listening:  # it may have been imported since then
+            tasks.listen(begin_task)
         if not (self._is_looked_at or recording.target is not None or recording.blocked):
             self._sender.accept(encode(event))
             return

@@ -35,9 +35,11 @@ def test_each_event_of_each_process_arrives_once() -> None:
     assert conclusion.startswith("Each event arrived once, from ")
 
 
-def test_it_needs_nothing_of_the_environment_and_heeds_nothing_of_it(tmp_path: Path) -> None:
+def test_console_script_draws_a_table_and_heeds_nothing_of_the_environment(tmp_path: Path) -> None:
     environment = {
         **os.environ,
+        "TERM": "xterm-256color",
+        "COLUMNS": "100",
         "VALUED_ENV": "test",
         "VALUED_TOKEN": "",
         "VALUED_ENDPOINT": "http://127.0.0.1:9/nobody",
@@ -48,8 +50,17 @@ def test_it_needs_nothing_of_the_environment_and_heeds_nothing_of_it(tmp_path: P
         "VALUED_RECORD": str(tmp_path),
         "http_proxy": "http://127.0.0.1:9",
     }
-    ended = run("-m", "valued", "demo", "--events", "1", env=environment)
-    assert (ended.returncode, ended.stderr) == (0, "")
+    script = Path(sys.executable).with_name("valued")
+    with terminal() as screen:
+        arguments = [script, "demo", "--events", "1"]
+        process = subprocess.Popen(
+            arguments, stdout=screen.file, stderr=subprocess.PIPE, env=environment
+        )
+        shown = screen.rest()
+        _, said = process.communicate(timeout=10)
+    assert (process.returncode, said) == (0, b"")
+    assert "─" in shown
+    assert "Each event arrived once" in shown
     assert list(tmp_path.iterdir()) == []
 
 
@@ -68,27 +79,6 @@ def test_worker_has_the_environment_until_it_has_delivered() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "no_proxy"}
     ended = run("-c", LEAVING, env=environment)
     assert (ended.stdout, ended.stderr) == ("127.0.0.1\nNone\n", "")
-
-
-def test_console_script_will_do() -> None:
-    script = Path(sys.executable).with_name("valued")
-    ended = subprocess.run(
-        [script, "demo", "--events", "1"], capture_output=True, text=True, timeout=60
-    )
-    assert (ended.returncode, ended.stderr) == (0, "")
-
-
-def test_table_is_drawn_on_a_terminal() -> None:
-    with terminal() as screen:
-        process = subprocess.Popen(
-            [*COMMAND, "demo", "--events", "1"],
-            stdout=screen.file,
-            env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100"},
-        )
-        shown = screen.rest()
-        assert process.wait(10) == 0
-    assert "─" in shown
-    assert "Each event arrived once" in shown
 
 
 def test_listener_ends_when_the_demo_is_killed() -> None:
@@ -131,14 +121,7 @@ def test_event_that_is_lost_is_told_and_the_status_is_1(
     monkeypatch.setattr(demo, "_spawned", lambda _client, _count: demo.Sent("gone", 7, ["x-1"]))
     assert main(["demo", "--events", "1"]) == 1
     shown = capsys.readouterr()
-    assert shown.out.splitlines()[-1].split() == [
-        "total",
-        "5",
-        "4",
-        "1",
-        "0",
-        shown.out.split()[-1],
-    ]
+    assert shown.out.splitlines()[-1].split()[:5] == ["total", "5", "4", "1", "0"]
     assert shown.err == "valued: 1 event was lost, 0 arrived more than once\n"
 
 
@@ -152,16 +135,9 @@ def test_listener_that_does_not_start_is_one_line(
 
 def test_listener_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "PATIENCE", 0.01)
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            "import signal; signal.signal(15, 1); print(flush=True); signal.pause()",
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    stubborn = "import signal; signal.signal(15, 1); print(flush=True); signal.pause()"
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", stubborn], text=True, **pipes)
     assert process.stdout is not None
     process.stdout.readline()  # from here on it ignores SIGTERM
     demo._end(process, os.getpid())
@@ -187,10 +163,14 @@ def test_account_of_what_went_well() -> None:
     assert troubles == []
 
 
-def test_account_of_lost_and_duplicated_events() -> None:
-    rows, troubles = demo.compare(SENT, [ARRIVED[0], ARRIVED[0], ARRIVED[2]])
+def test_account_of_lost_and_duplicated_events_and_of_a_process_that_failed() -> None:
+    sent = [SENT[0], SENT[1]._replace(status=1)]
+    rows, troubles = demo.compare(sent, [ARRIVED[0], ARRIVED[0], ARRIVED[2]])
     assert rows[0] == ("parent", 1, 2, 1, 1, 1, 1)
-    assert troubles == ["1 event was lost, 1 arrived more than once"]
+    assert sorted(troubles) == [
+        "1 event was lost, 1 arrived more than once",
+        "child (pid 2) ended with status 1",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -204,11 +184,6 @@ def test_account_of_lost_and_duplicated_events() -> None:
 def test_account_of_events_from_elsewhere(stray: dict[str, Any]) -> None:
     _, troubles = demo.compare(SENT, [*ARRIVED[:2], stray])
     assert troubles[-1] == "1 event came from another process than the one that recorded them"
-
-
-def test_account_of_a_process_that_failed() -> None:
-    _, troubles = demo.compare([SENT[0], SENT[1]._replace(status=1)], ARRIVED)
-    assert troubles == ["child (pid 2) ended with status 1"]
 
 
 FAILING = """

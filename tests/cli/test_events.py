@@ -22,12 +22,6 @@ from valued.cli import delivery as delivery_of_commands
 from valued.cli import main, values
 
 
-@pytest.fixture
-def delivery(server: Server) -> list[str]:
-    """Options that lead to the service."""
-    return ["--token", "cli-token", "--endpoint", server.url]
-
-
 def received(server: Server) -> dict[str, Any]:
     (event,) = server.events
     assert event.pop("occured_at")
@@ -158,6 +152,12 @@ def test_value_that_would_come_back_as_something_else_is_the_text_that_was_typed
     text: str,
 ) -> None:
     assert values.parsed(text) == text
+    remark = values.remark("a", text)
+    if text in AS_TEXT:
+        assert remark is None
+    else:
+        assert "is sent as a string, exactly as typed" in (remark or "")
+        assert ("it is not JSON" in (remark or "")) is (text in JSON_AS_TEXT)
 
 
 @pytest.mark.parametrize(("text", "value"), AS_JSON.items())
@@ -171,23 +171,10 @@ def test_text_that_reads_like_a_number_is_told_with_an_advice_that_works(
     text: str, number: str
 ) -> None:
     remark = values.remark("user.id", text) or ""
-    assert "is sent as a string, exactly as typed" in remark
     advice = remark.rpartition("to send that, type user.id=")[2] if number else ""
     assert advice == number
     assert not number or not isinstance(values.parsed(number), str)
     assert len(remark) < 250
-
-
-@pytest.mark.parametrize("text", JSON_AS_TEXT)
-def test_text_that_reads_like_json_is_told(text: str) -> None:
-    assert "is sent as a string, exactly as typed: it is not JSON" in (
-        values.remark("a", text) or ""
-    )
-
-
-@pytest.mark.parametrize("text", AS_TEXT)
-def test_plain_text_is_nothing_to_be_told_of(text: str) -> None:
-    assert values.remark("a", text) is None
 
 
 def test_id_that_was_typed_with_zeros_arrives_with_them_and_a_word_says_so(
@@ -275,32 +262,31 @@ def test_token_and_endpoint_come_from_the_environment(
     assert server.requests[0].headers["Authorization"] == "Bearer from-environment"
 
 
-def test_refused_event_is_told_with_its_reason_and_status_1(
+@pytest.mark.parametrize(
+    ("reply", "said", "attempts"),
+    [
+        (Reply(401, body=b"who \x1b[31mare you"), "not delivered: the service answered 401", 1),
+        (None, "(3 attempts in ", 3),
+    ],
+    ids=["refused", "no service"],
+)
+def test_event_that_is_not_delivered_is_told_with_its_reason_and_status_1(
+    reply: Reply | None,
+    said: str,
+    attempts: int,
+    server: Server,
+    delivery: list[str],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    server = Server(lambda _request: Reply(401, body=b"who \x1b[31mare you"))
-    try:
-        assert main(["sync-user", "id=1", "--token", "secret-token", "--endpoint", server.url]) == 1
-    finally:
-        server.close()
+    server.script = lambda _request: reply
+    assert main(["sync-user", "id=1", *delivery]) == 1
     shown = capsys.readouterr()
-    assert shown.err.startswith("valued: not delivered: the service answered 401")
+    assert shown.err.startswith("valued: not delivered: ")
+    assert said in shown.err
     assert "\x1b" not in shown.err
     assert shown.out == ""
-    assert "secret-token" not in shown.err + shown.out
-    assert len(server.requests) == 1
-
-
-def test_service_that_is_not_there_is_told_after_three_attempts(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    server = Server(lambda _request: None)
-    try:
-        assert main(["sync-user", "id=1", "--token", "t", "--endpoint", server.url]) == 1
-    finally:
-        server.close()
-    assert "(3 attempts in " in capsys.readouterr().err
-    assert len(server.requests) == 3
+    assert "cli-token" not in shown.err
+    assert len(server.requests) == attempts
 
 
 def test_ctrl_c_ends_the_wait_within_seconds(server: Server, delivery: list[str]) -> None:

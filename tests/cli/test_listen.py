@@ -8,8 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 
 import pytest
 
@@ -80,40 +80,30 @@ def test_signal_ends_it_cleanly_with_the_figures(number: signal.Signals) -> None
     assert listener.summary.startswith("1 event received, 1 refused, on ")
 
 
-def test_end_of_input_ends_it_where_that_was_asked_for() -> None:
-    with listening("--until-eof") as listener:
-        send_one(listener.url)
+@pytest.mark.parametrize("asked", [True, False])
+def test_end_of_input_ends_it_only_where_that_was_asked_for(asked: bool) -> None:
+    with listening(*["--until-eof"] * asked) as listener:
         assert listener.process.stdin is not None
-        listener.process.stdin.write("anything\n")
-        listener.process.stdin.close()
-        assert len(listener.ended()) == 1
-
-
-def test_end_of_input_is_nothing_otherwise() -> None:
-    with listening() as listener:
-        assert listener.process.stdin is not None
-        listener.process.stdin.close()
+        if not asked:
+            listener.process.stdin.close()
         send_one(listener.url)
-        assert len(listener.end()) == 1
+        if asked:
+            listener.process.stdin.write("anything\n")
+            listener.process.stdin.close()
+        assert len(listener.ended() if asked else listener.end()) == 1
 
 
-def test_lines_are_whole_when_many_send_at_once() -> None:
+def test_lines_are_whole_when_many_send_at_once(in_thread: Callable[..., Future[None]]) -> None:
+    wide = "x" * 10_000  # more than a pipe takes at once
+
+    def record(client: valued.Client, number: int) -> None:
+        for event in range(50):
+            client.action("a.b", {"user.id": f"{number}-{event}", "attributes.x": wide})
+
     with listening() as listener:
         clients = [valued.Client("t", listener.url) for _ in range(4)]
-        wide = "x" * 10_000  # more than a pipe takes at once
-
-        def record(client: valued.Client, number: int) -> None:
-            for event in range(50):
-                client.action("a.b", {"user.id": f"{number}-{event}", "attributes.x": wide})
-
-        threads = [
-            threading.Thread(target=record, args=(client, number))
-            for number, client in enumerate(clients)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(30)
+        for future in [in_thread(record, each, number) for number, each in enumerate(clients)]:
+            future.result(30)
         assert all(client.close(30) for client in clients)
         lines = listener.end()
     ids = sorted(line["event"]["user"]["id"] for line in lines)

@@ -53,10 +53,6 @@ def place(tmp_path: Path, server: Server) -> Path:
     return place
 
 
-def sending(server: Server) -> list[str]:
-    return ["send", "--token", "t", "--endpoint", server.url]
-
-
 @pytest.mark.parametrize("arguments", [[], ["status"]], ids=str)
 def test_status_tells_who_owns_what_and_changes_nothing(place: Path, arguments: list[str]) -> None:
     before = sorted(place.rglob("*"))
@@ -72,10 +68,10 @@ def test_status_tells_who_owns_what_and_changes_nothing(place: Path, arguments: 
 
 
 def test_where_events_are_disabled_send_says_so_at_once_and_leaves_all_of_it(
-    place: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+    place: Path, server: Server, delivery: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VALUED_DISABLED", "1")
-    done = outbox(place, *sending(server), timeout=20)
+    done = outbox(place, "send", *delivery, timeout=20)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "valued: nothing was sent: VALUED_DISABLED is set\n"
     assert server.requests == []
@@ -83,7 +79,7 @@ def test_where_events_are_disabled_send_says_so_at_once_and_leaves_all_of_it(
 
 
 def test_send_delivers_what_the_dead_left_and_nothing_of_the_living(
-    place: Path, server: Server
+    place: Path, server: Server, delivery: list[str]
 ) -> None:
     attempts: list[str] = []
 
@@ -95,13 +91,13 @@ def test_send_delivers_what_the_dead_left_and_nothing_of_the_living(
     server.script = script
     client = valued.Client("t", server.url, outbox=place, executor=Never())
     client.action("living", {"user.id": 1})
-    done = outbox(place, *sending(server))
+    done = outbox(place, "send", *delivery)
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr.splitlines()[-1] == "5 delivered, 0 rejected, 0 dropped"
     assert set(attempts) == {"left"}
     assert sorted(event["user"]["id"] for event in server.events[1:]) == [0, 1, 2, 3, 4]
     client.close(0)  # hands it over
-    done = outbox(place, *sending(server))
+    done = outbox(place, "send", *delivery)
     assert done.stderr.splitlines()[-1] == "1 delivered, 0 rejected, 0 dropped"
     assert attempts[6:] == ["living"]
     assert outbox(place).stdout.splitlines()[1].split() == ["all", "0", "0"]
@@ -117,21 +113,21 @@ def test_send_delivers_what_the_dead_left_and_nothing_of_the_living(
     ids=["down", "wrong token", "nobody there"],
 )
 def test_send_ends_where_nothing_can_be_delivered_and_leaves_all_of_it(
-    answer: Reply | None, said: str, place: Path, server: Server
+    answer: Reply | None, said: str, place: Path, server: Server, delivery: list[str]
 ) -> None:
     server.script = lambda _request: answer or Reply()
     url = server.url if answer else "http://127.0.0.1:9/events"
-    arguments = ["send", "--token", "t", "--endpoint", url, "--timeout", "1"]
+    arguments = ["send", "--token", "t", "--endpoint", url, "--timeout", "0.5"]
     done = outbox(place, *arguments, timeout=20)
     assert done.returncode == 1
     assert said in done.stderr.splitlines()[0]
     assert done.stderr.splitlines()[-2:] == [
         "0 delivered, 0 rejected, 0 dropped",
-        "valued: nothing was delivered for 1 s (--timeout); 5 events remain in the outbox",
+        "valued: nothing was delivered for 0.5 s (--timeout); 5 events remain in the outbox",
     ]
     assert outbox(place, "rejected").stdout == ""
     server.script = lambda _request: Reply()
-    done = outbox(place, *sending(server))
+    done = outbox(place, "send", *delivery)
     assert (done.returncode, done.stderr) == (0, "5 delivered, 0 rejected, 0 dropped\n")
 
 
@@ -175,30 +171,23 @@ sys.exit(main(["outbox", *sys.argv[1:]]))
 
 
 def test_send_does_not_wait_for_a_process_elsewhere_that_has_its_pid(
-    place: Path, server: Server
+    place: Path, server: Server, delivery: list[str]
 ) -> None:
-    arguments = [str(place), *sending(server), "--timeout", "10"]
+    arguments = [str(place), "send", *delivery, "--timeout", "10"]
     done = run("-c", _SEND_BESIDE_A_NAMESAKE, *arguments, timeout=20)
     assert (done.returncode, done.stderr) == (0, "0 delivered, 0 rejected, 0 dropped\n")
     assert server.events == []
 
 
-def test_send_where_nothing_is_left_does_nothing(place: Path, server: Server) -> None:
-    outbox(place, *sending(server))
-    done = outbox(place, *sending(server))
-    assert (done.returncode, done.stderr) == (0, "0 delivered, 0 rejected, 0 dropped\n")
-    assert len(server.events) == 5
-
-
 def test_what_is_refused_is_shown_and_written_to_be_mended_and_forgotten(
-    place: Path, server: Server, tmp_path: Path
+    place: Path, server: Server, delivery: list[str], tmp_path: Path
 ) -> None:
     def script(request: Request) -> Reply:
         bad = request.event["user"]["id"] == 3
         return Reply(422, body=b"no user 3") if bad else Reply()
 
     server.script = script
-    done = outbox(place, *sending(server))
+    done = outbox(place, "send", *delivery)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "4 delivered, 1 rejected, 0 dropped"
     why, event = outbox(place, "rejected").stdout.splitlines()
@@ -209,36 +198,30 @@ def test_what_is_refused_is_shown_and_written_to_be_mended_and_forgotten(
     assert outbox(place, "rejected", "--export", str(file)).stderr == "1 event\n"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     file.write_text(file.read_text().replace('"id": 3', '"id": 33'))
-    sent = run("-m", "valued", "send", str(file), "--token", "t", "--endpoint", server.url)
+    sent = run("-m", "valued", "send", str(file), *delivery)
     assert sent.returncode == 0
     assert server.events[-1]["user"] == {"id": 33}
     assert outbox(place, "rejected", "--forget").returncode == 0
     assert outbox(place, "rejected").stdout == ""
 
 
-def test_export_writes_what_send_takes(place: Path, server: Server, tmp_path: Path) -> None:
-    lines = outbox(place, "export", "-").stdout.splitlines()
-    assert [json.loads(line)["user"]["id"] for line in lines] == [0, 1, 2, 3, 4]
-    file = tmp_path / "left.jsonl"
-    assert outbox(place, "export", str(file)).stderr == "5 events\n"
-    sent = run("-m", "valued", "send", str(file), "--token", "t", "--endpoint", server.url)
-    assert sent.returncode == 0
-    assert [event["user"]["id"] for event in server.events] != []
+@pytest.mark.parametrize("target", ["-", "/dev/stdout"])  # a pipe, which can't be made shorter
+def test_export_to_standard_output_writes_a_line_for_each_event(place: Path, target: str) -> None:
+    done = outbox(place, "export", target)
+    assert [json.loads(line)["user"]["id"] for line in done.stdout.splitlines()] == list(range(5))
+    assert done.returncode == 0
 
 
-def test_export_replaces_a_file_and_takes_it_from_others(place: Path, tmp_path: Path) -> None:
+def test_export_replaces_a_file_takes_it_from_others_and_writes_what_send_takes(
+    place: Path, server: Server, delivery: list[str], tmp_path: Path
+) -> None:
     file = tmp_path / "left.jsonl"
     file.write_text("what was in it before\n" * 1000)
     file.chmod(0o644)
     assert outbox(place, "export", str(file)).stderr == "5 events\n"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert [json.loads(line)["key"] for line in file.read_text().splitlines()] == ["left"] * 5
-
-
-def test_export_to_what_is_no_file_only_writes(place: Path) -> None:
-    done = outbox(place, "export", "/dev/stdout")  # a pipe, which can't be made shorter
-    assert [json.loads(line)["key"] for line in done.stdout.splitlines()] == ["left"] * 5
-    assert (done.returncode, done.stderr) == (0, "5 events\n")
+    assert run("-m", "valued", "send", str(file), *delivery).returncode == 0
+    assert sorted(event["user"]["id"] for event in server.events) == list(range(5))
 
 
 @pytest.mark.parametrize(
@@ -270,10 +253,12 @@ def test_purge_touches_nothing_of_the_living(place: Path, server: Server) -> Non
     client.close(0)
 
 
-def test_ctrl_c_leaves_the_rest_where_it_was(place: Path, server: Server) -> None:
+def test_ctrl_c_leaves_the_rest_where_it_was(
+    place: Path, server: Server, delivery: list[str]
+) -> None:
     server.script = lambda _request: Reply(503)
     process = subprocess.Popen(
-        [*COMMAND, "outbox", str(place), *sending(server)],
+        [*COMMAND, "outbox", str(place), "send", *delivery],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
@@ -295,9 +280,8 @@ def test_what_is_no_outbox_is_named(tmp_path: Path) -> None:
 
 
 def test_commands_that_send_ignore_the_variable(
-    tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, delivery: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VALUED_OUTBOX", str(tmp_path / "outbox"))
-    arguments = ["a.b", "user.id=1", "--token", "t", "--endpoint", server.url]
-    assert run("-m", "valued", "action", *arguments).returncode == 0
+    assert run("-m", "valued", "action", "a.b", "user.id=1", *delivery).returncode == 0
     assert not (tmp_path / "outbox").exists()

@@ -75,10 +75,6 @@ def test_forked_process_is_found_by_a_connection_of_its_own(fork: Callable[..., 
         assert child.wait() == 0
 
 
-def test_connection_that_nobody_here_has_is_of_an_unknown_process() -> None:
-    assert Peers().find(("192.0.2.1", 9), ("192.0.2.2", 9)) == Process(None, None)
-
-
 def test_who_asks_at_the_same_time_shares_one_look(
     pair: tuple[socket.socket, socket.socket],
     in_thread: Callable[..., Future[Any]],
@@ -145,23 +141,22 @@ def test_process_that_ended_after_the_look_is_looked_for_anew(
     assert find(Peers(), pair) == ME
 
 
-def test_process_that_ends_ever_again_is_unknown(
-    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("asked", "raised"),
+    [("Process", psutil.NoSuchProcess(1)), ("net_connections", RuntimeError("malformed line"))],
+    ids=["it ends ever again", "trouble with the look"],
+)
+def test_process_that_can_not_be_found_is_unknown(
+    asked: str,
+    raised: Exception,
+    pair: tuple[socket.socket, socket.socket],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def process(pid: int) -> psutil.Process:
-        raise psutil.NoSuchProcess(pid)
+    def fail(_what: object) -> Any:
+        raise raised
 
-    monkeypatch.setattr(psutil, "Process", process)
-    assert find(Peers(), pair) == Process(None, None)
-
-
-def test_trouble_with_the_look_is_an_unknown_process(
-    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def look(_kind: str) -> Any:
-        raise RuntimeError("malformed line")
-
-    monkeypatch.setattr(psutil, "net_connections", look)
+    assert Peers().find(("192.0.2.1", 9), ("192.0.2.2", 9)) == Process(None, None)
+    monkeypatch.setattr(psutil, asked, fail)
     assert find(Peers(), pair) == Process(None, None)
 
 

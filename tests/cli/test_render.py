@@ -41,11 +41,8 @@ action a.b from gunicorn (pid 123) on 127.0.0.1:53212
 """
 
 
-def test_event_is_shown_with_its_sender() -> None:
+def test_event_is_shown_with_its_sender_or_its_address() -> None:
     assert shown(RECEIVED, io.StringIO()) == PRETTY
-
-
-def test_sender_that_is_not_known_is_an_address() -> None:
     received = Received({"category": "sync"}, None, None, "192.0.2.1:9", None)
     assert shown(received, io.StringIO()).splitlines()[0] == "sync from 192.0.2.1:9"
 

@@ -43,11 +43,6 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def delivery(server: Server) -> list[str]:
-    return ["--token", "t", "--endpoint", server.url]
-
-
-@pytest.fixture
 def refusing(server: Server) -> Server:
     """A service that refuses events of the key ``refused``."""
 
@@ -157,25 +152,31 @@ def test_bad_lines_are_named_and_the_rest_goes_on(
     assert last == "2 delivered, 0 failed, 12 bad lines"
 
 
+@pytest.mark.parametrize(
+    ("content", "status", "said"),
+    [
+        (b"", 0, "0 delivered, 0 failed, 0 bad lines"),
+        (b"\xef\xbb\xbf\n\n", 0, "0 delivered, 0 failed, 0 bad lines"),
+        (b"\xef\xbb\xbf%b\r\n\r\n \t\n{\n%b", 1, "2 delivered, 0 failed, 1 bad line"),
+    ],
+    ids=["empty", "no events", "two events"],
+)
 def test_blank_lines_bom_and_crlf_are_no_trouble(
-    path: Path, server: Server, delivery: list[str], capsys: pytest.CaptureFixture[str]
+    content: bytes,
+    status: int,
+    said: str,
+    path: Path,
+    server: Server,
+    delivery: list[str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    text = json.dumps(event(1)).encode()
-    path.write_bytes(b"\xef\xbb\xbf" + text + b"\r\n\r\n \t\n{\n" + json.dumps(event(2)).encode())
-    assert main(["send", str(path), *delivery]) == 1
-    assert canonical(server.events) == canonical([event(1), event(2)])
-    named, last = capsys.readouterr().err.splitlines()
-    assert named.startswith(f"{path}:4: ")
-    assert last == "2 delivered, 0 failed, 1 bad line"
-
-
-@pytest.mark.parametrize("content", [b"", b"\xef\xbb\xbf", b"\n\n"])
-def test_file_without_events_is_done(
-    content: bytes, path: Path, delivery: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
-    path.write_bytes(content)
-    assert main(["send", str(path), *delivery]) == 0
-    assert capsys.readouterr().err == "0 delivered, 0 failed, 0 bad lines\n"
+    events = [event(1), event(2)] if b"%b" in content else []
+    path.write_bytes(content % tuple(json.dumps(each).encode() for each in events))
+    assert main(["send", str(path), *delivery]) == status
+    assert canonical(server.events) == canonical(events)
+    *named, last = capsys.readouterr().err.splitlines()
+    assert [line.startswith(f"{path}:4: ") for line in named] == [True] * status
+    assert last == said
 
 
 def test_line_that_is_too_long_is_bad_and_the_next_one_is_sent(

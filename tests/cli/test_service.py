@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psutil
@@ -89,7 +90,7 @@ def is_in_step(running: Running) -> bool:
 
 
 def test_event_is_answered_204_after_it_was_reported(running: Running) -> None:
-    status, headers, content = running.ask(Idempotency_Key="k-1")
+    status, headers, content = running.ask(path="/events?a=b", Idempotency_Key="k-1")
     assert (status, content) == (204, None)
     assert headers["Access-Control-Allow-Origin"] == "*"
     assert "Content-Length" not in headers
@@ -116,24 +117,18 @@ def test_connection_is_kept_for_the_next_event(running: Running) -> None:
     )
 
 
-def test_query_is_no_part_of_the_path(running: Running) -> None:
-    assert running.ask(path="/events?a=b")[0] == 204
-
-
 @pytest.mark.parametrize(
-    "authorization", ["", "Bearer", "Bearer ", "Basic dDp0", "t", "Bearer a b", "Bearertoken"]
+    "authorization", [None, "", "Bearer", "Bearer ", "Basic dDp0", "t", "Bearer a b", "Bearertoken"]
 )
-def test_malformed_authorization_is_401(authorization: str, running: Running) -> None:
-    status, headers, content = running.ask(Authorization=authorization)
+def test_missing_or_malformed_authorization_is_401(
+    authorization: str | None, running: Running
+) -> None:
+    given = {} if authorization is None else {"Authorization": authorization}
+    running.connection.request("POST", "/events", BODY, given)
+    status, headers, content = running.answer()
     assert (status, headers["WWW-Authenticate"]) == (401, "Bearer")
     assert content == {"errors": ["Authorization: expected 'Bearer TOKEN'"]}
     assert running.received == []
-    assert is_in_step(running)
-
-
-def test_missing_authorization_is_401(running: Running) -> None:
-    running.connection.request("POST", "/events", BODY)
-    assert running.answer()[0] == 401
     assert is_in_step(running)
 
 
@@ -147,7 +142,7 @@ def test_missing_authorization_is_401(running: Running) -> None:
         ('{"a": NaN}', "the body is not JSON in UTF-8: NaN is not JSON"),
         ("[]", "event: expected a mapping"),
         ("{}", "category: expected one of"),
-        ('{"category": "action", "user": {"id": 1}}', "key: expected"),
+        ('{"category": "action"}', "key: expected"),
         ('{"category": "action", "key": "a", "user": {"id": 1e999}}', "user.id: "),
     ],
 )
@@ -157,13 +152,9 @@ def test_body_that_is_no_event_is_400_with_the_reasons(
     status, headers, content = running.ask(body=body)
     assert (status, headers["Content-Type"]) == (400, "application/json")
     assert content["errors"][0].startswith(reason)
+    assert len(content["errors"]) == (2 if body == '{"category": "action"}' else 1)
     assert is_in_step(running)
     assert len(running.received) == 1
-
-
-def test_all_problems_of_an_event_are_named(running: Running) -> None:
-    errors = running.ask(body='{"category": "action"}')[2]["errors"]
-    assert len(errors) == 2
 
 
 @pytest.mark.parametrize("path", ["/", "/event", "/events/", "/events/1"])
@@ -227,15 +218,14 @@ def test_body_without_a_known_end_is_refused_and_the_connection_closed(
     assert running.received == []
 
 
-def test_large_body_is_413_and_the_connection_is_kept(running: Running) -> None:
+def test_largest_body_is_taken_a_larger_one_is_413_and_the_connection_is_kept(
+    running: Running,
+) -> None:
+    assert running.ask(body=BODY + " " * (MAX_BODY - len(BODY)))[0] == 204
     status, _, content = running.ask(body=" " * (MAX_BODY + 1))
     assert status == 413
     assert str(MAX_BODY) in content["errors"][0]
     assert is_in_step(running)
-
-
-def test_largest_body_is_taken(running: Running) -> None:
-    assert running.ask(body=BODY + " " * (MAX_BODY - len(BODY)))[0] == 204
 
 
 @pytest.mark.parametrize("size", [len(BODY) + 1, MAX_BODY + 1])
@@ -247,20 +237,14 @@ def test_body_that_ends_early_is_no_event(size: int, running: Running) -> None:
     assert running.received == []
 
 
-def test_same_length_twice_is_a_length(running: Running) -> None:
-    length = b"Content-Length: %d\r\n" % len(BODY)
-    answer = running.raw(HEAD + length + length + b"Connection: close\r\n\r\n" + BODY.encode())
-    assert answer.startswith(b"HTTP/1.1 204 ")
-
-
 def test_malformed_request_line_is_400(running: Running) -> None:
     assert b" 400 " in running.raw(b"GET /events now HTTP/1.1\r\n\r\n")
 
 
 def test_sender_that_asks_whether_to_go_on_is_told_so_at_once(running: Running) -> None:
     with socket.create_connection(("127.0.0.1", running.port), 10) as connection:
-        length = b"Content-Length: %d\r\n" % len(BODY)
-        connection.sendall(HEAD + length + b"Expect: 100-continue\r\n\r\n")
+        length = b"Content-Length: %d\r\n" % len(BODY)  # twice: the same is still a length
+        connection.sendall(HEAD + length + length + b"Expect: 100-continue\r\n\r\n")
         assert connection.recv(65536) == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(BODY.encode())
         assert connection.recv(65536).startswith(b"HTTP/1.1 204 ")
@@ -365,20 +349,17 @@ def test_listens_on_ipv6(run_listener: Callable[..., Running]) -> None:
     assert running.received[0].pid is not None
 
 
-def test_many_connections_at_once(run_listener: Callable[..., Running]) -> None:
-    running = run_listener()
+def test_many_connections_at_once(running: Running) -> None:
     together = threading.Barrier(50)
 
-    def ask() -> None:
+    def ask() -> int:
         connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=20)
         together.wait(20)
         connection.request("POST", "/events", BODY, AUTHORIZATION)
-        assert connection.getresponse().status == 204
+        status = connection.getresponse().status
         connection.close()
+        return status
 
-    threads = [threading.Thread(target=ask) for _ in range(50)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
+    with ThreadPoolExecutor(50) as threads:
+        assert {future.result(30) for future in [threads.submit(ask) for _ in range(50)]} == {204}
     assert len({received.connection for received in running.received}) == 50

@@ -11,7 +11,6 @@ import logging
 import os
 import pickle
 import platform
-import re
 import reprlib
 import signal
 import socket
@@ -31,7 +30,7 @@ from rich.console import Console
 from rich.traceback import Traceback
 
 import valued
-from tests.support.processes import run, until
+from tests.support.processes import run
 from tests.support.proxy import Listener, Proxy, read_request
 from tests.support.server import Reply, Server
 from tests.support.tls import Authority, TLSServer
@@ -75,6 +74,26 @@ def connection(server: Server) -> Iterator[Connection]:
     connection.close()
 
 
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+class Raising(requests.adapters.BaseAdapter):
+    """An adapter of the application that fails."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self._error = error
+
+    def send(self, request: requests.PreparedRequest, **_options: Any) -> requests.Response:
+        self._error.request = request  # type: ignore[attr-defined]
+        raise self._error
+
+    def close(self) -> None:
+        pass
+
+
 def failure(connection: Connection, **options: Any) -> DeliveryError:
     with pytest.raises(DeliveryError) as caught:
         connection.post(b"{}", **options)
@@ -86,22 +105,16 @@ def everything(error: BaseException) -> str:
     return "".join(traceback.TracebackException.from_exception(error, capture_locals=True).format())
 
 
-def idle(connection: Connection) -> list[Any]:
-    """The connections that are kept, and not in use."""
-    manager: Any = connection.session.get_adapter(connection.endpoint)
-    held = manager.poolmanager.pools
-    pools = [held[key] for key in held.keys()]  # noqa: SIM118 - it can't be iterated
-    return [kept for pool in pools for kept in pool.pool._content if kept is not None]
-
-
 # -- one request -----------------------------------------------------------------------------------
 
 
 def test_an_event_goes_as_one_post_with_the_headers_of_the_service(
     server: Server, connection: Connection
 ) -> None:
+    connection.post(b"{}", "a-1")
     assert connection(EVENT) is None
-    (request,) = server.requests
+    (before, request) = server.requests
+    assert before.headers["Idempotency-Key"] == "a-1"
     assert (request.method, request.path) == ("POST", "/events")
     assert request.event == EVENT
     assert request.headers["Content-Type"] == "application/json"
@@ -112,8 +125,7 @@ def test_an_event_goes_as_one_post_with_the_headers_of_the_service(
     assert "Cookie" not in request.headers
 
 
-def test_the_headers_are_a_fresh_dict_that_another_library_can_send(server: Server) -> None:
-    connection = Connection(TOKEN, server.url)
+def test_the_headers_are_a_fresh_dict(connection: Connection) -> None:
     headers = connection.headers
     assert headers == {
         "Content-Type": "application/json",
@@ -122,34 +134,6 @@ def test_the_headers_are_a_fresh_dict_that_another_library_can_send(server: Serv
     }
     headers.clear()
     assert len(connection.headers) == 3
-    requests.post(connection.endpoint, json=EVENT, headers=connection.headers, timeout=10)
-    (request,) = server.requests
-    assert request.headers["Authorization"] == f"Bearer {TOKEN}"
-    assert request.headers["User-Agent"] == AGENT
-    assert request.event == EVENT
-
-
-def test_a_key_for_idempotency_goes_as_a_header_of_that_request_only(
-    server: Server, connection: Connection
-) -> None:
-    connection.post(b"{}", "a-1")
-    connection.post(b"{}")
-    sent = [request.headers.get("Idempotency-Key") for request in server.requests]
-    assert sent == ["a-1", None]
-    with pytest.raises(valued.ValidationError, match=r"^idempotency_key: "):
-        connection.post(b"{}", "a\r\nHost: b")
-
-
-def test_token_and_endpoint_come_from_the_environment_where_none_are_given(
-    server: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("VALUED_TOKEN", "from-outside")
-    assert Connection().endpoint == "https://ingest.valued.app/events"
-    monkeypatch.setenv("VALUED_ENDPOINT", server.url)
-    Connection()(EVENT)
-    assert server.requests[0].headers["Authorization"] == "Bearer from-outside"
-    assert Connection("t", "http://127.0.0.1/x").endpoint == "http://127.0.0.1/x"
-    assert Connection("mine").headers["Authorization"] == "Bearer mine"
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 299])
@@ -210,7 +194,7 @@ def test_a_redirect_is_not_followed_and_the_error_says_what_to_do(
     assert len(server.requests) == 1
 
 
-def test_only_the_beginning_of_a_huge_answer_is_read(connection: Connection) -> None:
+def test_only_the_beginning_of_a_huge_answer_is_read() -> None:
     broken_off = threading.Event()
 
     def pour(client: socket.socket) -> None:
@@ -224,8 +208,7 @@ def test_only_the_beginning_of_a_huge_answer_is_read(connection: Connection) -> 
             broken_off.set()
 
     with Listener(pour) as service:
-        connection = Connection(TOKEN, service.url)
-        error = failure(connection)
+        error = failure(Connection(TOKEN, service.url))
         assert error.status == 500
         assert error.body == "x" * 500
         assert broken_off.wait(10)  # the rest is refused, and the connection not used again
@@ -256,8 +239,9 @@ def test_many_events_go_over_one_connection_whatever_is_answered(
     assert len(server.connections()) == 1
 
 
-def test_as_many_connections_as_workers_are_kept_and_used_again_after_a_burst(
-    server: Server, in_thread: InThread, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(("kept", "made"), [(10, 10), (9, 12)], ids=["as many", "one too many"])
+def test_as_many_connections_as_the_pool_keeps_are_used_again_after_a_burst(
+    kept: int, made: int, server: Server, in_thread: InThread, caplog: pytest.LogCaptureFixture
 ) -> None:
     together = threading.Barrier(10)
 
@@ -266,34 +250,14 @@ def test_as_many_connections_as_workers_are_kept_and_used_again_after_a_burst(
         return Reply()
 
     server.script = all_at_once
-    connection = Connection(TOKEN, server.url, pool_size=10)
+    connection = Connection(TOKEN, server.url, pool_size=kept)
     with caplog.at_level(logging.WARNING):
         for _burst in range(3):
             for future in [in_thread(connection, EVENT) for _ in range(10)]:
                 future.result(20)
     assert len(server.requests) == 30
-    assert len(server.connections()) == 10
+    assert len(server.connections()) == made
     assert caplog.records == []  # urllib3 warns of each connection that it discards
-    connection.close()
-
-
-def test_a_connection_more_than_the_pool_keeps_is_closed(
-    server: Server, in_thread: InThread
-) -> None:
-    together = threading.Barrier(3)
-
-    def all_at_once(_request: object) -> Reply:
-        together.wait(10)
-        return Reply()
-
-    server.script = all_at_once
-    connection = Connection(TOKEN, server.url, pool_size=2)
-    for future in [in_thread(connection, EVENT) for _ in range(3)]:
-        future.result(20)
-    server.script = lambda _request: Reply()
-    for _ in range(4):
-        connection(EVENT)
-    assert len(server.connections()) == 3  # none was made beyond those of the burst
     connection.close()
 
 
@@ -315,37 +279,12 @@ def test_close_closes_and_the_next_event_connects_again() -> None:
             assert service.ended.acquire(timeout=10)
 
 
-def test_a_connection_that_the_service_closed_while_idle_is_not_used_again() -> None:
-    def serve(client: socket.socket) -> None:
-        with client.makefile("rb") as stream:
-            read_request(stream)
-            client.sendall(NO_CONTENT)
-
-    with Listener(serve) as service:
-        connection = Connection(TOKEN, service.url)
-        for _ in range(5):
-            connection(EVENT)
-            (kept,) = idle(connection)
-            until(lambda kept=kept: not kept.is_connected)
-
-
 def test_the_session_is_one_for_all_threads_and_takes_an_adapter(
     connection: Connection, in_thread: InThread
 ) -> None:
-    answers: list[str] = []
-
-    class Adapter(requests.adapters.BaseAdapter):
-        def send(self, request: requests.PreparedRequest, **_options: Any) -> requests.Response:
-            answers.append(str(request.url))
-            raise requests.ConnectionError("mounted")
-
-        def close(self) -> None:
-            pass
-
     assert in_thread(lambda: connection.session).result(10) is connection.session
-    connection.session.mount("http://", Adapter())
+    connection.session.mount("http://", Raising(requests.ConnectionError("mounted")))
     assert "mounted" in failure(connection).reason
-    assert answers == [connection.endpoint]
 
 
 def test_an_adapter_that_is_mounted_after_the_first_event_sends_the_next_one(
@@ -408,9 +347,7 @@ def test_a_kept_connection_that_ends_just_as_we_write_goes_unnoticed_behind_tls(
 
 
 def test_an_endpoint_at_which_no_server_listens() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    error = failure(Connection(TOKEN, f"http://127.0.0.1:{port}/events"))
+    error = failure(Connection(TOKEN, f"http://127.0.0.1:{closed_port()}/events"))
     assert error.status is None
     assert "NewConnectionError" in error.reason
     assert "refused" in error.reason
@@ -422,26 +359,6 @@ def test_a_host_name_that_does_not_exist() -> None:
     error = failure(Connection(TOKEN, f"http://{'a.' * 150}invalid/events"))
     assert error.status is None
     assert "NameResolutionError" in error.reason
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        b"",
-        b"HTTP/1.1 2x4\r\n\r\n",
-        b"SSH-2.0-OpenSSH_9.6\r\n",
-    ],
-)
-def test_what_is_no_http_response_is_a_failure_without_status(said: bytes) -> None:
-    def serve(client: socket.socket) -> None:
-        with client.makefile("rb") as stream:
-            read_request(stream)
-        client.sendall(said)
-
-    with Listener(serve) as service:
-        error = failure(Connection(TOKEN, service.url))
-    assert error.status is None
-    assert error.reason.startswith("no answer: ")
 
 
 def held(client: socket.socket) -> None:
@@ -485,54 +402,30 @@ def dribble(before: bytes, drop: bytes) -> Callable[[socket.socket], None]:
             500,
             id="chunks",
         ),
+        pytest.param(
+            dribble(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b"x"), 200, id="success"
+        ),
     ],
 )
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
-def test_the_timeout_is_for_the_request_as_a_whole(
+def test_the_timeout_is_for_the_request_as_a_whole_behind_tls_too(
     serve: Callable[[socket.socket], None],
     status: int | None,
-    tls: bool,
     authority: Authority,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.bundle))
-    with Listener(serve, authority.context() if tls else None) as service:
+    with Listener(serve, authority.context()) as service:
         connection = Connection(TOKEN, service.url, timeout=60)
         started = time.monotonic()
-        error = failure(connection, timeout=0.3)
+        if status == 200:
+            connection.post(b"{}", timeout=0.3)
+        else:
+            error = failure(connection, timeout=0.3)
+            assert error.status == status
+            assert status is not None or "timed out" in error.reason
         took = time.monotonic() - started
-    assert error.status == status
-    assert status is not None or "timed out" in error.reason
     # A read that starts over with each byte would never end; the rest is for a busy machine.
     assert 0.28 <= took < 2
-
-
-@pytest.mark.parametrize("body", [b"Content-Length: 9\r\n\r\n1", b"\r\nno end of it"])
-@pytest.mark.parametrize("status", [200, 500])
-def test_a_body_that_breaks_off_changes_nothing_about_the_status(status: int, body: bytes) -> None:
-    def serve(client: socket.socket) -> None:
-        with client.makefile("rb") as stream:
-            while read_request(stream):
-                client.sendall(b"HTTP/1.1 %d So\r\n" % status + body)
-                client.shutdown(socket.SHUT_WR)
-
-    with Listener(serve) as service:
-        connection = Connection(TOKEN, service.url)
-        for _ in range(2):
-            if status == 200:
-                connection(EVENT)
-            else:
-                assert failure(connection).status == 500
-        assert len(service.peers) == 2  # and what broke off is not used again
-        connection.close()
-
-
-def test_a_success_whose_body_never_ends_is_a_success() -> None:
-    thanks = dribble(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", b"x")
-    with Listener(thanks) as service:
-        started = time.monotonic()
-        Connection(TOKEN, service.url).post(b"{}", timeout=0.3)
-        assert 0.28 <= time.monotonic() - started < 2
 
 
 def test_a_handshake_that_is_never_answered_times_out() -> None:
@@ -581,12 +474,13 @@ def hostile_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("hostile_home")
+@pytest.mark.parametrize("password", ["", "user:word@"])
 def test_a_netrc_entry_replaces_nothing_and_a_proxy_variable_counts(
-    server: Server, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    password: str, server: Server, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Connection(TOKEN, server.url)(EVENT)
     assert proxy.heads == []
-    monkeypatch.setenv("http_proxy", proxy.url)
+    monkeypatch.setenv("http_proxy", proxy.url.replace("//", f"//{password}"))
     connection = Connection(TOKEN, server.url)
     for _ in range(3):
         connection(EVENT)
@@ -594,8 +488,11 @@ def test_a_netrc_entry_replaces_nothing_and_a_proxy_variable_counts(
     assert [request.headers["Authorization"] for request in server.requests] == [
         f"Bearer {TOKEN}"
     ] * 4
+    assert len(proxy.peers) == 1  # one connection, kept
     assert [head[0] for head in proxy.heads] == [f"POST {server.url} HTTP/1.1"] * 3
-    assert not any("Proxy-Authorization" in line for head in proxy.heads for line in head)
+    for head in proxy.heads:  # the password goes with each request, and only where there is one
+        sent = [line for line in head if line.startswith("Proxy-Authorization")]
+        assert sent == (["Proxy-Authorization: Basic dXNlcjp3b3Jk"] if password else [])
 
 
 @pytest.mark.usefixtures("hostile_home")
@@ -621,20 +518,6 @@ def test_https_goes_through_a_tunnel_of_the_proxy_which_never_sees_the_token(
         assert "Proxy-Authorization" not in request.headers
 
 
-def test_a_proxy_that_forwards_gets_its_password_with_each_request(
-    server: Server, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("http_proxy", proxy.url.replace("//", "//user:word@"))
-    connection = Connection(TOKEN, server.url)
-    for _ in range(3):
-        connection(EVENT)
-    connection.close()
-    assert len(proxy.peers) == 1  # one connection, kept
-    assert len(proxy.heads) == len(server.requests) == 3
-    for head in proxy.heads:
-        assert head.count("Proxy-Authorization: Basic dXNlcjp3b3Jk") == 1
-
-
 def test_a_proxy_may_itself_be_behind_tls(
     tls_server: TLSServer, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -651,36 +534,37 @@ def test_a_proxy_may_itself_be_behind_tls(
     assert [request.event for request in tls_server.requests] == [EVENT] * 3
 
 
-@pytest.mark.parametrize("excepted", ["127.0.0.1", "localhost,127.0.0.1:{port}", "*"])
-def test_no_proxy_is_asked_where_the_host_is_excepted(
-    server: Server, proxy: Proxy, monkeypatch: pytest.MonkeyPatch, excepted: str
+@pytest.mark.parametrize("variable", ["http_proxy", "all_proxy"])
+@pytest.mark.parametrize(
+    ("excepted", "is_asked"),
+    [
+        ("127.0.0.1", False),
+        ("localhost,127.0.0.1:{port}", False),
+        ("*", False),
+        ("127.0.0.1:1", True),
+        ("example.org", True),
+    ],
+)
+def test_a_proxy_is_asked_unless_no_proxy_names_the_host(
+    variable: str,
+    excepted: str,
+    is_asked: bool,
+    server: Server,
+    proxy: Proxy,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("http_proxy", proxy.url)
+    monkeypatch.setenv(variable, proxy.url)
     monkeypatch.setenv("no_proxy", excepted.format(port=server.port))
     connection = Connection(TOKEN, server.url)
     connection(EVENT)
     connection.close()
-    assert proxy.heads == []
-    assert server.events == [EVENT]
-
-
-def test_the_proxy_of_all_proxy_is_used(
-    server: Server, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("all_proxy", proxy.url)
-    monkeypatch.setenv("no_proxy", "example.org")
-    connection = Connection(TOKEN, server.url)
-    connection(EVENT)
-    connection.close()
-    assert len(proxy.heads) == len(server.events) == 1
+    assert (len(proxy.heads), server.events) == (is_asked, [EVENT])
 
 
 def test_a_proxy_that_is_not_there_is_named(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{closed_port()}")
     error = failure(Connection(TOKEN, server.url))
     assert "ProxyError" in error.reason
     assert "refused" in error.reason
@@ -708,6 +592,7 @@ def test_a_certificate_of_an_unknown_authority_is_an_error_that_names_it(
     error = failure(Connection(TOKEN, tls_server.url))
     assert error.status is None
     assert "certificate verify failed" in error.reason
+    assert TOKEN not in everything(error)
     assert tls_server.requests == []
 
 
@@ -853,10 +738,6 @@ def test_the_token_is_not_in_what_the_frames_hold_of_what_a_signal_handler_raise
     assert TOKEN not in text
 
 
-def test_the_token_is_in_no_error_of_tls(tls_server: TLSServer) -> None:
-    assert TOKEN not in everything(failure(Connection(TOKEN, tls_server.url)))
-
-
 def locals_of(error: BaseException) -> Iterator[object]:
     """What the frames of ours hold that *error*, and all that it leads to, came through."""
     waiting: list[BaseException | None] = [error]
@@ -995,17 +876,9 @@ class _UnreadableError(Exception):
     ],
 )
 def test_an_exception_that_names_the_token_is_dropped_for_what_it_says(
-    server: Server, raised: Exception, reason: str
+    connection: Connection, raised: Exception, reason: str
 ) -> None:
-    class Adapter(requests.adapters.BaseAdapter):
-        def send(self, request: requests.PreparedRequest, **_options: Any) -> requests.Response:
-            raise raised
-
-        def close(self) -> None:
-            pass
-
-    connection = Connection(TOKEN, server.url)
-    connection.session.mount("http://", Adapter())
+    connection.session.mount("http://", Raising(raised))
     error = failure(connection)
     assert error.reason == reason
     assert error.__cause__ is error.__context__ is None
@@ -1013,43 +886,13 @@ def test_an_exception_that_names_the_token_is_dropped_for_what_it_says(
 
 
 def test_an_exception_of_a_transport_that_is_no_failure_to_send_stays_what_it_is(
-    server: Server,
+    connection: Connection,
 ) -> None:
-    class Adapter(requests.adapters.BaseAdapter):
-        def send(self, request: requests.PreparedRequest, **_options: Any) -> requests.Response:
-            error = LookupError("a bug")
-            error.request = request
-            raise error
-
-        def close(self) -> None:
-            pass
-
-    connection = Connection(TOKEN, server.url)
-    connection.session.mount("http://", Adapter())
+    connection.session.mount("http://", Raising(LookupError("a bug")))
     with pytest.raises(LookupError, match="a bug") as caught:
         connection.post(b"{}")
-    assert caught.value.request is None
+    assert caught.value.request is None  # type: ignore[attr-defined]
     assert TOKEN not in everything(caught.value)
-
-
-class Raising(requests.adapters.BaseAdapter):
-    """An adapter of the application that fails."""
-
-    def __init__(self, error: BaseException) -> None:
-        super().__init__()
-        self._error = error
-
-    def send(self, request: requests.PreparedRequest, **_options: Any) -> requests.Response:
-        self._error.request = request  # type: ignore[attr-defined]
-        raise self._error
-
-    def close(self) -> None:
-        pass
-
-
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 class _Waiting:
@@ -1128,14 +971,6 @@ def test_an_exception_that_the_caller_handles_stays_as_it_is(
             assert not [part for part in PARTS if part in text]
 
 
-def test_a_failure_is_raised_though_the_caller_handles_a_stale_connection() -> None:
-    connection = Connection(TOKEN, f"http://127.0.0.1:{closed_port()}/events")
-    try:
-        raise _pool.StaleConnection
-    except _pool.StaleConnection:
-        assert "refused" in failure(connection).reason
-
-
 def test_where_the_real_service_is_blocked_a_connection_sends_nothing_there(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1151,9 +986,7 @@ def test_where_the_real_service_is_blocked_a_connection_sends_nothing_there(
 
 
 def test_the_request_that_an_exception_holds_is_taken_from_it() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    connection = Connection(TOKEN, f"http://127.0.0.1:{port}/events")
+    connection = Connection(TOKEN, f"http://127.0.0.1:{closed_port()}/events")
     connection.session.hooks["response"].append(lambda answer, **_options: answer)
     cause = failure(connection).__cause__
     assert isinstance(cause, requests.ConnectionError)
@@ -1239,19 +1072,20 @@ def test_no_log_line_about_a_success_shows_the_token(
 
 
 @pytest.mark.parametrize(
-    "token",
-    ["", "two words", "Bearer t0ken", "line\n", "tab\t", "bell\x07", "ключ", 5, b"bytes", ["x"]],
+    ("token", "said"),
+    [
+        ("Bearer t0ken", "leave out 'Bearer'"),
+        ("https://ingest.valued.app/t0ken", "it is a URL; the token is the first argument"),
+    ],
 )
-def test_an_invalid_token_is_refused_and_not_shown(
-    token: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_token_with_more_than_the_token_is_refused_and_not_shown(
+    token: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(valued.ValidationError, match=r"^token: ") as caught:
-        Connection(token)
-    assert not token or str(token) not in str(caught.value)
-    if isinstance(token, str):
-        monkeypatch.setenv("VALUED_TOKEN", token)
-        with pytest.raises(valued.ValidationError, match=r"^VALUED_TOKEN: "):
-            Connection()
+    monkeypatch.setenv("VALUED_TOKEN", token)
+    for arguments, name in (((token,), "token"), ((), "VALUED_TOKEN")):
+        with pytest.raises(valued.ValidationError, match=f"^{name}: {said}") as caught:
+            Connection(*arguments)
+        assert "t0ken" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -1265,30 +1099,6 @@ def test_an_invalid_token_is_refused_and_not_shown(
 def test_invalid_numbers_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(valued.ValidationError, match=said):
         Connection(TOKEN, **options)
-
-
-def test_the_error_for_a_missing_token_says_where_to_put_one() -> None:
-    with pytest.raises(valued.ValidationError, match="set VALUED_TOKEN"):
-        Connection()
-
-
-@pytest.mark.parametrize(
-    "endpoint",
-    [
-        "", "127.0.0.1:80", "ftp://127.0.0.1/", "http://", "http:///events", "http://[::1/events",
-        "http://127.0.0.1:0/", "http://127.0.0.1:99999/", "http://127.0.0.1/a b", TOKEN, 5, b"http://x",
-    ],
-)  # fmt: skip
-def test_an_endpoint_that_is_no_url_is_refused_and_not_shown(
-    endpoint: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(valued.ValidationError, match=r"^endpoint: expected an http") as caught:
-        Connection("t", endpoint)
-    assert TOKEN not in str(caught.value)
-    if endpoint and isinstance(endpoint, str):
-        monkeypatch.setenv("VALUED_ENDPOINT", endpoint)
-        with pytest.raises(valued.ValidationError, match=r"^VALUED_ENDPOINT: expected an http"):
-            Connection("t")
 
 
 @pytest.mark.parametrize(
@@ -1319,49 +1129,21 @@ def test_an_endpoint_that_gets_the_token_unencrypted_is_warned_of_once(
 
 
 @pytest.mark.parametrize(
-    ("given", "meant"),
-    [
-        ("localhost:4567/events", "http://localhost:4567/events"),
-        ("localhost", "http://localhost/events"),
-        ("127.0.0.1:4567", "http://127.0.0.1:4567/events"),
-        ("[::1]:4567/events", "http://[::1]:4567/events"),
-        ("ingest.valued.app", "https://ingest.valued.app/events"),
-        ("ingest.valued.app/events", "https://ingest.valued.app/events"),
-        ("//ingest.valued.app/", "https://ingest.valued.app/"),
-        ("ingest:4567/events", "https://ingest:4567/events"),
-    ],
-)
-def test_the_error_for_an_endpoint_without_a_scheme_suggests_one_that_works(
-    given: str, meant: str
-) -> None:
-    with pytest.raises(valued.ValidationError) as caught:
-        Connection(TOKEN, given)
-    hint = re.search("did you mean '(.*)'", str(caught.value))
-    assert hint is not None
-    assert hint[1] == meant
-    assert Connection(TOKEN, hint[1]).endpoint == meant
-
-
-@pytest.mark.parametrize(
     "given",
     [
-        TOKEN, "0123456789abcdef", "eyJhbGciOi.eyJzdWIiOi.SflKxwRJSM", "sk_live_4242",
-        "a b.example", "user:s3cret@ingest.valued.app", "ingest.valued.app?token=s3cret",
-        "ftp://ingest.valued.app", "localhost:99999", "user:s3cret",
+        "localhost:4567/events",
+        "ingest.valued.app",
+        "user:s3cret",
+        TOKEN,
+        "eyJhbGciOi.eyJzdWIiOi.Sfl",
     ],
-)  # fmt: skip
-def test_what_may_be_a_secret_is_not_in_a_suggestion(given: str) -> None:
-    with pytest.raises(valued.ValidationError) as caught:
+)
+def test_the_error_for_an_endpoint_without_a_scheme_says_so_and_shows_nothing_of_it(
+    given: str,
+) -> None:
+    with pytest.raises(valued.ValidationError, match="has no 'https://' or 'http://'") as caught:
         Connection("t", given)
-    assert "did you mean" not in str(caught.value)
     assert given not in str(caught.value)
-
-
-def test_an_error_says_that_token_and_endpoint_are_in_the_wrong_order() -> None:
-    with pytest.raises(
-        valued.ValidationError, match="token: it is a URL; the token is the first argument"
-    ):
-        Connection("https://ingest.valued.app/events", TOKEN)
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -1416,10 +1198,12 @@ os.waitpid(child, 0)
 def test_the_first_event_of_a_forked_child_imports_nothing(
     way: str, server: Server, tls_server: TLSServer, authority: Authority
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    urls = {"tls": tls_server.url, "bad certificate": tls_server.url,
-            "refused": f"http://127.0.0.1:{port}/", "idn": "http://bücher.invalid/"}  # fmt: skip
+    urls = {
+        "tls": tls_server.url,
+        "bad certificate": tls_server.url,
+        "refused": f"http://127.0.0.1:{closed_port()}/",
+        "idn": "http://bücher.invalid/",
+    }
     date = {"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT", "Content-Encoding": "gzip"}
     replies = {"401": Reply(401), "busy": Reply(429, date, gzip.compress(b"busy"))}
     server.script = lambda _request: replies.get(way, Reply())
@@ -1429,20 +1213,6 @@ def test_the_first_event_of_a_forked_child_imports_nothing(
     program = _FIRST_EVENT_OF_A_CHILD
     done = run("-c", program, urls.get(way, server.url), env={**environment, **bundle})
     assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
-
-
-def test_importing_the_library_imports_nothing_of_requests() -> None:
-    environment = {name: os.environ[name] for name in os.environ if "COV" not in name}
-    heavy = ("requests", "urllib3", "psutil", "http.client", "ssl", "email")
-    program = f"import sys, valued; print([name for name in {heavy} if name in sys.modules])"
-    assert run("-c", program, env=environment).stdout == "[]\n"
-
-
-@pytest.mark.parametrize("user", ["user@", "user:word@", ":word@"])
-def test_an_endpoint_with_a_user_is_refused(user: str) -> None:
-    with pytest.raises(valued.ValidationError, match="user name") as caught:
-        Connection("t", f"http://{user}127.0.0.1/events")
-    assert "word" not in str(caught.value)
 
 
 def test_a_custom_transport_can_use_endpoint_and_headers(server: Server) -> None:

@@ -52,17 +52,30 @@ def keys(bodies: list[Any]) -> list[str]:
 # -- mocks of requests -----------------------------------------------------------------------------
 
 
-def test_responses_sees_each_event_and_none_goes_over_the_wire(
-    server: Server, client: _Client
+def by_responses(url: str) -> Any:
+    mock = responses.RequestsMock()
+    mock.post(url, status=204)
+    return mock, lambda: [call.request for call in mock.calls]
+
+
+def by_requests_mock(url: str) -> Any:
+    mock = requests_mock.Mocker()
+    mock.post(url, status_code=204)
+    return mock, lambda: mock.request_history
+
+
+@pytest.mark.parametrize("mocked", [by_responses, by_requests_mock])
+def test_a_mock_sees_each_event_and_none_goes_over_the_wire(
+    mocked: Callable[[str], Any], server: Server, client: _Client
 ) -> None:
     client.send("before")
-    with responses.RequestsMock() as mock:
-        mock.post(server.url, status=204)
+    mock, seen = mocked(server.url)
+    with mock:
         client.send("first")
         client.send("second")
-        assert keys([call.request.body for call in mock.calls]) == ["first", "second"]
-        assert mock.calls[0].request.headers["Authorization"] == f"Bearer {TOKEN}"
-        assert "Idempotency-Key" in mock.calls[0].request.headers
+        assert keys([request.body for request in seen()]) == ["first", "second"]
+        assert seen()[0].headers["Authorization"] == f"Bearer {TOKEN}"
+        assert "Idempotency-Key" in seen()[0].headers
     client.send("after")
     assert [event["key"] for event in server.events] == ["before", "after"]
     assert len(server.connections()) == 1  # the one from before is kept
@@ -103,20 +116,6 @@ def test_a_request_that_responses_passes_through_arrives(server: Server, client:
         mock.assert_all_requests_are_fired = False
         client.send("first")
     assert [event["key"] for event in server.events] == ["before", "first"]
-
-
-def test_requests_mock_sees_each_event_and_none_goes_over_the_wire(
-    server: Server, client: _Client
-) -> None:
-    client.send("before")
-    with requests_mock.Mocker() as mock:
-        mock.post(server.url, status_code=204)
-        client.send("first")
-        client.send("second")
-        assert keys([request.body for request in mock.request_history]) == ["first", "second"]
-    client.send("after")
-    assert [event["key"] for event in server.events] == ["before", "after"]
-    assert len(server.connections()) == 1
 
 
 def test_requests_mock_may_be_active_before_the_client_and_answer_with_an_error(
@@ -277,7 +276,7 @@ def test_an_original_that_is_restored_for_an_instant_lets_no_request_pass(
     monkeypatch.setattr(mocks, "_look", look)
     monkeypatch.setattr(socket, "socket", real)
     assert mocks.what_is_replaced(BOUND) == mocks.NETWORK
-    assert [found[-1] for found in looks] == [mocks.NOTHING, mocks.NETWORK]
+    assert [mocks._meaning(found) for found in looks] == [mocks.NOTHING, mocks.NETWORK]
     connection.close()
 
 

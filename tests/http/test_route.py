@@ -167,25 +167,6 @@ def test_a_reset_in_the_middle_of_an_answer_is_a_failure(
 # -- connections that end ------------------------------------------------------------------------
 
 
-def test_a_request_on_an_idle_connection_that_is_reset_is_sent_again(
-    serve: Serve,
-) -> None:
-    def resets(peer: Peer) -> None:
-        while peer.read_request() is not None:
-            if len(peer.server.bodies) == 2:
-                peer.reset()
-                return
-            peer.send(NO_CONTENT)
-
-    server = serve(resets)
-    connection = Connection(TOKEN, server.url, timeout=BOUND)
-    connection.post(b"1")
-    connection.post(b"2")
-    assert server.bodies == [b"1", b"2", b"2"]
-    assert server.connections == 2
-    connection.close()
-
-
 def test_a_request_on_an_idle_connection_that_is_reset_in_the_middle_is_sent_again(
     heads: list[list[str]],
 ) -> None:
@@ -208,28 +189,6 @@ def test_a_request_on_an_idle_connection_that_is_reset_in_the_middle_is_sent_aga
         assert len(service.peers) == 2
     for head, length in zip(heads, [1, len(body), len(body)], strict=True):
         assert f"Content-Length: {length}" in head
-
-
-def test_a_stale_connection_closes_all_other_idle_ones(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server = serve(answering())
-    connection = Connection(TOKEN, server.url)
-    connection.post(b"1")
-    route = connection._route.get()
-    kept = _pool.checkout_idle(route._prepared.pool)
-    _pool.checkin(route._prepared.pool, kept)
-    send = route._send_once
-
-    def stale(*_arguments: Any) -> Any:
-        monkeypatch.setattr(route, "_send_once", send)
-        raise _pool.StaleConnection("ended")  # of another connection that was idle, too
-
-    monkeypatch.setattr(route, "_send_once", stale)
-    connection.post(b"2")
-    assert kept.sock is None
-    assert server.connections == 2
-    connection.close()
 
 
 def test_a_request_that_the_service_does_not_read_times_out(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import functools
 import threading
@@ -442,49 +443,28 @@ def test_what_is_left_at_the_end_is_logged(caplog: pytest.LogCaptureFixture) -> 
     assert logged.getMessage().startswith("3 events are not delivered after 0.2 s: ")
 
 
-def test_an_application_that_raises_before_its_start_is_not_flushed(flushes: list[int]) -> None:
-    async def knows_no_lifespan(scope: Scope, receive: Receive, send: Send) -> None:
-        raise ValueError("http only")
-
-    with pytest.raises(ValueError, match="http only"):
-        one(ScopeMiddleware(knows_no_lifespan), {"type": "lifespan"})
-    assert flushes == []
-
-
-def test_an_application_whose_start_fails_is_not_flushed(flushes: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("tells", "raises", "times"),
+    [
+        ([], True, 0),
+        (["startup.failed"], False, 0),
+        (["startup.complete"], False, 1),
+        (["startup.complete"], True, 1),
+        (["startup.complete", "shutdown.complete"], True, 1),
+    ],
+)
+def test_an_application_is_flushed_once_if_it_has_started_however_it_ends(
+    tells: list[str], raises: bool, times: int, flushes: list[int]
+) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "lifespan.startup.failed"})
+        for each in tells:
+            await send({"type": f"lifespan.{each}"})
+        if raises:
+            raise ValueError("of the application's")
 
-    assert one(ScopeMiddleware(app), {"type": "lifespan"}) == ["lifespan.startup.failed"]
-    assert flushes == []
-
-
-def test_an_application_that_raises_at_its_end_is_flushed_once(flushes: list[int]) -> None:
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "lifespan.startup.complete"})
-        raise ValueError("of its shutdown")
-
-    with pytest.raises(ValueError, match="of its shutdown"):
+    with pytest.raises(ValueError, match="of the app") if raises else contextlib.nullcontext():
         one(ScopeMiddleware(app), {"type": "lifespan"})
-    assert len(flushes) == 1
-
-
-def test_an_application_that_raises_behind_its_end_is_flushed_once(flushes: list[int]) -> None:
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await lives(scope, receive, send)
-        raise ValueError("too late")
-
-    with pytest.raises(ValueError, match="too late"):
-        one(ScopeMiddleware(app), {"type": "lifespan"}, *LIFE)
-    assert len(flushes) == 1
-
-
-def test_an_application_that_never_tells_of_its_end_is_flushed_once(flushes: list[int]) -> None:
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "lifespan.startup.complete"})
-
-    assert one(ScopeMiddleware(app), {"type": "lifespan"}) == ["lifespan.startup.complete"]
-    assert len(flushes) == 1
+    assert len(flushes) == times
 
 
 def test_a_lifespan_that_the_server_cancels_is_flushed(slow: Server) -> None:

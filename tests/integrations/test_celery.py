@@ -20,7 +20,7 @@ from tests.support import redis
 from tests.support.celery import Worker, filesystem
 from tests.support.processes import PROGRAMS, run
 from tests.support.server import Server
-from valued._process import celery as _celery
+from valued._process import tasks as _celery
 
 celery = pytest.importorskip("celery")
 if not hasattr(os, "fork"):

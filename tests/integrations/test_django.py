@@ -33,6 +33,7 @@ from django.http import HttpResponse, StreamingHttpResponse  # noqa: E402
 from django.test import AsyncClient, Client, RequestFactory, override_settings  # noqa: E402
 from django.urls import path as urlpath  # noqa: E402
 
+from valued.integrations.django import ScopeMiddleware  # noqa: E402
 from valued.integrations.django._fields import _ask_again, follow_logins, user_of  # noqa: E402
 
 A, B = 11, 12
@@ -232,14 +233,12 @@ def test_login_outside_of_a_request_changes_nothing(
         assert valued.scope.user_id == 1
 
 
-def test_logout_leaves_nobody(events: list[dict[str, Any]], site: Site) -> None:
-    signed_in(A).get("/logout")
-    assert users(events) == [None]
-
-
-def test_user_whom_the_view_sets_goes_first(events: list[dict[str, Any]], site: Site) -> None:
+def test_user_whom_the_view_sets_goes_first_and_a_logout_leaves_nobody(
+    events: list[dict[str, Any]], site: Site
+) -> None:
     visit("set", A, site=site)
-    assert users(events) == ["given"]
+    signed_in(A).get("/logout")
+    assert users(events) == ["given", None]
 
 
 def test_rest_framework_user_is_the_one_of_the_token_and_not_of_a_cookie(
@@ -252,18 +251,13 @@ def test_rest_framework_user_is_the_one_of_the_token_and_not_of_a_cookie(
     assert users(events) == [B, A, None]
 
 
-def test_async_view_without_a_loaded_user_is_told_what_to_await(
+def test_async_view_without_a_loaded_user_is_told_what_to_await_by_each_server(
     events: list[dict[str, Any]], site: Site
 ) -> None:
     response = visit("async/unloaded", A, site=site)
     assert response.status_code == 409
     assert "`await request.auser()`" in response.content.decode()
     assert events == []
-
-
-def test_async_view_that_sync_server_runs_is_told_so_too(
-    events: list[dict[str, Any]], site: Site
-) -> None:
     client = Client()
     client.cookies["sessionid"] = site.sessions[A]
     assert client.get("/async/unloaded").status_code == 409
@@ -338,8 +332,6 @@ def test_requests_pass_where_nothing_is_connected(site: Site) -> None:
 def test_login_after_the_client_is_gone_is_no_failure(
     events: list[dict[str, Any]], site: Site
 ) -> None:
-    from valued.integrations.django import ScopeMiddleware
-
     def view(request: Any) -> HttpResponse:
         request.user = SimpleNamespace(is_authenticated=True, pk=1)
         valued.action("a", {"customer.id": 1})
@@ -576,17 +568,10 @@ def test_static_files_and_uploads_are_no_pages(
         visit("sync/quiet", A, site=site)
         visit("set", A, site=site)
     assert urls(events) == ["http://testserver/set"]
-
-
-def test_site_without_an_admin_and_without_uploads_has_page_views(
-    events: list[dict[str, Any]], site: Site
-) -> None:
-    with override_settings(
-        VALUED={"PAGE_VIEWS": True},
-        ROOT_URLCONF=routes(lambda _request: HttpResponse()),
-        MEDIA_URL="",
-        STATIC_URL=None,
-    ):
+    events.clear()
+    routed = routes(lambda _request: HttpResponse())  # a site that has none, and no admin
+    without = {"MEDIA_URL": "", "STATIC_URL": None, "ROOT_URLCONF": routed}
+    with override_settings(VALUED={"PAGE_VIEWS": True}, **without):
         visit("", A, site=site)
     assert urls(events) == ["http://testserver/"]
 
@@ -594,8 +579,6 @@ def test_site_without_an_admin_and_without_uploads_has_page_views(
 def test_path_that_looks_like_another_host_or_a_query_stays_a_path(
     events: list[dict[str, Any]], site: Site
 ) -> None:
-    from valued.integrations.django import ScopeMiddleware
-
     with override_settings(VALUED={"PAGE_VIEWS": True, "USER": lambda _request: {"id": 1}}):
         answer = ScopeMiddleware(lambda _request: HttpResponse())
         for path in ("//elsewhere.example/a", "/a%3Fb=c"):
@@ -608,24 +591,27 @@ def test_path_that_looks_like_another_host_or_a_query_stays_a_path(
 @pytest.mark.parametrize("path", ["sync/quiet", "async/quiet"])
 @pytest.mark.parametrize(
     ("answer", "expected"),
-    [
-        (True, ["http://testserver/{}"]),
-        ("/as/named", ["/as/named"]),
-        (False, []),
-        (None, []),
-    ],
+    [(True, ["http://testserver/{}"]), ("/as/named", ["/as/named"]), (False, []), (None, [])],
 )
-def test_function_decides_about_page_views(
+def test_function_decides_about_page_views_and_is_asked_for_pages_only(
     path: str, answer: Any, expected: list[str], events: list[dict[str, Any]], site: Site
 ) -> None:
-    with override_settings(VALUED={"PAGE_VIEWS": lambda _request, _response: answer}):
+    asked: list[str] = []
+
+    def choose(request: Any, _response: Any) -> Any:
+        asked.append(request.path)
+        return answer
+
+    with override_settings(VALUED={"PAGE_VIEWS": choose}):
         visit(path, A, site=site)
+        for other in ("data", "failing", "file"):  # no HTML, an error, an attachment
+            visit(other, A, site=site)
+        Client().post(f"/{path}")
     assert urls(events) == [url.format(path) for url in expected]
+    assert asked == [f"/{path}"]
 
 
 def test_a_response_that_is_gone_has_nothing_to_close(site: Site) -> None:
-    from valued.integrations.django import ScopeMiddleware
-
     def stream(_request: Any) -> StreamingHttpResponse:
         return StreamingHttpResponse(iter([b"a"]))
 
@@ -634,27 +620,6 @@ def test_a_response_that_is_gone_has_nothing_to_close(site: Site) -> None:
     del response
     gc.collect()
     close()
-
-
-def test_function_is_asked_for_pages_only(events: list[dict[str, Any]], site: Site) -> None:
-    from valued.integrations.django import ScopeMiddleware
-
-    answers = [
-        HttpResponse(status=404), HttpResponse(content_type="text/plain"), HttpResponse(),
-    ]  # fmt: skip
-    asked = []
-
-    def choose(_request: Any, response: Any) -> bool:
-        asked.append(response)
-        return True
-
-    with override_settings(VALUED={"PAGE_VIEWS": choose, "USER": lambda _request: {"id": 1}}):
-        middleware = ScopeMiddleware(lambda _request: next(given))
-        given = iter([*answers, HttpResponse()])
-        for method in ("GET", "GET", "GET", "POST"):
-            middleware(RequestFactory().generic(method, "/a"))
-    assert asked == answers[2:]
-    assert urls(events) == ["http://testserver/a"]
 
 
 @pytest.mark.parametrize("path", ["sync/quiet", "async/quiet"])
@@ -767,8 +732,6 @@ def test_page_view_of_an_async_request_without_authentication_is_skipped(
 def test_mistake_in_the_settings_is_named_when_the_middleware_is_made(
     given: Any, problem: str, site: Site
 ) -> None:
-    from valued.integrations.django import ScopeMiddleware
-
     with override_settings(VALUED=given), pytest.raises(valued.ValidationError) as error:
         ScopeMiddleware(lambda _request: None)
     assert str(error.value).startswith(problem)
@@ -898,8 +861,6 @@ def test_an_application_that_is_missing_is_said_by_the_middleware(
 ) -> None:
     from django.conf import settings
 
-    from valued.integrations.django import ScopeMiddleware
-
     ready(ENABLED=False)
     valued.disconnect()
     names = [name for name in settings.INSTALLED_APPS if "valued" not in name]
@@ -930,11 +891,6 @@ def test_client_is_connected_with_the_options(
     assert event["attributes"] == {"plan": "pro"}
     with pytest.raises(valued.ValidationError, match="VALUED: max_queue: expected a whole number"):
         ready(MAX_QUEUE="many")
-
-
-def test_defaults_that_cannot_be_sent_are_named_as_any_other_setting(
-    ready: Callable[..., list[str]],
-) -> None:
     with pytest.raises(valued.ValidationError, match=r"^VALUED: defaults: user\.id: JSON has no"):
         ready(DEFAULTS={"user.id": float("nan")})
 

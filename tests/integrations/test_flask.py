@@ -16,7 +16,6 @@ import pytest
 import valued
 from tests.support.gunicorn import BOUND, WORKERS, Gunicorn
 from tests.support.server import Server
-from valued._http import recording
 
 flask = pytest.importorskip("flask")
 
@@ -91,6 +90,22 @@ def made(**options: Any) -> Any:
     return app
 
 
+@pytest.fixture
+def app(signed_in: Any) -> Any:
+    """An application whose requests have the user of their header."""
+    app = made()
+    valued_flask.init_app(app, signed_in)
+    return app
+
+
+@pytest.fixture
+def viewed(signed_in: Any) -> Any:
+    """The same, with page views."""
+    app = made()
+    valued_flask.init_app(app, signed_in, page_views=True)
+    return app
+
+
 def get(app: Any, path: str, user: str | None = "7", **options: Any) -> Any:
     headers = {} if user is None else {"X-User-Id": user}
     return app.test_client().get(path, headers=headers, **options)
@@ -115,17 +130,13 @@ def views(sent: list[dict[str, Any]]) -> list[tuple[str, Any]]:
 # -- the user --------------------------------------------------------------------------------------
 
 
-def test_each_request_has_its_own_user(sent: list[Any], signed_in: Any) -> None:
-    app = made()
-    valued_flask.init_app(app, signed_in)
+def test_each_request_has_its_own_user(sent: list[Any], app: Any) -> None:
     for user in ("1", None, "2"):
         assert get(app, "/loud", user).status_code == 200
     assert users(sent) == ["1", "1", None, None, "2", "2"]
 
 
-def test_a_view_that_records_nothing_asks_for_no_user(signed_in: Any, asked: list[str]) -> None:
-    app = made()
-    valued_flask.init_app(app, signed_in)
+def test_a_view_that_records_nothing_asks_for_no_user(app: Any, asked: list[str]) -> None:
     get(app, "/page")
     assert asked == []
     get(app, "/loud")
@@ -178,10 +189,8 @@ def test_a_login_in_the_view_is_seen(sent: list[Any]) -> None:
 
 
 def test_to_ask_for_a_user_amid_a_stream_ends_no_request_once_more(
-    sent: list[Any], signed_in: Any
+    sent: list[Any], app: Any
 ) -> None:
-    app = made()
-    valued_flask.init_app(app, signed_in)
     ended: list[str] = []
     app.teardown_request(lambda _error: ended.append("request"))
     app.teardown_appcontext(lambda _error: ended.append("context"))
@@ -194,10 +203,8 @@ def test_to_ask_for_a_user_amid_a_stream_ends_no_request_once_more(
 
 
 def test_a_stream_with_context_that_is_closed_early_leaves_no_context(
-    sent: list[Any], signed_in: Any
+    sent: list[Any], app: Any
 ) -> None:
-    app = made()
-    valued_flask.init_app(app, signed_in)
     answer = get(app, "/held", "1", buffered=False)
     assert len(list(zip(answer.response, range(2), strict=False))) == 2
     answer.close()
@@ -218,10 +225,8 @@ def test_a_user_may_be_an_object_with_a_converter(sent: list[Any]) -> None:
 
 @pytest.mark.parametrize("path", ["/stream", "/held"])
 def test_interleaved_streams_have_each_their_own_user(
-    path: str, sent: list[Any], signed_in: Any, asked: list[str]
+    path: str, sent: list[Any], app: Any, asked: list[str]
 ) -> None:
-    app = made()
-    valued_flask.init_app(app, signed_in)
     answers = [get(app, path, user, buffered=False) for user in ("1", None, "2")]
     bodies = [iter(answer.response) for answer in answers]
     # Flask can't leave contexts in another order than it entered them, so those end one by one.
@@ -235,11 +240,8 @@ def test_interleaved_streams_have_each_their_own_user(
 
 
 def test_a_stream_that_is_read_within_another_request_keeps_its_user(
-    sent: list[Any], signed_in: Any
+    sent: list[Any], app: Any
 ) -> None:
-    app = made()
-    valued_flask.init_app(app, signed_in)
-
     @app.get("/other")
     def other() -> str:
         # The server of this request reads another one's body on this thread.
@@ -255,10 +257,8 @@ def test_a_stream_that_is_read_within_another_request_keeps_its_user(
 
 
 def test_a_stream_that_is_read_within_an_application_context_keeps_its_user(
-    sent: list[Any], signed_in: Any
+    sent: list[Any], app: Any
 ) -> None:
-    app = made()
-    valued_flask.init_app(app, signed_in)
     answer = get(app, "/stream", "1", buffered=False)
     with app.app_context():
         list(answer.response)
@@ -267,10 +267,8 @@ def test_a_stream_that_is_read_within_an_application_context_keeps_its_user(
 
 
 def test_a_thread_that_outlives_its_request_asks_for_that_ones_user(
-    sent: list[Any], signed_in: Any
+    sent: list[Any], app: Any
 ) -> None:
-    app = made()
-    valued_flask.init_app(app, signed_in)
     units: list[Any] = []
 
     @app.get("/later")
@@ -284,10 +282,8 @@ def test_a_thread_that_outlives_its_request_asks_for_that_ones_user(
     assert users(sent) == ["1"]
 
 
-def test_an_async_view_has_its_own_user(sent: list[Any], signed_in: Any) -> None:
+def test_an_async_view_has_its_own_user(sent: list[Any], app: Any) -> None:
     pytest.importorskip("asgiref")
-    app = made()
-    valued_flask.init_app(app, signed_in)
 
     @app.get("/async")
     async def view() -> str:
@@ -364,29 +360,23 @@ def test_a_file_is_sent_by_the_servers_wrapper() -> None:
 # -- page views ------------------------------------------------------------------------------------
 
 
-def test_a_page_view_is_recorded_without_the_query_string(sent: list[Any], signed_in: Any) -> None:
-    app = made()
-    valued_flask.init_app(app, signed_in, page_views=True)
-    assert get(app, "/page?token=secret").text == HTML
+def test_a_page_view_is_recorded_if_asked_for_without_the_query_string_for_a_known_visitor(
+    sent: list[Any], app: Any, viewed: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert get(viewed, "/page", None).text == HTML
+    assert get(app, "/page").text == HTML
+    assert (sent, caplog.records) == ([], [])
+    assert get(viewed, "/page?token=secret").text == HTML
     assert views(sent) == [("http://localhost/page", "7")]
 
 
-def test_pages_are_not_viewed_by_default(sent: list[Any], signed_in: Any) -> None:
-    app = made()
-    valued_flask.init_app(app, signed_in)
-    get(app, "/page")
-    assert sent == []
-
-
-def test_nothing_but_pages_is_viewed(sent: list[Any], signed_in: Any, asked: list[str]) -> None:
-    app = made()
-    valued_flask.init_app(app, signed_in, page_views=True)
-    app.add_url_rule("/missing", "missing", lambda: (HTML, 404))
-    app.add_url_rule("/json", "json", dict)
-    app.add_url_rule("/moved", "moved", lambda: flask.redirect("/page"))
-    app.add_url_rule("/untyped", "untyped", _untyped)
-    app.add_url_rule("/fails", "fails", lambda: 1 / 0)
-    client = app.test_client()
+def test_nothing_but_pages_is_viewed(sent: list[Any], viewed: Any, asked: list[str]) -> None:
+    viewed.add_url_rule("/missing", "missing", lambda: (HTML, 404))
+    viewed.add_url_rule("/json", "json", dict)
+    viewed.add_url_rule("/moved", "moved", lambda: flask.redirect("/page"))
+    viewed.add_url_rule("/untyped", "untyped", _untyped)
+    viewed.add_url_rule("/fails", "fails", lambda: 1 / 0)
+    client = viewed.test_client()
     for path in ("/missing", "/json", "/moved", "/untyped", "/fails", "/nowhere"):
         client.get(path, headers={"X-User-Id": "7"})
     client.head("/page", headers={"X-User-Id": "7"})
@@ -398,15 +388,6 @@ def _untyped() -> Any:
     answer = flask.Response("text")
     del answer.headers["Content-Type"]
     return answer
-
-
-def test_a_visitor_without_an_id_views_no_page(
-    sent: list[Any], signed_in: Any, caplog: pytest.LogCaptureFixture
-) -> None:
-    app = made()
-    valued_flask.init_app(app, signed_in, page_views=True)
-    assert get(app, "/page", None).text == HTML
-    assert (sent, caplog.records) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -490,24 +471,6 @@ def test_what_a_function_raises_in_a_page_view_is_logged_and_the_page_served(
     assert record.getMessage().startswith(f"a page view was not recorded: {reason}")
 
 
-@pytest.mark.parametrize("where", ["page", "function"])
-def test_a_page_view_that_would_go_to_the_real_service_fails_the_test(
-    where: str, signed_in: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(recording, "blocked", True)
-    valued.connect("any", "http://192.0.2.1/e")
-    app = made()
-    app.testing = True
-
-    def choose(*_: object) -> None:
-        valued.action("a", {"user.id": 1})
-
-    page_views: Any = True if where == "page" else choose
-    valued_flask.init_app(app, signed_in, page_views=page_views)
-    with pytest.raises(valued.testing.RealEndpointError):
-        get(app, "/page")
-
-
 def test_an_answer_that_is_changed_or_fails_after_the_view_counts_as_it_is_sent(
     sent: list[Any], signed_in: Any
 ) -> None:
@@ -538,12 +501,10 @@ def test_an_answer_that_is_changed_or_fails_after_the_view_counts_as_it_is_sent(
 
 
 def test_where_nothing_is_connected_pages_are_served(
-    signed_in: Any, caplog: pytest.LogCaptureFixture
+    viewed: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    app = made()
-    valued_flask.init_app(app, signed_in, page_views=True)
     valued.disconnect(0)
-    assert get(app, "/page").text == HTML
+    assert get(viewed, "/page").text == HTML
     assert caplog.records == []
     valued.connect(lambda event: None)
 
@@ -576,10 +537,8 @@ def test_arguments_that_cannot_be_used_are_refused(
 
 
 def test_a_second_call_for_an_application_is_refused_and_changes_nothing(
-    sent: list[Any], signed_in: Any
+    sent: list[Any], app: Any
 ) -> None:
-    app = made()
-    valued_flask.init_app(app, signed_in)
     with pytest.raises(valued.ValidationError, match="call it once for each"):
         valued_flask.init_app(app, page_views=True)
     get(app, "/page")

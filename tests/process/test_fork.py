@@ -55,10 +55,13 @@ def test_a_child_forgets_its_parents_value_at_once_and_builds_its_own(
 ) -> None:
     forgotten: list[Thing] = []
     value = _fork.PerProcess(Thing, forget=forgotten.append)
+    dropped = _fork.PerProcess(Thing)
     parents = value.get()
+    dropped.get()
 
     def child() -> None:
         assert forgotten == [parents]  # by the hook, before the value was asked for
+        assert dropped._values == {}
         assert value.peek() is None
         assert value.get() is not parents
         assert forgotten == [parents]
@@ -66,17 +69,6 @@ def test_a_child_forgets_its_parents_value_at_once_and_builds_its_own(
     assert fork(child).wait() == 0
     assert value.get() is parents
     assert forgotten == []
-
-
-@needs_fork
-def test_a_value_without_forget_is_dropped(fork: Callable[..., Child]) -> None:
-    value = _fork.PerProcess(Thing)
-    value.get()
-
-    def child() -> None:
-        assert list(value._values) == []
-
-    assert fork(child).wait() == 0
 
 
 def test_a_fork_that_no_hook_told_of_resets_every_owner_with_the_first_value_asked_for() -> None:
@@ -92,12 +84,8 @@ def test_a_fork_that_no_hook_told_of_resets_every_owner_with_the_first_value_ask
     assert two.peek() is None
 
 
-def test_the_process_of_a_token_is_current() -> None:
-    assert _fork.ProcessToken().is_current()
-
-
 @needs_fork
-def test_a_token_is_not_current_in_a_child(fork: Callable[..., Child]) -> None:
+def test_a_token_is_current_in_its_own_process_only(fork: Callable[..., Child]) -> None:
     token = _fork.ProcessToken()
 
     def child() -> None:

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from tests.support.processes import run
-from valued._process import interpreter
+from valued._process import facts
 
 #: Makes a subinterpreter by what the standard library of each version has, runs CODE, ends it.
 PROGRAM = """
@@ -108,9 +108,9 @@ def test_signals_belong_to_the_main_interpreter() -> None:
 
 
 def test_which_interpreter_is_main() -> None:
-    code = "from valued._process import interpreter\nprint(interpreter.is_main(), flush=True)\n"
+    code = "from valued._process import facts\nprint(facts.is_main_interpreter(), flush=True)\n"
     assert in_subinterpreter("capi", code) == ["False", "goes on"]
-    assert interpreter.is_main()
+    assert facts.is_main_interpreter()
 
 
 def test_a_python_without_subinterpreters_has_the_main_one_only(
@@ -118,4 +118,4 @@ def test_a_python_without_subinterpreters_has_the_main_one_only(
 ) -> None:
     monkeypatch.delattr("_thread._is_main_interpreter", raising=False)
     monkeypatch.setitem(sys.modules, "_xxsubinterpreters", None)
-    assert interpreter.is_main()
+    assert facts.is_main_interpreter()

@@ -16,8 +16,8 @@ import pytest
 
 import valued
 from tests.support.processes import Child, run
-from valued._process import celery as _celery
 from valued._process import shutdown
+from valued._process import tasks as _celery
 
 
 class Witness:
@@ -60,26 +60,17 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     atexit.register(shutdown._exit)  # of the clients of other tests
 
 
-def test_all_listeners_get_the_time_of_one_beginning(fresh: Any) -> None:
+@pytest.mark.parametrize("ends", [True, False])
+def test_all_listeners_get_the_time_of_one_beginning(fresh: Any, ends: bool) -> None:
     one, two = Witness(), Witness()
     for witness in (one, two, one):
         shutdown.register(witness)
     before = time.monotonic()
-    shutdown.notify_exit()
-    assert one.exits == two.exits
-    assert before <= one.exits[0] <= time.monotonic()
-    assert len(one.exits) == 1
-
-
-def test_a_process_that_may_end_delivers_and_goes_on(fresh: Any) -> None:
-    one, two = Witness(), Witness()
-    for witness in (one, two):
-        shutdown.register(witness)
-    before = time.monotonic()
-    shutdown.flush_now()
-    assert one.flushes == two.flushes
-    assert before <= one.flushes[0] <= time.monotonic()
-    assert one.exits == []
+    (shutdown.notify_exit if ends else shutdown.flush_now)()
+    got, other = (one.exits, one.flushes) if ends else (one.flushes, one.exits)
+    assert got == (two.exits if ends else two.flushes)
+    assert before <= got[0] <= time.monotonic()
+    assert (len(got), other) == (1, [])
 
 
 def test_an_end_that_nothing_registered_for_does_nothing(fresh: Any) -> None:
@@ -93,13 +84,14 @@ def test_registering_does_not_keep_alive_and_keep_does_until_release(fresh: Any)
     witness = Witness()
     alive = weakref.ref(witness)
     shutdown.register(witness)
+    shutdown.report_at_exit(witness)
     shutdown.keep(witness)
     del witness
     gc.collect()
     kept = alive()
     assert kept is not None
-    shutdown.release(kept)
-    shutdown.release(kept)
+    for _ in range(2):
+        shutdown.release(kept)
     del kept
     gc.collect()
     assert alive() is None
@@ -163,12 +155,6 @@ def test_reports_log_after_the_listeners_and_what_may_end_the_process_comes_last
     assert calls == [*once, "last", *once]
 
 
-def test_a_report_that_is_gone_is_not_kept(fresh: Any) -> None:
-    shutdown.report_at_exit(Witness())
-    gc.collect()
-    assert fresh.get().reports.living() == []
-
-
 def test_threads_end_with_a_subinterpreter_after_all_is_delivered(
     fresh: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,7 +173,7 @@ def test_threads_end_with_a_subinterpreter_after_all_is_delivered(
     shutdown.register(witness)
     thread = threading.Thread(target=run, name="valued-test")
     thread.start()
-    monkeypatch.setattr(shutdown.interpreter, "is_main", lambda: False)
+    monkeypatch.setattr(shutdown, "is_main_interpreter", lambda: False)
     shutdown._exit()
     assert not thread.is_alive()
     assert witness.calls == ["witness", "witness ends its threads", "ends"]
@@ -228,29 +214,22 @@ process.join()
     assert set(done.stdout.splitlines()) == {"exit"}, done.stderr
 
 
-def test_an_exit_handler_of_the_application_still_runs_before_ours_after_later_clients() -> None:
+def test_ours_runs_after_later_handlers_and_before_urllib3_closes_connections() -> None:
     program = """
-import atexit
-from valued._process import shutdown
-shutdown.call_last(lambda: print("ours"))
-atexit.register(print, "the application's, which may record events")
-shutdown.hook_exit()
-"""
-    done = run("-c", program)
-    assert done.stdout == "the application's, which may record events\nours\n"
-
-
-def test_our_exit_handler_runs_before_that_of_weakref_by_which_urllib3_closes_connections() -> None:
-    program = """
-import weakref
+import atexit, weakref
 from valued._process import shutdown
 class Pool: pass
 pool = Pool()
 shutdown.call_last(lambda: print("ours"))
 weakref.finalize(pool, print, "the connections are closed")
+atexit.register(print, "the application's, which may record events")
+shutdown.hook_exit()
 """
-    done = run("-c", program)
-    assert (done.stdout, done.stderr) == ("ours\nthe connections are closed\n", "")
+    assert run("-c", program).stdout.splitlines() == [
+        "the application's, which may record events",
+        "ours",
+        "the connections are closed",
+    ]
 
 
 def test_refusals_that_were_counted_and_not_logged_are_logged_at_the_end() -> None:
@@ -263,6 +242,18 @@ def test_refusals_that_were_counted_and_not_logged_are_logged_at_the_end() -> No
     one, others = (line for line in done.stderr.splitlines() if "not sent" in line)
     assert one.startswith("valued: 1 time not sent: attributes.a")
     assert others.startswith("valued: 2 times not sent: attributes.a")
+
+
+@pytest.mark.parametrize(("shuts_down", "is_alive"), [(True, True), (False, False)])
+def test_the_main_thread_is_over_by_either_sign(
+    shuts_down: bool, is_alive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With gevent and Python 3.13 the second one never comes: tests/prefork/test_gevent.py.
+    main = types.SimpleNamespace(is_alive=lambda: is_alive)
+    assert not shutdown.main_thread_is_over()
+    monkeypatch.setattr(threading, "_SHUTTING_DOWN", shuts_down, raising=False)
+    monkeypatch.setattr(threading, "main_thread", lambda: main)
+    assert shutdown.main_thread_is_over()
 
 
 def test_celery_is_told_once_where_it_is_there_and_calls_all(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import select
 import signal
 import socket
@@ -42,12 +44,31 @@ class Sent(list[int]):
         self.append(number)
 
 
+def in_child(test: Callable[..., None]) -> Callable[..., None]:
+    """Run a test in a forked child, since signals and their handlers are a whole process's."""
+
+    def run(fork: Callable[..., Child], **fixtures: Any) -> None:
+        assert fork(functools.partial(test, **fixtures)).wait() == 0
+
+    own = inspect.signature(test).parameters.values()
+    mine = inspect.Parameter("fork", inspect.Parameter.KEYWORD_ONLY)
+    run.__signature__ = inspect.Signature([*own, mine])  # type: ignore[attr-defined]
+    run.__name__, run.__module__ = test.__name__, test.__module__
+    return run
+
+
 def warm_up() -> None:
     """Have coverage know the files that a signal is waited for in.
 
     Of each new one it asks Python code, and a handler that interrupts that is not traced.
     """
     until(lambda: True)
+
+
+def heard_of_all(listener: Any) -> None:
+    """Return when the thread has read all that was written for it until now."""
+    assert listener.wake(signal.SIGUSR1)  # which no handler of ours waits for
+    until(lambda: not readable(listener))
 
 
 @pytest.fixture
@@ -57,52 +78,34 @@ def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
     return sent
 
 
-@pytest.fixture
-def signalled(fork: Callable[..., Child], sent: Sent) -> Callable[..., None]:
-    """Send a forked child SIGTERM, with *before* as its handler, and *check* what came of it."""
-
-    def run(before: Any, check: Callable[[Witness], None]) -> None:
-        def child() -> None:
-            witness = Witness()
-            signal.signal(signal.SIGTERM, before)
-            shutdown.register(witness)
-            valued.flush_on_signals()
-            valued.flush_on_signals()  # again, which changes nothing
-            signal.raise_signal(signal.SIGTERM)
-            until(lambda: sent)  # to the main thread, again and again: the handler is to run
-            check(witness)
-            handler: Any = signal.getsignal(signal.SIGTERM)
-            if handler is not before:  # else it ran after the thread, which had delivered
-                handler(signal.SIGTERM, None)
-            assert signal.getsignal(signal.SIGTERM) is before
-            listener = _signals._here.get()
-            for _ in range(
-                2
-            ):  # which no handler of ours waits for: the thread listens on, and reads both
-                assert listener.wake(signal.SIGUSR1)
-            until(lambda: not readable(listener))
-
-        assert fork(child).wait() == 0
-
-    return run
+@pytest.mark.parametrize(
+    ("before", "notices"),
+    [(signal.SIG_DFL, (1, 0)), (lambda _number, _frame: None, (0, 1))],
+    ids=["the default ends the process", "a handler may go on"],
+)
+@in_child
+def test_a_signal_delivers_and_the_handler_that_was_there_gets_it(
+    before: Any, notices: tuple[int, int], sent: Sent
+) -> None:
+    witness = Witness()
+    signal.signal(signal.SIGTERM, before)
+    shutdown.register(witness)
+    valued.flush_on_signals()
+    valued.flush_on_signals()  # again, which changes nothing
+    signal.raise_signal(signal.SIGTERM)
+    until(lambda: sent)  # to the main thread, again and again: the handler is to run
+    assert (len(witness.exits), len(witness.flushes)) == notices
+    handler: Any = signal.getsignal(signal.SIGTERM)
+    if handler is not before:  # else it ran after the thread, which had delivered
+        handler(signal.SIGTERM, None)
+    assert signal.getsignal(signal.SIGTERM) is before
+    for _ in range(2):  # it listens on
+        heard_of_all(_signals._here.get())
 
 
-def test_the_default_ends_the_process_after_delivering(signalled: Callable[..., None]) -> None:
-    def check(witness: Witness) -> None:
-        assert (len(witness.exits), len(witness.flushes)) == (1, 0)
-
-    signalled(signal.SIG_DFL, check)
-
-
-def test_a_handler_that_was_there_may_go_on(signalled: Callable[..., None]) -> None:
-    def check(witness: Witness) -> None:
-        assert (len(witness.exits), len(witness.flushes)) == (0, 1)
-
-    signalled(lambda _number, _frame: None, check)
-
-
+@in_child
 def test_a_handler_is_called_once_though_another_wake_up_is_under_way(
-    fork: Callable[..., Child], monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     send, receive = _signals.send_signal, _signals._receive
     calls: list[int] = []
@@ -119,22 +122,17 @@ def test_a_handler_is_called_once_though_another_wake_up_is_under_way(
             until(lambda: _signals._here.get().passed_on)
             send(number)
 
-    def child() -> None:
-        warm_up()
-        monkeypatch.setattr(_signals, "send_signal", send_twice)
-        monkeypatch.setattr(_signals, "_receive", received)
-        signal.signal(signal.SIGTERM, lambda number, _frame: calls.append(number))
-        valued.flush_on_signals()
-        [listening] = [one for one in threading.enumerate() if one.name == "valued-signals"]
-        signal.raise_signal(signal.SIGTERM)
-        until(lambda: calls)
-        listener = _signals._here.get()
-        assert listener.wake(signal.SIGUSR1)  # behind all that the signals have written
-        until(lambda: not readable(listener))
-        assert listening.is_alive()
-        assert calls == [signal.SIGTERM]
-
-    assert fork(child).wait() == 0
+    warm_up()
+    monkeypatch.setattr(_signals, "send_signal", send_twice)
+    monkeypatch.setattr(_signals, "_receive", received)
+    signal.signal(signal.SIGTERM, lambda number, _frame: calls.append(number))
+    valued.flush_on_signals()
+    [listening] = [one for one in threading.enumerate() if one.name == "valued-signals"]
+    signal.raise_signal(signal.SIGTERM)
+    until(lambda: calls)
+    heard_of_all(_signals._here.get())
+    assert listening.is_alive()
+    assert calls == [signal.SIGTERM]
 
 
 def test_a_handler_that_ran_waits_until_no_signal_is_under_way_to_it(
@@ -153,8 +151,9 @@ def test_a_handler_that_ran_waits_until_no_signal_is_under_way_to_it(
     assert slept == [_signals.AGAIN / 10]
 
 
+@in_child
 def test_a_signal_that_is_still_under_way_is_not_passed_on_a_second_time(
-    fork: Callable[..., Child], monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls: list[int] = []
     arrived: list[int] = []
@@ -165,21 +164,19 @@ def test_a_signal_that_is_still_under_way_is_not_passed_on_a_second_time(
             signal.raise_signal(signal.SIGTERM)
         return set()
 
-    def child() -> None:
-        warm_up()
-        signal.signal(signal.SIGTERM, lambda number, _frame: calls.append(number))
-        valued.flush_on_signals()
-        monkeypatch.setattr(signal, "sigpending", arrive)
-        signal.raise_signal(signal.SIGTERM)
-        until(lambda: calls)
-        assert arrived
-        assert calls == [signal.SIGTERM]
-
-    assert fork(child).wait() == 0
+    warm_up()
+    signal.signal(signal.SIGTERM, lambda number, _frame: calls.append(number))
+    valued.flush_on_signals()
+    monkeypatch.setattr(signal, "sigpending", arrive)
+    signal.raise_signal(signal.SIGTERM)
+    until(lambda: calls)
+    assert arrived
+    assert calls == [signal.SIGTERM]
 
 
+@in_child
 def test_what_is_left_of_a_signal_does_not_count_for_a_handler_that_is_installed_again(
-    fork: Callable[..., Child], monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     receive, get = _signals._receive, signal.getsignal
     calls: list[int] = []
@@ -204,26 +201,22 @@ def test_what_is_left_of_a_signal_does_not_count_for_a_handler_that_is_installed
             until(lambda: len(handlers) == 2)
         return get(number)
 
-    def child() -> None:
-        nonlocal listening
-        warm_up()
-        signal.signal(signal.SIGTERM, on_term)
-        monkeypatch.setattr(_signals, "_receive", received)
-        valued.flush_on_signals()
-        handlers.add(get(signal.SIGTERM))
-        [listening] = [one for one in threading.enumerate() if one.name == "valued-signals"]
-        monkeypatch.setattr(signal, "getsignal", get_late)
-        signal.raise_signal(signal.SIGTERM)
-        listening.join(10)
-        assert not listening.is_alive()
-        assert calls == [signal.SIGTERM]
-
-    listening = threading.current_thread()
-    assert fork(child).wait() == 0
+    warm_up()
+    signal.signal(signal.SIGTERM, on_term)
+    monkeypatch.setattr(_signals, "_receive", received)
+    valued.flush_on_signals()
+    handlers.add(get(signal.SIGTERM))
+    [listening] = [one for one in threading.enumerate() if one.name == "valued-signals"]
+    monkeypatch.setattr(signal, "getsignal", get_late)
+    signal.raise_signal(signal.SIGTERM)
+    listening.join(10)
+    assert not listening.is_alive()
+    assert calls == [signal.SIGTERM]
 
 
+@in_child
 def test_a_signal_that_is_passed_on_within_the_handler_leaves_nothing_for_the_next_one(
-    fork: Callable[..., Child], monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     start, receive = _signals._Listener.start, _signals._receive
     calls: list[int] = []
@@ -242,24 +235,20 @@ def test_a_signal_that_is_passed_on_within_the_handler_leaves_nothing_for_the_ne
         if listener.delivered and not calls:
             until(lambda: calls)  # the thread sends the signal again, and the handler runs here
 
-    def child() -> None:
-        warm_up()
-        signal.signal(signal.SIGTERM, on_term)
-        monkeypatch.setattr(_signals, "_receive", received)
-        valued.flush_on_signals()
-        monkeypatch.setattr(_signals._Listener, "start", start_slowly)
-        signal.raise_signal(signal.SIGTERM)
-        until(lambda: calls)
-        listener = _signals._here.get()
-        assert listener.wake(signal.SIGUSR1)  # behind all that the signal may have left
-        until(lambda: not readable(listener))
-        assert calls == [signal.SIGTERM]
-
-    assert fork(child).wait() == 0
+    warm_up()
+    signal.signal(signal.SIGTERM, on_term)
+    monkeypatch.setattr(_signals, "_receive", received)
+    valued.flush_on_signals()
+    monkeypatch.setattr(_signals._Listener, "start", start_slowly)
+    signal.raise_signal(signal.SIGTERM)
+    until(lambda: calls)
+    heard_of_all(_signals._here.get())
+    assert calls == [signal.SIGTERM]
 
 
+@in_child
 def test_a_signal_that_another_one_s_handler_breaks_off_is_passed_on_yet(
-    fork: Callable[..., Child], monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wait = _signals._Listener.wait_for_sender
     calls: list[int] = []
@@ -271,23 +260,19 @@ def test_a_signal_that_another_one_s_handler_breaks_off_is_passed_on_yet(
             raise LookupError
         wait(listener)
 
-    def child() -> None:
-        warm_up()
-        signal.signal(signal.SIGTERM, lambda number, _frame: calls.append(number))
-        valued.flush_on_signals()
-        monkeypatch.setattr(_signals._Listener, "wait_for_sender", interrupt)
-        with pytest.raises(LookupError):  # noqa: PT012 - wherever the handler runs
-            signal.raise_signal(signal.SIGTERM)
-            until(lambda: calls)
+    warm_up()
+    signal.signal(signal.SIGTERM, lambda number, _frame: calls.append(number))
+    valued.flush_on_signals()
+    monkeypatch.setattr(_signals._Listener, "wait_for_sender", interrupt)
+    with pytest.raises(LookupError):  # noqa: PT012 - wherever the handler runs
+        signal.raise_signal(signal.SIGTERM)
         until(lambda: calls)
-        assert calls == [signal.SIGTERM]
+    until(lambda: calls)
+    assert calls == [signal.SIGTERM]
 
-    assert fork(child).wait() == 0
 
-
-def test_a_second_signal_does_what_it_did_before_at_once(
-    fork: Callable[..., Child], sent: Sent
-) -> None:
+@in_child
+def test_a_second_signal_does_what_it_did_before_at_once(sent: Sent) -> None:
     delivering = threading.Event()
 
     class Slow(Witness):
@@ -295,19 +280,16 @@ def test_a_second_signal_does_what_it_did_before_at_once(
             delivering.set()
             threading.Event().wait(30)  # much longer than the test
 
-    def child() -> None:
-        witness = Slow()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        shutdown.register(witness)
-        valued.flush_on_signals()
-        signal.raise_signal(signal.SIGTERM)
-        assert delivering.wait(10)
-        assert sent == []
-        signal.raise_signal(signal.SIGTERM)
-        assert sent == [signal.SIGTERM]
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-
-    assert fork(child).wait() == 0
+    witness = Slow()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    shutdown.register(witness)
+    valued.flush_on_signals()
+    signal.raise_signal(signal.SIGTERM)
+    assert delivering.wait(10)
+    assert sent == []
+    signal.raise_signal(signal.SIGTERM)
+    assert sent == [signal.SIGTERM]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 @pytest.mark.parametrize(
@@ -350,59 +332,52 @@ def test_where_no_thread_can_be_started_the_signal_is_not_lost_but_to_an_end_und
         signal.signal(signal.SIGTERM, before)
 
 
+@in_child
 def test_a_signal_that_comes_while_the_pipe_is_being_made_finds_one(
-    fork: Callable[..., Child], monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def child() -> None:
-        listener = _signals._Listener()
-        make = socket.socketpair
+    listener = _signals._Listener()
+    make = socket.socketpair
 
-        def interrupted() -> tuple[socket.socket, socket.socket]:
-            monkeypatch.setattr(socket, "socketpair", make)
-            assert listener.wake(signal.SIGUSR1)  # as the handler does
-            return make()
+    def interrupted() -> tuple[socket.socket, socket.socket]:
+        monkeypatch.setattr(socket, "socketpair", make)
+        assert listener.wake(signal.SIGUSR1)  # as the handler does
+        return make()
 
-        monkeypatch.setattr(socket, "socketpair", interrupted)
-        listener.start(threading.Thread.start)
-        until(lambda: not readable(listener))
-        assert signal.set_wakeup_fd(-1) == listener._pipe[1].fileno()
-
-    assert fork(child).wait() == 0
+    monkeypatch.setattr(socket, "socketpair", interrupted)
+    listener.start(threading.Thread.start)
+    until(lambda: not readable(listener))
+    assert listener._pipe is not None
+    assert signal.set_wakeup_fd(-1) == listener._pipe[1].fileno()
 
 
-def test_an_event_loop_keeps_what_it_is_woken_by(fork: Callable[..., Child]) -> None:
-    def child() -> None:
-        reader, writer = socket.socketpair()
+@in_child
+def test_an_event_loop_keeps_what_it_is_woken_by() -> None:
+    reader, writer = socket.socketpair()
+    with reader, writer:
         writer.setblocking(False)
         signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
         valued.flush_on_signals()
-        listener = _signals._here.get()
-        listener.close_inherited()  # as in a child of this one
+        _signals._here.get().close_inherited()  # as in a child of this one
         assert signal.set_wakeup_fd(-1) == writer.fileno()
-        reader.close()
-        writer.close()
-
-    assert fork(child).wait() == 0
 
 
+@in_child
 def test_what_a_server_raises_again_is_delivered_there_and_wakes_no_loop_that_is_closing(
-    fork: Callable[..., Child], sent: Sent
+    sent: Sent,
 ) -> None:
-    def child() -> None:
-        witness = Witness()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        shutdown.register(witness)
-        valued.flush_on_signals()
-        listener = _signals._here.get()
-        told = []
-        listener.wake = lambda *arguments: bool(told.append(arguments))  # type: ignore[method-assign]
-        server = {"__name__": "uvicorn.server", "signal": signal}
-        exec("signal.raise_signal(signal.SIGTERM)", server)
-        # The thread may hear of it, too, where there is no loop; then it is sent twice.
-        assert (len(witness.exits), told, set(sent)) == (1, [], {signal.SIGTERM})
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-
-    assert fork(child).wait() == 0
+    witness = Witness()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    shutdown.register(witness)
+    valued.flush_on_signals()
+    listener = _signals._here.get()
+    told: list[Any] = []
+    listener.wake = lambda *arguments: bool(told.append(arguments))  # type: ignore
+    server = {"__name__": "uvicorn.server", "signal": signal}
+    exec("signal.raise_signal(signal.SIGTERM)", server)
+    # The thread may hear of it, too, where there is no loop; then it is sent twice.
+    assert (len(witness.exits), told, set(sent)) == (1, [], {signal.SIGTERM})
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_a_child_closes_the_pipe_of_its_parent_and_has_its_own(fork: Callable[..., Child]) -> None:
@@ -420,22 +395,18 @@ def test_a_child_closes_the_pipe_of_its_parent_and_has_its_own(fork: Callable[..
     assert fork(child).wait() == 0
 
 
+@in_child
 def test_what_is_not_on_the_main_thread_closes_and_starts_nothing(
-    fork: Callable[..., Child], in_thread: Callable[..., Any]
+    in_thread: Callable[..., Any],
 ) -> None:
-    def child() -> None:
-        valued.flush_on_signals()
-        listener = _signals._here.get()
-        in_thread(listener.close_inherited).result(
-            10
-        )  # a fork in C on a thread: Python calls another one main
-        in_thread(_signals._install_again).result(10)
-        for _ in range(2):
-            assert listener.wake(signal.SIGUSR1)  # which no handler of ours waits for
-            until(lambda: not readable(listener))
-        _signals._Listener().close_inherited()  # one that never listened
-
-    assert fork(child).wait() == 0
+    valued.flush_on_signals()
+    listener = _signals._here.get()
+    # A fork in C on a thread: Python calls another one main.
+    in_thread(listener.close_inherited).result(10)
+    in_thread(_signals._install_again).result(10)
+    for _ in range(2):
+        heard_of_all(listener)
+    _signals._Listener().close_inherited()  # one that never listened
 
 
 def test_a_pipe_that_a_fork_hook_closed_says_nothing_more() -> None:
@@ -453,65 +424,42 @@ def readable(listener: Any) -> bool:
     return bool(select.select([listener._pipe[0]], [], [], 0)[0])
 
 
-def test_a_pipe_that_is_full_is_read_anyway(fork: Callable[..., Child]) -> None:
-    def child() -> None:
-        listener = _signals._Listener()
-        reader, writer = socket.socketpair()
-        writer.settimeout(0)
-        listener._pipe = reader, writer
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                writer.send(bytes(65536))
-        assert listener.wake(signal.SIGTERM)
-
-    assert fork(child).wait() == 0
+@in_child
+def test_a_pipe_that_is_full_is_read_anyway() -> None:
+    listener = _signals._Listener()
+    reader, writer = socket.socketpair()
+    writer.settimeout(0)
+    listener._pipe = reader, writer
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            writer.send(bytes(65536))
+    assert listener.wake(signal.SIGTERM)
 
 
-def test_a_signal_is_not_blocked_where_no_other_thread_would_take_it(
-    fork: Callable[..., Child],
-) -> None:
-    def child() -> None:
-        listener = _signals._Listener()
-        listener.block_until_exit(signal.SIGTERM)  # nothing listens
-        listener._thread = threading.get_native_id()  # a greenlet of this thread does
-        listener.block_until_exit(signal.SIGTERM)
-        assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
-
-    assert fork(child).wait() == 0
+@in_child
+def test_a_signal_is_not_blocked_where_no_other_thread_would_take_it() -> None:
+    listener = _signals._Listener()
+    listener.block_until_exit(signal.SIGTERM)  # nothing listens
+    listener._thread = threading.get_native_id()  # a greenlet of this thread does
+    listener.block_until_exit(signal.SIGTERM)
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
 
 
-def test_at_the_end_a_signal_that_waited_has_the_effect_that_it_has_without_us(
-    fork: Callable[..., Child],
-) -> None:
-    def child() -> None:
-        def before(*_: object) -> None: ...
+@pytest.mark.parametrize("goes_on", [False, True], ids=["at the end", "the process goes on"])
+@in_child
+def test_a_signal_that_waited_has_the_effect_that_it_has_without_us(goes_on: bool) -> None:
+    def before(*_: object) -> None: ...
 
+    signal.signal(signal.SIGTERM, before)
+    valued.flush_on_signals()  # as a server puts it back that found it
+    listener = _signals._here.get()
+    until(listener.can_block)
+    listener.block_until_exit(signal.SIGTERM)
+    if goes_on:
         signal.signal(signal.SIGTERM, before)
-        valued.flush_on_signals()  # as a server puts it back that found it
-        listener = _signals._here.get()
-        until(listener.can_block)
-        listener.block_until_exit(signal.SIGTERM)
+        valued.flush_on_signals()
+        assert listener.blocked == set()
+    else:
         listener._unblock_at_exit()
         assert signal.getsignal(signal.SIGTERM) is before
-        assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
-
-    assert fork(child).wait() == 0
-
-
-def test_a_process_that_goes_on_and_installs_handlers_again_can_be_ended_by_the_signal(
-    fork: Callable[..., Child],
-) -> None:
-    def child() -> None:
-        def before(*_: object) -> None: ...
-
-        signal.signal(signal.SIGTERM, before)
-        valued.flush_on_signals()
-        listener = _signals._here.get()
-        until(listener.can_block)
-        listener.block_until_exit(signal.SIGTERM)
-        signal.signal(signal.SIGTERM, before)
-        valued.flush_on_signals()
-        assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
-        assert listener.blocked == set()
-
-    assert fork(child).wait() == 0
+    assert signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ())

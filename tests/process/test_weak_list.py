@@ -23,14 +23,6 @@ class Cyclic:
         self.itself = self
 
 
-def test_living_elements_are_listed_in_the_order_in_which_they_were_added() -> None:
-    elements = [Element() for _ in range(5)]
-    held: WeakList[Element] = WeakList()
-    for element in elements:
-        held.add(element)
-    assert held.living() == elements
-
-
 def test_an_element_is_held_weakly_and_leaves_nothing_behind() -> None:
     held: WeakList[Any] = WeakList()
     stays, goes, cyclic = Element(), Element(), Cyclic()
@@ -44,15 +36,12 @@ def test_an_element_is_held_weakly_and_leaves_nothing_behind() -> None:
     assert len(held._references) == 1
 
 
-def test_an_element_that_is_added_twice_is_there_once() -> None:
+def test_elements_are_listed_once_each_in_the_order_in_which_they_were_added() -> None:
+    elements = [Element() for _ in range(5)]
     held: WeakList[Element] = WeakList()
-    element = Element()
-    held.add(element)
-    held.add(element)
-    assert held.living() == [element]
-    del element
-    assert held.living() == []
-    assert not held._references
+    for element in (*elements, elements[0]):
+        held.add(element)
+    assert held.living() == elements
 
 
 def test_the_list_of_the_living_is_a_copy_that_keeps_them_alive() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from valued._errors import ValidationError
 from valued._options import Environment, Options, environment, executor_problems, threads_are_off
 from valued._process.clock import CLOCK
-from valued._process.diagnosis import has_os_threads
+from valued._process.facts import has_os_threads
 from valued._process.fork import ProcessToken, is_uwsgi_master
 
 if TYPE_CHECKING:

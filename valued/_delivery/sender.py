@@ -13,7 +13,7 @@ from valued._delivery.pipeline import Pipeline
 from valued._options import timeout_seconds
 from valued._process import shutdown
 from valued._process.clock import CLOCK
-from valued._process.diagnosis import identity
+from valued._process.facts import identity
 from valued._process.fork import PerProcess
 
 if TYPE_CHECKING:

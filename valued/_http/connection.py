@@ -8,23 +8,20 @@ nothing of the token: neither the message, nor an exception that led to it, nor 
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import traceback
-import urllib.parse
-import urllib.request
 from typing import TYPE_CHECKING, Any, Final
 
 import requests
 import urllib3
-from requests.auth import AuthBase
 
 from valued._errors import DeliveryError, PicklingError, ValidationError
 from valued._events.serializer import encode
 from valued._http import recording
 from valued._http.endpoint import checked_endpoint, checked_token, hide_argument, warn_of_clear_text
-from valued._http.pool import Adapter
-from valued._http.route import Response, Route
-from valued._options import ca_bundle_from_environment, seconds, whole
+from valued._http.route import Response, Route, new_session
+from valued._options import seconds, whole
 from valued._process.fork import PerProcess
 from valued._process.pickling import is_spawning
 from valued._redaction import RedactedStr, redacted
@@ -42,16 +39,8 @@ _PYTHON: Final = ".".join(map(str, sys.version_info[:3]))
 USER_AGENT: Final = f"valued-client/{__version__} (Python/{_PYTHON})"
 
 
-class _Bearer(AuthBase):
-    """Sets our ``Authorization``; as `auth` it takes precedence over ``~/.netrc``."""
-
-    def __init__(self, authorization: str) -> None:
-        self._authorization = authorization
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        # A plain string: recorders save it, and their files are not to name a class of ours.
-        request.headers["Authorization"] = str(self._authorization)
-        return request
+#: What a request raises where there is no response.
+_NO_RESPONSE: Final = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 
 
 class Connection:
@@ -148,12 +137,13 @@ class Connection:
             failure = self._rejection(
                 self._route.get().send(body, headers, self._timeout if timeout is None else timeout)
             )
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            failure = self._no_response(error, handled)
         except BaseException as error:  # also out of a signal handler, or a timeout of gevent's
-            if _scrub(error, self._token, handled) or not isinstance(error, Exception):
+            is_clean = _scrub(error, self._token, handled)
+            if not isinstance(error, _NO_RESPONSE if is_clean else (Exception,)):
                 raise
-            failure = self._no_response(error, handled)
+            failure = DeliveryError(redacted(_reason(error), self._token))
+            if is_clean:
+                failure.__cause__ = error
         if failure is not None:
             try:
                 raise failure
@@ -178,27 +168,11 @@ class Connection:
                 "and give no token; the process that unpickles this then reads it again"
             )
         token = self._token if self._token_given else None
-        return _restored, (token, self.endpoint, self._timeout, self._pool_size)
+        restored = functools.partial(Connection, timeout=self._timeout, pool_size=self._pool_size)
+        return restored, (token, self.endpoint)
 
     def _new_route(self) -> Route:
-        session = requests.Session()
-        session.headers.update(self.headers)
-        session.auth = _Bearer(self.headers["Authorization"])
-        # Else `requests` would read ~/.netrc, and the system's proxies, which on macOS crashes a
-        # forked child. Only the variables are read, once.
-        session.trust_env = False
-        session.proxies.update(_proxies(self.endpoint))
-        session.verify = ca_bundle_from_environment() or True
-        adapter = Adapter(pool_connections=1, pool_maxsize=self._pool_size, max_retries=0)
-        session.mount("http://", adapter)
-        session.mount("https://", adapter)
-        return Route(session, self.endpoint)
-
-    def _no_response(self, error: Exception, handled: BaseException | None) -> DeliveryError:
-        failure = DeliveryError(redacted(_reason(error), self._token))
-        if _scrub(error, self._token, handled):
-            failure.__cause__ = error
-        return failure
+        return Route(new_session(self.endpoint, self.headers, self._pool_size), self.endpoint)
 
     def _rejection(self, response: Response) -> DeliveryError | None:
         """The error that *response* stands for; None: the service accepted the event."""
@@ -220,18 +194,6 @@ class Connection:
             body=body[:500],
             retry_after=_retry_after(response.headers.get("Retry-After")),
         )
-
-
-def _restored(token: str | None, endpoint: str, timeout: float, pool_size: int) -> Connection:
-    return Connection(token, endpoint, timeout=timeout, pool_size=pool_size)
-
-
-def _proxies(endpoint: str) -> dict[str, str]:
-    host = urllib.parse.urlsplit(endpoint).netloc
-    bypass = urllib.request.proxy_bypass_environment  # type: ignore[attr-defined]  # not in typeshed
-    if bypass(host):
-        return {}
-    return dict(urllib.request.getproxies_environment())
 
 
 #: Attributes in which exceptions of `requests`, of mocks and of recorders hold a request.

@@ -41,33 +41,24 @@ else:
 MIN_TIMEOUT: Final = 0.001
 
 
-class _Connections(WeakList["ForkAwareConnection"]):
-    """The connections of one process, including those in use."""
-
-    def close_inherited(self) -> None:
-        for connection in self.living():
-            connection.close_inherited()
+def _close_inherited(connections: WeakList[ForkAwareConnection]) -> None:
+    for connection in connections.living():
+        connection.close_inherited()
 
 
-_connections: Final[PerProcess[_Connections]] = PerProcess(
-    _Connections, forget=_Connections.close_inherited
+#: The connections of each process, including those in use.
+_connections: Final[PerProcess[WeakList[ForkAwareConnection]]] = PerProcess(
+    WeakList, forget=_close_inherited
 )
 
 
-class NoResponse(http.client.RemoteDisconnected):
-    """The connection ended before the first byte of a response."""
+def remaining(deadline: float) -> float:
+    """Seconds until *deadline*, a time of `CLOCK.monotonic`; at least `MIN_TIMEOUT`."""
+    return max(MIN_TIMEOUT, deadline - CLOCK.monotonic())
 
 
 class StaleConnection(ConnectionError):
-    """The same on a kept-alive connection: the other end closed it while it was idle."""
-
-
-def is_stale(error: BaseException) -> bool:
-    """Whether *error* was caused by a kept-alive connection that was closed while idle."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, StaleConnection):
-        cause = cause.__context__
-    return cause is not None
+    """A kept-alive connection ended without a byte of a response: it was closed while idle."""
 
 
 class DeadlineReader(io.RawIOBase):
@@ -111,12 +102,6 @@ class _Response(http.client.HTTPResponse):
             self.fp = io.BufferedReader(DeadlineReader(sock, self.fp.detach(), deadline))
 
     def begin(self) -> None:
-        try:
-            first = self.fp.peek(1)
-        except ConnectionError as error:
-            raise NoResponse(str(error)) from error
-        if not first:
-            raise NoResponse("Remote end closed connection without response")
         super().begin()
         while 100 <= self.status < 200 and self.status != http.client.SWITCHING_PROTOCOLS:
             # `http.client` skips 100 only, and would return any other 1xx as the response.
@@ -150,34 +135,35 @@ class ForkAwareConnection(_HTTPConnection):
             # connecting here. Its event belongs to the parent, which sends it.
             new.close()
             raise ConnectionAbortedError("this process was forked in the middle of a delivery")
-        status = os.fstat(new.fileno())
-        self._descriptor = (new.fileno(), status.st_dev, status.st_ino)
+        self._descriptor = _identity(new.fileno())
         _connections.get().add(self)
         return new
 
-    def exchange(self, request: bytes, timeout: float) -> http.client.HTTPResponse:
+    def exchange(self, request: bytes, deadline: float) -> http.client.HTTPResponse:
         """Send *request*, head and body, on this idle connection, and read the response's head.
 
-        *timeout*: seconds for both, and for reading the body later. Raises what sockets raise, and
+        *deadline*: for both, and for reading the body later. Raises what sockets raise, and
         `http.client.HTTPException`; after that, the connection can't be used any more.
         """
         sock = self.sock
         if sock is None:
             raise StaleConnection("closed in a forked child")
-        deadline = CLOCK.monotonic() + timeout
-        sock.settimeout(timeout)
+        sock.settimeout(remaining(deadline))
         try:
             sock.sendall(request)
         except TimeoutError:
             raise
         except OSError as error:
             raise StaleConnection(str(error)) from error
-        sock.settimeout(max(MIN_TIMEOUT, deadline - CLOCK.monotonic()))
+        sock.settimeout(remaining(deadline))
         response = self.response_class(sock, method="POST")
         try:
-            response.begin()
-        except NoResponse as error:
+            has_begun = response.fp.peek(1)
+        except ConnectionError as error:
             raise StaleConnection(str(error)) from error
+        if not has_begun:
+            raise StaleConnection("closed by the other end without a response")
+        response.begin()
         return response
 
     def is_ours(self) -> bool:
@@ -186,14 +172,7 @@ class ForkAwareConnection(_HTTPConnection):
         Code that closes all descriptors, as daemons do, closes it as well, and what the application
         opens next gets its number.
         """
-        if self._descriptor is None:
-            return True
-        number, *identity = self._descriptor
-        try:
-            status = os.fstat(number)
-        except OSError:
-            return False
-        return identity == [status.st_dev, status.st_ino]
+        return self._descriptor is None or self._descriptor == _identity(self._descriptor[0])
 
     def close(self) -> None:
         if not self.is_ours():  # forget it: to close it would close what has its number now
@@ -216,6 +195,15 @@ class ForkAwareConnection(_HTTPConnection):
                     os.close(number)
 
 
+def _identity(number: int) -> tuple[int, int, int] | None:
+    """A descriptor, with the device and inode that it stands for; None: it is closed."""
+    try:
+        status = os.fstat(number)
+    except OSError:
+        return None
+    return number, status.st_dev, status.st_ino
+
+
 def _detach(sock: Any) -> int:
     """The descriptor, detached from *sock*; -1: it has none.
 
@@ -234,10 +222,9 @@ def _replace_by_null(descriptor: tuple[int, int, int]) -> None:
     That code runs in a thread that the child doesn't have, or in a greenlet that still runs, and
     that will read, write and close by the number. So the number stays in use, for the null device.
     """
-    number, *identity = descriptor
-    with contextlib.suppress(OSError):  # closed already, which is fine
-        status = os.fstat(number)
-        if identity == [status.st_dev, status.st_ino]:  # else it is another file's number by now
+    number = descriptor[0]
+    if _identity(number) == descriptor:  # else it is closed, or another file's number by now
+        with contextlib.suppress(OSError):
             null = os.open(os.devnull, os.O_RDWR)
             os.dup2(null, number, inheritable=False)
             os.close(null)

@@ -7,11 +7,12 @@ file, in order.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Final
 
 from valued._errors import ValuedError
-from valued._process.fork import PerProcess, current_pid
+from valued._process.fork import current_pid
 
 #: The file; None: nothing is recorded, events are sent. A fork copies it.
 target: str | None = None
@@ -24,8 +25,6 @@ _ENDED: Final = "0"
 
 # O_BINARY exists on Windows only. Never O_CREAT: a missing file belongs to a test that is over.
 _FLAGS: Final = os.O_WRONLY | os.O_APPEND | getattr(os, "O_BINARY", 0)
-
-_pid: Final[PerProcess[int]] = PerProcess(current_pid)
 
 
 class RealEndpointError(ValuedError, RuntimeError):
@@ -70,27 +69,24 @@ def record(body: bytes) -> None:
     file = target
     if file is None:  # another thread has ended the recording since the caller looked
         return
-    descriptor = _open(file)
-    if descriptor is None:
+    line = b'{"pid":%d,"event":%b}\n' % (current_pid(), body)
+    if not _append(file, line):
         # This process outlived its test and is used in another one, as those of a pool are.
         newest = _newest(os.path.dirname(file))
-        descriptor = None if newest is None else _open(newest)
-    if descriptor is None:
-        return
-    line = b'{"pid":%d,"event":%b}\n' % (_pid.get(), body)
-    try:
-        os.write(descriptor, line)
-    except OSError:  # the disk is full, for example: no reason to break the application
-        pass
-    finally:
-        os.close(descriptor)
+        if newest is not None:
+            _append(newest, line)
 
 
-def _open(file: str) -> int | None:
+def _append(file: str, line: bytes) -> bool:
+    """Write *line* to the end of *file*, if it can be written; whether the file is there."""
     try:
-        return os.open(file, _FLAGS)
+        descriptor = os.open(file, _FLAGS)
     except OSError:
-        return None
+        return False
+    with contextlib.suppress(OSError):  # a full disk is no reason to break the application
+        os.write(descriptor, line)
+    os.close(descriptor)
+    return True
 
 
 def refuse(endpoint: str) -> None:

@@ -1,4 +1,4 @@
-"""The shortest way to the endpoint: what a session makes of its settings, worked out once.
+"""The shortest way to the endpoint: what the environment and a session's settings come to.
 
 A `requests.Session` looks all of them up again for each request (environment, proxies, cookies,
 hooks, headers), which costs more than the request. Here this is done once, and then the session's
@@ -13,18 +13,20 @@ most likely not processed; if it was, the service recognizes the repeat by the `
 from __future__ import annotations
 
 import http.client
-import sys
 import urllib.parse
+import urllib.request
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import requests
 import urllib3
+from requests.auth import AuthBase
 from requests.structures import CaseInsensitiveDict
 from urllib3.util.proxy import connection_requires_http_tunnel
 
 from valued._http.mocks import NETWORK, one_at_a_time, what_is_replaced
-from valued._http.pool import MIN_TIMEOUT, Adapter, checkin, checkout_idle, is_stale
+from valued._http.pool import Adapter, StaleConnection, checkin, checkout_idle, remaining
+from valued._options import ca_bundle_from_environment
 from valued._process.clock import CLOCK
 from valued._redaction import RedactedBytes, hide
 
@@ -39,6 +41,40 @@ _ONCE: Final[Any] = {
     "assert_same_host": False,
     "preload_content": False,
 }
+
+
+class _Bearer(AuthBase):
+    """Sets our ``Authorization``; as `auth` it takes precedence over ``~/.netrc``."""
+
+    def __init__(self, authorization: str) -> None:
+        self._authorization = authorization
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        # A plain string: recorders save it, and their files are not to name a class of ours.
+        request.headers["Authorization"] = str(self._authorization)
+        return request
+
+
+def new_session(endpoint: str, headers: Mapping[str, str], pool_size: int) -> requests.Session:
+    """A session for one process, with the proxies and certificates of the environment."""
+    session = requests.Session()
+    session.headers.update(headers)
+    session.auth = _Bearer(headers["Authorization"])
+    # Else `requests` would read ~/.netrc, and the system's proxies, which on macOS crashes a
+    # forked child. Only the variables are read, once.
+    session.trust_env = False
+    session.proxies.update(_proxies(endpoint))
+    session.verify = ca_bundle_from_environment() or True
+    adapter = Adapter(pool_connections=1, pool_maxsize=pool_size, max_retries=0)
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    return session
+
+
+def _proxies(endpoint: str) -> dict[str, str]:
+    host = urllib.parse.urlsplit(endpoint).netloc
+    bypass = urllib.request.proxy_bypass_environment  # type: ignore[attr-defined]  # not in typeshed
+    return {} if bypass(host) else dict(urllib.request.getproxies_environment())
 
 
 class Response(NamedTuple):
@@ -81,42 +117,36 @@ class Route:
     def send(self, body: bytes, headers: dict[str, str], timeout: float) -> Response:
         """Post *body*, within *timeout* s. Raises what `requests`, urllib3 and sockets raise."""
         deadline = CLOCK.monotonic() + timeout
-        # An exception that the caller handles is in the chain of each that is raised here.
-        handled = sys.exc_info()[1]
-        was_stale = handled is not None and is_stale(handled)
         while True:
-            left = max(MIN_TIMEOUT, deadline - CLOCK.monotonic())
             try:
-                return self._send_once(body, headers, left)
-            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-                prepared = self._prepared
-                self.reset()  # with urllib3 1.26, a session that was closed has new pools
-                if was_stale or not is_stale(error):
-                    raise
+                return self._send_once(body, headers, deadline)
+            except StaleConnection:  # noqa: PERF203 - one more round is rare
                 # The others have been idle for as long. So this loop ends: all idle connections are
                 # closed, and a new one can't be stale. None: another thread is closing them.
+                prepared = self._prepared
                 while prepared is not None and (idle := checkout_idle(prepared.pool)) is not None:
                     idle.close()
+            except (requests.RequestException, urllib3.exceptions.HTTPError, OSError):
+                self.reset()  # with urllib3 1.26, a session that was closed has new pools
+                raise
 
-    def _send_once(self, body: bytes, headers: dict[str, str], timeout: float) -> Response:
-        replaced = what_is_replaced(timeout)
+    def _send_once(self, body: bytes, headers: dict[str, str], deadline: float) -> Response:
+        replaced = what_is_replaced(remaining(deadline))
         if replaced == NETWORK:
-            began = CLOCK.monotonic()
-            with one_at_a_time(timeout):
-                left = max(MIN_TIMEOUT, timeout - (CLOCK.monotonic() - began))
-                return self._send_by_session(body, headers, left)
+            with one_at_a_time(remaining(deadline)):
+                return self._send_by_session(body, headers, remaining(deadline))
         prepared = None if replaced or "send" in vars(self.session) else self._prepare()
         if prepared is None:
-            return self._send_by_session(body, headers, timeout)
+            return self._send_by_session(body, headers, remaining(deadline))
         idle = checkout_idle(prepared.pool)
         if idle is not None:
-            return _send_on_idle(idle, prepared, body, headers, timeout)
+            return _send_on_idle(idle, prepared, body, headers, deadline)
         raw = prepared.pool.urlopen(
             "POST",
             prepared.target,
             body=body,
             headers={**prepared.headers, **headers},
-            timeout=urllib3.Timeout(total=timeout),
+            timeout=urllib3.Timeout(total=remaining(deadline)),
             **_ONCE,
         )
         try:
@@ -184,7 +214,7 @@ def _head(target: str, headers: Mapping[str, str | bytes]) -> RedactedBytes:
 
 
 def _send_on_idle(
-    idle: Any, prepared: _Prepared, body: bytes, headers: dict[str, str], timeout: float
+    idle: Any, prepared: _Prepared, body: bytes, headers: dict[str, str], deadline: float
 ) -> Response:
     """Post on an open connection: one packet out, one response in, and nothing is looked up.
 
@@ -197,7 +227,7 @@ def _send_on_idle(
             b"%b%b\r\nContent-Length: %d\r\n\r\n%b"
             % (prepared.head, differing.encode("latin-1"), len(body), body)
         )
-        raw = idle.exchange(request, timeout)
+        raw = idle.exchange(request, deadline)
         # The body of a success is not shown, so it needs no decoding.
         content, is_whole = _read(raw if 200 <= raw.status <= 299 else _decoding(raw))
         reusable = is_whole and raw.isclosed() and not raw.will_close

@@ -27,8 +27,8 @@ import weakref
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from valued._process import interpreter
 from valued._process.clock import CLOCK
+from valued._process.facts import is_main_interpreter
 from valued._process.fork import PerProcess, WeakList
 
 #: If the exit follows an incomplete `flush_at_end` within so many seconds, both share one time
@@ -214,7 +214,7 @@ def _exit() -> None:
     here = _here.peek()
     if here is None:
         return
-    if not interpreter.is_main():
+    if not is_main_interpreter():
         _join_threads()
     while here.last:
         here.last.pop()()

@@ -28,7 +28,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from valued._process import interpreter, shutdown
+from valued._process import shutdown
+from valued._process.facts import is_main_interpreter
 from valued._process.fork import PerProcess, send_signal
 from valued._process.reporting import log
 
@@ -63,7 +64,7 @@ def flush_on_signals(*signals: int) -> None:
     one thread, which waits for the signal; so in a process that forks, call it in the children, as
     an initializer does.
     """
-    if not interpreter.is_main() or threading.current_thread() is not threading.main_thread():
+    if not is_main_interpreter() or threading.current_thread() is not threading.main_thread():
         raise ValueError("flush_on_signals works in the main thread of the main interpreter only")
     numbers = signals or (signal.SIGTERM,)
     _install({number: signal.getsignal(number) for number in numbers})

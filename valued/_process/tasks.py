@@ -1,4 +1,4 @@
-"""Celery's signals: a scope of its own for each task, and the exit of a pool's child.
+"""Celery's tasks, by its signals: a scope of its own for each, and the exit of a pool's child.
 
 Nothing here imports Celery. If the application has imported it, a client connects to three signals:
 

@@ -13,7 +13,7 @@ import pytest
 
 import valued
 from tests.support.processes import Child, until
-from valued._process import diagnosis
+from valued._process import facts
 
 
 @contextlib.contextmanager
@@ -29,43 +29,33 @@ def no_free_descriptor() -> Iterator[None]:
 @pytest.fixture
 def asks_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in a process that hasn't asked the system yet."""
-    monkeypatch.setattr(diagnosis, "_started", diagnosis.PerProcess(list))
+    monkeypatch.setattr(facts, "_started", facts.PerProcess(list))
 
 
-def test_identity_is_what_the_system_says(asks_again: None) -> None:
-    assert diagnosis.identity() == (os.getpid(), psutil.Process().create_time())
-
-
-def test_the_system_is_asked_once(asks_again: None) -> None:
-    known = diagnosis.identity()
+def test_the_system_is_asked_once_for_who_this_is(asks_again: None) -> None:
     with no_free_descriptor():
-        assert diagnosis.identity() == known
+        assert facts.identity() == (os.getpid(), None)  # and asked again, since it couldn't say
+    known = facts.identity()
+    assert known == (os.getpid(), psutil.Process().create_time())
+    with no_free_descriptor():
+        assert facts.identity() == known
 
 
 def test_making_a_client_asks_so_that_stats_need_no_descriptor_later(asks_again: None) -> None:
     valued.Client(print)
     with no_free_descriptor():
-        found = diagnosis.started()
+        found = facts.started()
     assert found == psutil.Process().create_time()
 
 
 def test_a_child_has_a_start_of_its_own(fork: Callable[..., Child]) -> None:
-    parents = diagnosis.started()
+    parents = facts.started()
 
     def child() -> None:
-        assert diagnosis.identity() == (os.getpid(), psutil.Process().create_time())
-        assert diagnosis.started() != parents
+        assert facts.identity() == (os.getpid(), psutil.Process().create_time())
+        assert facts.started() != parents
 
     assert fork(child).wait() == 0
-
-
-def test_without_a_free_descriptor_the_start_is_left_out_and_asked_for_again(
-    asks_again: None,
-) -> None:
-    with no_free_descriptor():
-        found = diagnosis.identity()
-    assert found == (os.getpid(), None)
-    assert diagnosis.started() == psutil.Process().create_time()
 
 
 def test_without_proc_the_start_is_left_out(
@@ -74,7 +64,7 @@ def test_without_proc_the_start_is_left_out(
     if not psutil.LINUX:
         pytest.skip("only Linux has /proc")
     monkeypatch.setattr(psutil, "PROCFS_PATH", "/nonexistent")
-    assert diagnosis.identity() == (os.getpid(), None)
+    assert facts.identity() == (os.getpid(), None)
 
 
 @pytest.mark.skipif(not psutil.LINUX, reason="only Linux counts them where Python looks")
@@ -83,23 +73,18 @@ def test_the_kernel_counts_a_thread_while_it_lives() -> None:
     thread = threading.Thread(target=end.wait, args=(10,))
     thread.start()
     assert thread.native_id is not None
-    assert diagnosis.has_os_threads({0, thread.native_id})
+    with no_free_descriptor():
+        assert facts.has_os_threads({0, thread.native_id})
     end.set()
     thread.join(10)
-    until(lambda: not diagnosis.has_os_threads({thread.native_id or 0}))
-    assert not diagnosis.has_os_threads(set())
-
-
-def test_threads_are_looked_for_without_a_descriptor() -> None:
-    with no_free_descriptor():
-        found = diagnosis.has_os_threads({threading.get_native_id()})
-    assert found is bool(psutil.LINUX)
+    until(lambda: not facts.has_os_threads({thread.native_id or 0}))
+    assert not facts.has_os_threads(set())
 
 
 def test_a_client_reports_parks_and_closes_without_a_free_descriptor(asks_again: None) -> None:
     sent: list[object] = []
     client = valued.Client(sent.append)
-    diagnosis._started.get().clear()  # as in a child, which hasn't asked the system yet
+    facts._started.get().clear()  # as in a child, which hasn't asked the system yet
     with no_free_descriptor():
         client.action("a", {"user.id": 1})
         parked, stats, closed = client.park(10), client.stats(), client.close(10)
