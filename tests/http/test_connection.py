@@ -11,6 +11,7 @@ import logging
 import os
 import pickle
 import platform
+import re
 import reprlib
 import signal
 import socket
@@ -1130,20 +1131,41 @@ def test_an_endpoint_that_gets_the_token_unencrypted_is_warned_of_once(
 
 
 @pytest.mark.parametrize(
-    "given",
+    ("given", "meant"),
     [
-        "localhost:4567/events",
-        "ingest.valued.app",
-        "user:s3cret",
-        TOKEN,
-        "eyJhbGciOi.eyJzdWIiOi.Sfl",
+        ("localhost:4567/events", "http://localhost:4567/events"),
+        ("localhost", "http://localhost/events"),
+        ("127.0.0.1:4567", "http://127.0.0.1:4567/events"),
+        ("[::1]:4567/events", "http://[::1]:4567/events"),
+        ("ingest.valued.app", "https://ingest.valued.app/events"),
+        ("ingest.valued.app/events", "https://ingest.valued.app/events"),
+        ("//ingest.valued.app/", "https://ingest.valued.app/"),
+        ("ingest:4567/events", "https://ingest:4567/events"),
     ],
 )
-def test_the_error_for_an_endpoint_without_a_scheme_says_so_and_shows_nothing_of_it(
-    given: str,
+def test_the_error_for_an_endpoint_without_a_scheme_suggests_one_that_works(
+    given: str, meant: str
 ) -> None:
-    with pytest.raises(valued.ValidationError, match="has no 'https://' or 'http://'") as caught:
+    with pytest.raises(valued.ValidationError) as caught:
+        Connection(TOKEN, given)
+    hint = re.search("did you mean '(.*)'", str(caught.value))
+    assert hint is not None
+    assert hint[1] == meant
+    assert Connection(TOKEN, hint[1]).endpoint == meant
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        TOKEN, "0123456789abcdef", "eyJhbGciOi.eyJzdWIiOi.SflKxwRJSM", "sk_live_4242",
+        "a b.example", "user:s3cret@ingest.valued.app", "ingest.valued.app?token=s3cret",
+        "ftp://ingest.valued.app", "localhost:99999", "user:s3cret",
+    ],
+)  # fmt: skip
+def test_what_may_be_a_secret_is_not_in_a_suggestion(given: str) -> None:
+    with pytest.raises(valued.ValidationError) as caught:
         Connection("t", given)
+    assert "did you mean" not in str(caught.value)
     assert given not in str(caught.value)
 
 

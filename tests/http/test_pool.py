@@ -473,7 +473,9 @@ def test_the_queue_has_no_lock_and_never_waits() -> None:
     stack = LockFreeQueue(1)
     with pytest.raises(queue.Empty):
         stack.get(block=True, timeout=None)
-    stack.put(None, block=True, timeout=None)
+    stack.put("only")
+    stack.put(None, block=True, timeout=None)  # there is room again
+    assert stack.qsize() == 1
     assert {type(value) for value in vars(stack).values()} == {int, list}
 
 

@@ -244,6 +244,18 @@ def test_refusals_that_were_counted_and_not_logged_are_logged_at_the_end() -> No
     assert others.startswith("valued: 2 times not sent: attributes.a")
 
 
+@pytest.mark.parametrize(("shuts_down", "is_alive"), [(True, True), (False, False)])
+def test_the_main_thread_is_over_by_either_sign(
+    shuts_down: bool, is_alive: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # With gevent and Python 3.13 the second one never comes: tests/prefork/test_gevent.py.
+    main = types.SimpleNamespace(is_alive=lambda: is_alive)
+    assert not shutdown.main_thread_is_over()
+    monkeypatch.setattr(threading, "_SHUTTING_DOWN", shuts_down, raising=False)
+    monkeypatch.setattr(threading, "main_thread", lambda: main)
+    assert shutdown.main_thread_is_over()
+
+
 def test_celery_is_told_once_where_it_is_there_and_calls_all(
     fresh: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ likely mistake.
 from __future__ import annotations
 
 import ipaddress
+import re
 import urllib.parse
 from typing import Any, Final
 
@@ -76,24 +77,55 @@ def checked_endpoint(endpoint: Any) -> str:
     expected = "expected an http(s) URL, such as 'http://127.0.0.1:4567/events'"
     if not isinstance(given, RedactedStr):
         raise ValidationError(f"{where}: {expected}, got {given.__name__}")
-    if "://" not in given:
-        raise ValidationError(f"{where}: {expected}; what was given has no 'https://' or 'http://'")
-    if not _is_url(given):
-        raise ValidationError(f"{where}: {expected}; what was given isn't one")
-    if "@" in urllib.parse.urlsplit(given).netloc:
-        raise ValidationError(
-            f"{where}: it contains a user name; leave that out, the token is enough"
-        )
+    problem = _endpoint_problem(given)
+    if problem is _NO_URL:
+        raise ValidationError(f"{where}: {expected}; {problem}{_suggestion(given)}")
+    if problem is not None:
+        raise ValidationError(f"{where}: {problem}")
     return str(given)
 
 
-def _is_url(given: RedactedStr) -> bool:
+_NO_URL: Final = "what was given isn't one"
+
+
+def _endpoint_problem(given: RedactedStr) -> str | None:
     try:
         parts = urllib.parse.urlsplit(given)
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
-        return False
-    return bool(usable) and not any(character.isspace() for character in given)
+        return _NO_URL
+    if not usable or any(character.isspace() for character in given):
+        return _NO_URL
+    if parts.username is not None or parts.password is not None:
+        return "it contains a user name; leave that out, the token is enough"
+    return None
+
+
+#: What may be shown, since it can only be an address: a host with a top-level domain or a port, in
+#: lower case, as hardly any token is; then maybe a path.
+_ADDRESS: Final = re.compile(
+    r"""
+    /* (?P<host>
+        (?: localhost | (?: [0-9]{1,3} \. ){3} [0-9]{1,3} | \[ [0-9a-f:.]+ \]
+          | (?: [a-z0-9-]{1,63} \. )+ [a-z]{2,18} ) (?: : [0-9]{1,5} )?
+      | [a-z][a-z0-9-]{0,31} : [0-9]{2,5} )
+    (?P<path> / [a-z0-9/._-]{0,60} )?
+    """,
+    re.VERBOSE,
+)
+
+
+def _suggestion(given: RedactedStr) -> str:
+    """*given* with a scheme, as a question; empty if that isn't a URL, or may be a secret."""
+    address = _ADDRESS.fullmatch(given)
+    if address is None:
+        return ""
+    host = address["host"]
+    local = is_loopback(host.strip("[]")) or is_loopback(host.rpartition(":")[0].strip("[]"))
+    meant = f"{'http' if local else 'https'}://{host}{address['path'] or '/events'}"
+    if _endpoint_problem(RedactedStr(meant)) is not None:
+        return ""
+    return f"; did you mean '{meant}'?"
 
 
 #: Hosts that this process, or one that it was forked from, has warned of.

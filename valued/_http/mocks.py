@@ -52,7 +52,7 @@ def what_is_replaced(timeout: float = 0.0) -> int:
     """`NOTHING`, `METHOD` or `NETWORK`.
 
     *timeout*: seconds that it may wait for another request in progress, where connections were
-    replaced a moment ago. Called for each request: it takes 0.6 us.
+    replaced a moment ago. Called for each request: it takes 1 us.
     """
     global _last
     seen, meaning = _last
