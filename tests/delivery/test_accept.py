@@ -29,8 +29,10 @@ from tests.delivery.support import (
     transient,
 )
 from tests.support.processes import until
-from valued._delivery.pipeline import LONG_INBOX, Pipeline
+from valued._delivery.admission import LONG_INBOX
+from valued._delivery.pipeline import Pipeline
 from valued._delivery.queue import MAX_BYTES, Queue
+from valued._delivery.retry import DOWN_AFTER
 
 #: Two of them are all that memory has room for.
 HALF = [bytes([number]) * (MAX_BYTES // 2) for number in range(3)]
@@ -193,6 +195,34 @@ def test_caller_runs_sends_the_event_in_its_call(by: str) -> None:
     assert post.figures() == {"accepted": 3, "delivered": 3}
 
 
+def test_caller_runs_makes_no_attempt_while_the_service_is_down_until_a_probe_is_due() -> None:
+    def send(body: bytes, _key: str, _seconds: float) -> None:
+        tries.append(body)
+        if is_down:
+            raise ConnectionError("down")
+
+    tries: list[bytes] = []
+    is_down = True
+    post = Post(send, overflow="caller_runs", max_queue=DOWN_AFTER)
+    post.accept(*[b"waits"] * DOWN_AFTER)
+    post.jobs.run()
+    assert len(tries) == DOWN_AFTER
+    post.accept(*[b"no room"] * 20)
+    assert len(tries) == DOWN_AFTER
+    expected = {"accepted": DOWN_AFTER + 20, "pending": DOWN_AFTER, "dropped": 20, "overflow": 20}
+    assert post.figures() == expected
+    post.simulation.now += 120.0
+    post.accept(b"probe", b"dropped")  # the second one comes while the pause after the first lasts
+    assert tries[DOWN_AFTER:] == [b"probe"]
+    is_down = False
+    post.simulation.now += 120.0
+    post.accept(b"probe", b"in its call")
+    assert tries[DOWN_AFTER + 1 :] == [b"probe", b"in its call"]
+    post.go_on(120.0)
+    figures = post.figures()
+    assert (figures["delivered"], figures["overflow"]) == (DOWN_AFTER + 3, 21)
+
+
 def test_the_call_that_sends_is_the_one_that_found_the_queue_full(
     make: Make, service: Service
 ) -> None:
@@ -352,7 +382,7 @@ class Interrupted(Post):
         self.inside = True
         self.calls = 0
         self.function = function
-        super().__init__(clock=self._look)
+        super().__init__(queue=lambda simulation: SimulatedQueue(simulation, self._look))
         self.inside = False
 
     def _look(self) -> float:

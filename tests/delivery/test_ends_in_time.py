@@ -143,10 +143,16 @@ def test_threads_of_clients_that_are_gone_end_when_their_events_are_delivered() 
     until(lambda: threading.active_count() <= before, 2.0)  # and not after `idle_time`
 
 
-def test_the_thread_of_a_client_that_idles_ends_with_its_last_reference() -> None:
+@pytest.mark.parametrize("outbox", [False, True])
+def test_the_threads_of_a_client_that_idles_end_with_its_last_reference(
+    outbox: bool, tmp_path: Path
+) -> None:
+    if outbox and sys.platform == "win32":
+        pytest.skip("no outbox here")
     delivered: list[Any] = []
     before = threading.active_count()
-    client = valued.Client(delivered.append)
+    place = tmp_path / "outbox"
+    client = valued.Client(delivered.append, outbox=place if outbox else None)
     client.action("a", {"user.id": 1})
     assert client.flush(10)
     assert threading.active_count() > before

@@ -26,10 +26,10 @@ from valued._delivery.executors import (
     DEFAULT_WORKERS,
     ExecutorPlan,
     ExecutorSpec,
-    ThreadCache,
     default_pool,
     plan_for,
 )
+from valued._delivery.threads import ThreadCache
 from valued._options import Options
 
 LONG = 3600.0  # seconds; nothing here idles so long

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -14,6 +15,10 @@ from tests.delivery.conftest import Make
 from tests.delivery.simulation import Simulation, simulated
 from tests.delivery.support import BOUND, Jobs, Post, Service, figures, record, transient
 from tests.support.processes import until
+from valued._delivery.journal import NullJournal
+from valued._delivery.pipeline import Pipeline
+from valued._delivery.threads import ThreadCache
+from valued._options import Options
 
 
 def test_close_ends_the_threads_and_the_next_event_starts_new_ones(
@@ -97,6 +102,57 @@ def test_park_ends_the_threads_and_leaves_a_client_that_is_not_done_as_it_was(
     record(client, "c")
     assert client.park(BOUND)
     assert service.got == ["a", "b", "c"]
+
+
+class Watching(NullJournal):
+    """Stores nothing, and waits for deaths."""
+
+    stores = True
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self._end = threading.Event()
+
+    def watch(self) -> bool:
+        self.begun += 1
+        self._end.clear()
+        return True
+
+    def wait_for_deaths(self, timeout: float) -> bool:
+        self._end.wait(timeout)
+        return False
+
+    def unwatch(self) -> None:
+        self._end.set()
+
+
+@pytest.mark.parametrize("instant", ["before", "after"])
+def test_park_waits_for_no_watch_that_another_thread_begins_meanwhile(instant: str) -> None:
+    class Threads(ThreadCache):
+        def dismiss(self) -> None:
+            if instant == "after":
+                super().dismiss()
+            if sent:  # another thread records, and a worker begins in this instant
+                pipeline.accept(b"late")
+                until(lambda: b"late" in sent)
+            if instant == "before":
+                super().dismiss()
+
+    sent: list[bytes] = []
+    pipeline = Pipeline(
+        cast("Any", lambda body, *_: sent.append(body)),
+        Options(idle_time=3600.0),
+        None,
+        Watching(),
+        threads=Threads(3600.0),
+    )
+    pipeline.accept(b"early")
+    assert pipeline.flush(time.monotonic() + BOUND)
+    began = time.monotonic()
+    pipeline.park(began + BOUND)
+    assert time.monotonic() - began < BOUND / 2
+    sent.clear()
+    assert pipeline.close(time.monotonic() + BOUND)
 
 
 def test_park_from_a_thread_of_the_pool_says_that_it_is_not_done() -> None:

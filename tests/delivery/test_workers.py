@@ -503,30 +503,6 @@ def test_in_an_outage_one_event_at_a_time_goes_and_then_all(make: Make, service:
     assert not is_breaker_open(client)
 
 
-def test_what_callers_send_while_the_breaker_is_open_is_no_probe() -> None:
-    def send(_body: bytes, _key: str, _seconds: float) -> None:
-        tries.append(simulation.now)
-        raise ConnectionError("down")
-
-    tries: list[float] = []
-    down = _retry.DOWN_AFTER
-    with Simulation() as simulation:
-        pipeline, _ = simulated(
-            simulation,
-            send,
-            executor=valued.ImmediateExecutor(),
-            max_queue=down,
-            overflow="caller_runs",
-            retries=2,
-        )
-        for _ in range(down + 20):  # the last 20 fail in their callers: the queue is full
-            simulation.start(pipeline.accept, b"{}")
-        simulation.run()
-        assert len(tries) == down + 20
-        # Three failed probes would have used up the attempts of all that wait.
-        assert figures(pipeline) == {"accepted": down + 20, "pending": down + 20}
-
-
 def test_an_exit_out_of_a_transport_costs_no_event_and_no_worker(
     make: Make, service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
