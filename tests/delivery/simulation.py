@@ -280,9 +280,7 @@ class Inbox(collections.deque[T], Generic[T]):
 class SimulatedQueue(Queue):
     """The real queue, with lock, condition and inbox of a simulation."""
 
-    def __init__(
-        self, simulation: Simulation, clock: Callable[[], float] | None = None
-    ) -> None:
+    def __init__(self, simulation: Simulation, clock: Callable[[], float] | None = None) -> None:
         super().__init__(clock or simulation.clock)
         self.lock: Any = Lock(simulation)  # type: ignore[misc]
         self.changed: Any = Condition(simulation, self.lock)  # type: ignore[misc]
@@ -311,7 +309,7 @@ class SimulatedThreads:
     def dismiss(self) -> None:
         """No thread idles here."""
 
-    def retire(self, deadline: float) -> bool:
+    def join(self, deadline: float) -> bool:
         here = self._simulation.current()
         others = [each for each in self.alive() if each is not here]
         if here is None:

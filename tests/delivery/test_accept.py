@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import gc
 import itertools
-import signal
 import sys
 import threading
 from collections import Counter
@@ -18,20 +16,10 @@ import pytest
 import valued
 from tests.delivery.conftest import Make
 from tests.delivery.simulation import SimulatedQueue, Simulation, simulated
-from tests.delivery.support import (
-    BOUND,
-    InThread,
-    Post,
-    Service,
-    figures,
-    is_waiting,
-    record,
-    transient,
-)
+from tests.delivery.support import BOUND, InThread, Post, Service, figures, record, transient
 from tests.support.processes import until
 from valued._delivery.admission import LONG_INBOX
-from valued._delivery.pipeline import Pipeline
-from valued._delivery.queue import MAX_BYTES, Queue
+from valued._delivery.queue import MAX_BYTES
 from valued._delivery.retry import DOWN_AFTER
 
 #: Two of them are all that memory has room for.
@@ -223,23 +211,6 @@ def test_caller_runs_makes_no_attempt_while_the_service_is_down_until_a_probe_is
     assert (figures["delivered"], figures["overflow"]) == (DOWN_AFTER + 3, 21)
 
 
-def test_the_call_that_sends_is_the_one_that_found_the_queue_full(
-    make: Make, service: Service
-) -> None:
-    client = make(max_queue=1, max_workers=1, overflow="caller_runs")
-    service.hold.clear()
-    record(client, "a")
-    service.wait_until_inside()
-    caller = threading.Thread(target=record, args=(client, "b"))
-    caller.start()
-    service.wait_until_inside()
-    assert caller.ident in service.threads
-    service.hold.set()
-    caller.join(BOUND)
-    assert client.flush(BOUND)
-    assert sorted(service.got) == ["a", "b"]
-
-
 @by_count_or_bytes
 def test_block_waits_for_room_and_no_blocked_call_for_another_one(by: str) -> None:
     sizes = 1 if by == "count" else MAX_BYTES // 2
@@ -274,38 +245,6 @@ def test_block_drops_the_newest_when_its_time_is_over() -> None:
         assert callers[2].is_done
         assert figures(pipeline) == {"accepted": 3, "pending": 2, "dropped": 1, "overflow": 1}
         simulation.run()
-
-
-def test_a_call_that_an_exception_keeps_from_waiting_for_room_leaves_nothing(
-    make: Make,
-    service: Service,
-    handler: Callable[[Callable[[], object]], None],
-    in_thread: InThread,
-) -> None:
-    def soft_limit() -> None:
-        raise TimeoutError
-
-    client = make(max_queue=1, max_workers=1, overflow="block", timeout=BOUND)
-    service.hold.clear()
-    record(client, "a")
-    service.wait_until_inside()
-    handler(soft_limit)
-    here = threading.get_ident()
-
-    def interrupt() -> None:
-        until(lambda: is_waiting(Pipeline.accept))
-        signal.pthread_kill(here, signal.SIGUSR1)
-
-    interrupted = in_thread(interrupt)
-    with pytest.raises(TimeoutError):
-        record(client, "b")
-    interrupted.result(BOUND)
-    service.hold.set()
-    assert client.flush(BOUND)
-    record(client, "c")  # there is room
-    assert client.flush(BOUND)
-    assert service.got == ["a", "c"]
-    assert figures(client)["delivered"] == 2
 
 
 @by_count_or_bytes
@@ -419,61 +358,6 @@ def test_a_finalizer_records_an_event_during_a_collection_that_starts_inside() -
     assert post.calls > 5
     finished = dict(Counter(post.sent))
     assert finished == {b"1": 1, b"2": 1, b"finalizer": post.calls}
-
-
-@pytest.mark.parametrize("call", ["accept", "flush", "stats"])
-def test_a_signal_handler_may_call_anything_while_its_thread_is_inside(
-    call: str, handler: Callable[[Callable[[], object]], None]
-) -> None:
-    calls: dict[str, Callable[[], object]] = {
-        "accept": lambda: post.accept(b"handler"),
-        "flush": lambda: post.is_settled(),
-        "stats": lambda: post.figures(),
-    }
-    handler(calls[call])
-    post = Interrupted(lambda: signal.raise_signal(signal.SIGUSR1))
-    everything(post)
-    assert post.calls > 5
-    expected = {b"1": 1, b"2": 1} | ({b"handler": post.calls} if call == "accept" else {})
-    assert dict(Counter(post.sent)) == expected
-    assert post.is_settled()
-
-
-@pytest.fixture
-def handler() -> Iterator[Callable[[Callable[[], object]], None]]:
-    """Handle SIGUSR1 by a function."""
-    before = signal.getsignal(signal.SIGUSR1)
-    yield lambda function: (signal.signal(signal.SIGUSR1, lambda *_: function()), None)[1]
-    signal.signal(signal.SIGUSR1, before)
-
-
-def test_a_signal_handler_may_empty_the_inbox_right_after_a_look_whether_it_is_empty() -> None:
-    """Where Python jumps to the start of a loop, it runs handlers after the loop's condition."""
-    queues: list[Queue] = []
-
-    class Inbox(collections.deque[Any]):
-        came = False
-
-        def __getitem__(self, index: Any) -> Any:
-            if not self.came:
-                self.came = True
-                queues[0].figures()
-            return super().__getitem__(index)
-
-    class Interrupted(SimulatedQueue):
-        def __init__(self, simulation: Simulation) -> None:
-            super().__init__(simulation)
-            self.inbox = Inbox()
-            queues.append(self)
-
-    sent: list[bytes] = []
-    with Simulation() as simulation:
-        pipeline, _ = simulated(simulation, lambda body, *_: sent.append(body), queue=Interrupted)
-        simulation.start(pipeline.accept, b"1")
-        simulation.run()
-        assert sent == [b"1"]
-        for thread in simulation.threads:
-            thread.result()
 
 
 # -- too late --------------------------------------------------------------------------------------

@@ -7,10 +7,10 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
+from valued._delivery.entry import Run, Runs
 from valued._delivery.journal import HANDED_OVER
 from valued._delivery.queue import LOOK_AGAIN
 from valued._delivery.retry import is_transient, pause
-from valued._delivery.entry import Run, Runs
 from valued._errors import DeliveryError
 from valued._process.fork import ProcessToken
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from valued._delivery.entry import Role, Run
 from valued._delivery.journal import HANDED_OVER
 from valued._delivery.queue import LOOK_AGAIN, MAX_BYTES, Queue
-from valued._delivery.entry import Role, Run
 from valued._process.clock import CLOCK
 
 if TYPE_CHECKING:

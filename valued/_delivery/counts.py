@@ -19,7 +19,7 @@ REASONS_ON_DISK: Final = ("age", "size", "damaged")
 
 
 class Counts:
-    """All counts. Those that belong together, and to the state of an event, change in one statement.
+    """All counts. Those that belong together change in one statement, with the state of the event.
 
     Call with the queue's lock.
     """

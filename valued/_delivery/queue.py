@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     import weakref
     from collections.abc import Callable, Sequence
 
-    from valued._delivery.journal import Batch, File
     from valued._delivery.entry import Run
+    from valued._delivery.journal import Batch, File
 
 #: Bytes of encoded events that may wait in memory: 10,000 events, the default limit, of 6 KB each.
 MAX_BYTES: Final = 64 * 1024 * 1024
@@ -148,8 +148,9 @@ class Queue:
                 self._taken.pop(entry, None)
 
     def _make_ready(self, entry: Entry, before: str, *, due: float) -> None:
+        now = self.clock()
         if entry.state is before and entry.due == due:
-            entry.state = READY
+            entry.state, entry.due = READY, min(due, now)
         self._again.append(entry)
 
     def oldest(self, *, fresh: bool = False) -> Entry | None:
@@ -280,7 +281,7 @@ class Checkpoint:
         counts = queue.counts
         self._queue = queue
         self._entries = queue.awaited()  # the last one is waited for first
-        self._until = counts.loaded + counts.unread  # how many have to be read from the disk by then
+        self._until = counts.loaded + counts.unread  # so many are read from the disk then
         self._read = 0
 
     def is_settled(self) -> bool:

@@ -82,7 +82,7 @@ class ThreadCache:
         self._idle: list[_Worker] = []
         self._workers: set[_Worker] = set()
         self._numbers = itertools.count(1)
-        self._generation = 0  # one more with each `retire`: who is older leaves, and doesn't idle
+        self._generation = 0  # one more with each `dismiss`: who is older leaves, and doesn't idle
         self._token = ProcessToken()
 
     def submit(self, fn: Callable[..., Any], /, *args: Any) -> None:
@@ -98,7 +98,7 @@ class ThreadCache:
                 self._start(_Worker(job, self._new_lock()))
                 return
             is_current = worker.generation == self._generation
-            worker.job = job if is_current else None  # the others leave: `retire` waits for them
+            worker.job = job if is_current else None  # the others leave: `join` waits for them
             worker.wake.release()
             if is_current:
                 return
@@ -111,7 +111,7 @@ class ThreadCache:
             daemon=True,
         )
         worker.generation = self._generation
-        self._workers.add(worker)  # before it runs, as `retire` must not miss it
+        self._workers.add(worker)  # before it runs, as `join` must not miss it
         try:
             with _signals_elsewhere():
                 worker.thread.start()
@@ -133,7 +133,7 @@ class ThreadCache:
                     return  # the job forked, and this is the child
                 self._idle.append(worker)
                 worker.idles = True
-                # Looked at after the append: a `retire` either finds this worker in the list, or
+                # Looked at after the append: a `dismiss` either finds this worker in the list, or
                 # has counted on before.
                 stays = worker.generation == self._generation
                 if not worker.wake.acquire(timeout=self.idle_time if stays else 0):
@@ -154,7 +154,10 @@ class ThreadCache:
                 threading.current_thread()
 
     def dismiss(self) -> None:
-        """End the threads that idle, and the others after their jobs. Takes no lock."""
+        """End the threads that idle, and the others after their jobs. Takes no lock.
+
+        Later jobs start new threads.
+        """
         self._generation += 1
         while self._idle:
             try:
@@ -163,13 +166,12 @@ class ThreadCache:
                 break
             worker.wake.release()  # without a job
 
-    def retire(self, deadline: float) -> bool:
-        """End the threads; those that are at work end after it. Whether all had ended by then.
+    def join(self, deadline: float) -> bool:
+        """Wait for the threads that were told to end by `dismiss`. Whether no thread was left then.
 
-        *deadline* is of `CLOCK.monotonic`. Later jobs start new threads. Called from a thread of
-        the cache, that one stays, and counts as not ended.
+        *deadline* is of `CLOCK.monotonic`. What was started later is not waited for. Called from a
+        thread of the cache, that one stays, and counts as left.
         """
-        self.dismiss()
         ended: set[int] = set()
         for worker in list(self._workers):
             thread = worker.thread

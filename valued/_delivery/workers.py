@@ -14,8 +14,8 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final
 
 from valued._delivery.attempt import LAST_ATTEMPT
-from valued._delivery.monitor import DeathWatch, Monitor
 from valued._delivery.entry import Role, Run, Runs
+from valued._delivery.monitor import DeathWatch, Monitor
 from valued._process import shutdown
 from valued._process.fork import ProcessToken
 from valued._process.reporting import log
@@ -284,12 +284,12 @@ class Workers:
         self._monitor.stop()  # for sure
         self._executors.shutdown(idle=idle)
         soon = self._clock() + LAST_ATTEMPT
-        return self._threads.retire(soon if deadline is None else max(soon, deadline))
+        return self._threads.join(soon if deadline is None else max(soon, deadline))
 
     def dismiss(self) -> None:
         """End the threads that have nothing to do, and the others when that is so. Never waits."""
-        # The order: `retire` waits for no thread that is started after the first line, and the
-        # others end what was started before, by a worker that begins just now.
+        # The order: a thread that is started after the first line is not waited for, and the other
+        # two end what was started before it, maybe by a worker that begins just now.
         self._threads.dismiss()
         self._deathwatch.stop()
         self._monitor.stop(blocking=False)  # a finalizer may call this, within any lock
