@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,6 @@ from tests.delivery.support import BOUND, Jobs, Post, Service, figures, record, 
 from tests.support.processes import until
 from valued._delivery.journal import NullJournal
 from valued._delivery.pipeline import Pipeline
-from valued._delivery.threads import ThreadCache
 from valued._options import Options
 
 
@@ -100,11 +100,12 @@ class Watching(NullJournal):
 
     def __init__(self) -> None:
         self.begun = 0
+        self.meanwhile: Callable[[], object] = lambda: None
         self._end = threading.Event()
 
     def watch(self) -> bool:
-        self.begun += 1
         self._end.clear()
+        self.begun += 1
         return True
 
     def wait_for_deaths(self, timeout: float) -> bool:
@@ -113,34 +114,23 @@ class Watching(NullJournal):
 
     def unwatch(self) -> None:
         self._end.set()
+        self.meanwhile()
 
 
-@pytest.mark.parametrize("instant", ["before", "after"])
-def test_park_waits_for_no_watch_that_another_thread_begins_meanwhile(instant: str) -> None:
-    class Threads(ThreadCache):
-        def dismiss(self) -> None:
-            if instant == "after":
-                super().dismiss()
-            if sent:  # another thread records, and a worker begins in this instant
-                pipeline.accept(b"late")
-                until(lambda: b"late" in sent)
-            if instant == "before":
-                super().dismiss()
+def test_park_waits_for_no_watch_that_a_worker_begins_meanwhile() -> None:
+    def record_late() -> None:
+        """Another thread records, until a worker of its event has begun to watch again."""
+        journal.meanwhile = lambda: None
+        until(lambda: pipeline.accept(b"late") or journal.begun == 2)
 
-    sent: list[bytes] = []
-    pipeline = Pipeline(
-        cast("Any", lambda body, *_: sent.append(body)),
-        Options(idle_time=3600.0),
-        None,
-        Watching(),
-        threads=Threads(3600.0),
-    )
+    journal = Watching()
+    pipeline = Pipeline(lambda *_: None, Options(idle_time=3600.0), None, journal)
     pipeline.accept(b"early")
     assert pipeline.flush(time.monotonic() + BOUND)
+    journal.meanwhile = record_late
     began = time.monotonic()
     pipeline.park(began + BOUND)
     assert time.monotonic() - began < BOUND / 2
-    sent.clear()
     assert pipeline.close(time.monotonic() + BOUND)
 
 

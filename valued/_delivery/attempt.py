@@ -177,7 +177,9 @@ class Attempts:
                 self.drop(entry, HANDED_OVER)
                 return
             self.drop(entry, reason)
-            self._reporter.warn("late", "%d events were dropped as the last try failed: %s", error)
+            self._reporter.warn(
+                "late", "%d events were dropped as the last try failed: %s", str(error)
+            )
 
     def _fail(self, entry: Entry, error: DeliveryError) -> None:
         # Settle first, as ``on_error`` may flush or close; a flush elsewhere waits for both.
@@ -221,7 +223,7 @@ def _delivery_error(cause: BaseException, attempts: int, age: float) -> Delivery
     # The user's transport may have put anything into it, or nothing, and what follows calculates
     # with it.
     given: dict[str, Any] = vars(cause)
-    reason, body = given.get("reason", type(cause).__name__), given.get("body", "")
+    reason, body = _text(given.get("reason", type(cause).__name__)), given.get("body", "")
     status, retry_after = given.get("status"), given.get("retry_after")
     status = status if isinstance(status, int) else None
     retry_after = retry_after if isinstance(retry_after, (int, float)) else None
@@ -237,7 +239,7 @@ def _while_waiting(error: DeliveryError, entry: Entry, now: float) -> DeliveryEr
     return DeliveryError(reason, error.status, entry.attempts, age, error.body)
 
 
-def _text(cause: BaseException) -> str:
+def _text(cause: object) -> str:
     try:
         return str(cause)
     except Exception:  # noqa: BLE001 - it isn't ours, and no event may be lost because of it
