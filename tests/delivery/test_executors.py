@@ -150,13 +150,14 @@ def test_an_idle_time_of_ages_is_one() -> None:
 class LyingLock:
     """Says that it timed out, whatever happens, once the test has looked at that moment."""
 
-    def __init__(self, *, is_released: bool = True) -> None:
+    def __init__(self, instant: float = LONG) -> None:
+        self.instant = instant
         self._real = threading.Lock()
         self.timed_out, self.go_on = threading.Event(), threading.Event()
-        self.is_released = is_released
+        self.is_released = True
 
     def acquire(self, timeout: float = -1) -> bool:
-        if timeout == LONG:
+        if timeout == self.instant:
             self.timed_out.set()
             assert self.go_on.wait(BOUND)
             return False
@@ -213,6 +214,20 @@ def test_a_thread_that_was_chosen_by_a_call_that_broke_off_ends(lying: Any) -> N
     lock.go_on.set()
     thread.join(BOUND)
     assert not thread.is_alive()
+
+
+def test_a_thread_that_was_told_to_end_and_idles_for_an_instant_gets_no_job() -> None:
+    locks = [LyingLock(0), LyingLock(0)]
+    made: Any = iter(locks)
+    cache = ThreadCache(LONG, lambda: next(made))
+    (job,) = busy(cache)
+    cache.dismiss()
+    job.may_end.set()
+    assert locks[0].timed_out.wait(BOUND)
+    assert thread_of_next_job(cache) is not job.thread
+    locks[0].go_on.set()
+    job.end()
+    assert retire(cache, soon())
 
 
 def test_many_jobs_at_the_brink_of_idle_exit_run_once_each() -> None:

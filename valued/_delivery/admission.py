@@ -27,6 +27,7 @@ class Admission:
     def __init__(self, feed: Feed, attempts: Attempts, journal: Journal, options: Options) -> None:
         self._feed = feed
         self._queue = feed.queue
+        self._inbox = feed.queue.inbox
         self._counts = feed.queue.counts
         self._clock = feed.queue.clock
         self._attempts = attempts
@@ -38,24 +39,24 @@ class Admission:
 
     def admit(self, body: bytes) -> None:
         """Accept an event: into memory, on the disk, or as dropped. See the option *overflow*."""
-        queue = self._queue
+        inbox = self._inbox
         entry = Entry(body, self._clock(), self._memory)
         full = self._is_full(entry)
         if not (self._append and self._store(entry, full=full)) and (
             not full or self._make_room(entry)
         ):
-            queue.inbox.append(entry)
-        if len(queue.inbox) > LONG_INBOX and queue.lock.acquire(blocking=False):
+            inbox.append(entry)
+        if len(inbox) > LONG_INBOX and self._queue.lock.acquire(blocking=False):
             try:
-                queue.absorb()
+                self._queue.absorb()
             finally:
-                queue.lock.release()
+                self._queue.lock.release()
 
     def _is_full(self, entry: Entry) -> bool:
         # Without the lock: the bound is exact up to the number of callers.
         counts = self._counts
         return (
-            counts.unsettled + len(self._queue.inbox) >= self._max_queue
+            counts.unsettled + len(self._inbox) >= self._max_queue
             or counts.bytes + len(entry.body) > MAX_BYTES
         )
 
@@ -68,10 +69,10 @@ class Admission:
             return False
         if spill:
             backlog.spilling = True  # the following ones, too, until there is room again
-            self._queue.inbox.append(Spilled(stored.file, stored.size))
+            self._inbox.append(Spilled(stored.file, stored.size))
         else:
             entry.file, entry.number, entry.size = stored
-            self._queue.inbox.append(entry)
+            self._inbox.append(entry)
         return True
 
     def _make_room(self, entry: Entry) -> bool:
@@ -112,7 +113,7 @@ class Admission:
                 # and what fails would add to a queue that is full.
                 self._counts.refuse("overflow")
                 return
-            queue.inbox.append(entry)
+            self._inbox.append(entry)
             queue.absorb()
             taken = self._feed.take_this(entry, weakref.ref(run))
         try:

@@ -67,7 +67,7 @@ class Pipeline:
         self._stores = journal.stores
         self._backlog = Backlog(queue, journal, options)
         self._feed = feed = Feed(queue, breaker, self._backlog, options)
-        self._admission = Admission(feed, self._attempts, journal, options)
+        self._admit = Admission(feed, self._attempts, journal, options).admit
         self._losses = Losses(queue, options, reporter)
         threads = threads or ThreadCache(options.idle_time)
         executors = Executors(options, spec, threads, reporter, self)
@@ -91,7 +91,7 @@ class Pipeline:
         if not self._registered:
             shutdown.register(self)
             self._registered = True
-        self._admission.admit(body)
+        self._admit(body)
         if self._state is State.RUNNING:
             self._workers.notice()
         # Look again: `notice` may find out that the process ends.
