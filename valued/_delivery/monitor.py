@@ -80,14 +80,19 @@ class Monitor:
             self._role.end()
             raise
 
-    def stop(self, *, blocking: bool = True) -> None:
-        """Let the thread end, unless events wait. Doesn't wait for it; `start` begins again.
+    def stop(self) -> None:
+        """Let the thread end, unless events wait. Doesn't wait for it; `start` begins again."""
+        self._generation += 1
+        with self._queue.lock:
+            self._queue.changed.notify_all()
 
-        *blocking*: whether to wait for the queue's lock. If not, and another thread has it in this
-        instant, the thread ends when it looks the next time.
+    def stop_from_finalizer(self) -> None:
+        """The same, without waiting for the lock. If it is taken, the thread ends at its next look.
+
+        An exception within this method could leave the lock taken: nobody needs it any more.
         """
         self._generation += 1
-        if self._queue.lock.acquire(blocking):
+        if self._queue.lock.acquire(blocking=False):
             try:
                 self._queue.changed.notify_all()
             finally:

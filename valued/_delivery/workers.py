@@ -276,20 +276,20 @@ class Workers:
     # -- ending ------------------------------------------------------------------------------------
 
     def shutdown(self, deadline: float | None, *, idle: bool) -> bool:
-        """End the threads, and an executor made by us. Returns whether no thread is left.
+        """End the threads, and an executor made by us; *idle*: nothing is being sent.
 
-        *idle*: whether nothing is being sent.
+        Returns whether no thread is left.
         """
-        self.dismiss()
-        self._monitor.stop()  # for sure
+        # First: no thread that is started later is waited for. The next two end those before it.
+        self._threads.dismiss()
+        self._deathwatch.stop()
+        self._monitor.stop()
         self._executors.shutdown(idle=idle)
         soon = self._clock() + LAST_ATTEMPT
         return self._threads.join(soon if deadline is None else max(soon, deadline))
 
     def dismiss(self) -> None:
-        """End the threads that have nothing to do, and the others when that is so. Never waits."""
-        # The order: a thread that is started after the first line is not waited for, and the other
-        # two end what was started before it, maybe by a worker that begins just now.
+        """End the threads once they have nothing to do. A finalizer, or the exit, may call."""
         self._threads.dismiss()
         self._deathwatch.stop()
-        self._monitor.stop(blocking=False)  # a finalizer may call this, within any lock
+        self._monitor.stop_from_finalizer()
