@@ -1,15 +1,42 @@
-"""Who a process is, told to other processes and to later ones: whether it is still alive."""
+"""Owners: which process owns events, whether it lives, and whose events others may take over.
+
+An owner is one client in one process. It has a mark, which says who its process is. An owner is
+dead when its process is dead; the start time of the process tells a reused pid apart. A process
+that can't be seen from here, on another host or in another container, counts as dead when its lease
+has expired.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import json
 import os
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
+from valued._outbox.disk import NEW, SHORTAGE, append, read_file, remove
+from valued._outbox.paths import UNCLAIMED
 from valued._process.fork import PerProcess, current_pid
 
 if TYPE_CHECKING:
     from collections.abc import Set
+
+    from valued._outbox.disk import Disk
+    from valued._outbox.paths import OutboxPaths
+
+#: Seconds after its last heartbeat in which an owner that can't be seen keeps its events. Longer
+#: than the usual pauses of a machine, short for events that may be seven days old.
+LEASE: Final = 600.0
+
+#: Seconds between two heartbeats; a tenth of the lease, so that nine may fail.
+HEARTBEAT_INTERVAL: Final = 60.0
+
+#: The states of an owner: it is alive; it is dead; it can't be seen from here and its lease is
+#: valid; it can't be seen from here and its lease has expired.
+ALIVE: Final = "alive"
+DEAD: Final = "dead"
+ELSEWHERE: Final = "elsewhere"
+EXPIRED: Final = "expired"
 
 
 class ProcessIdentity(NamedTuple):
@@ -134,3 +161,72 @@ def _start_by_psutil(pid: int) -> str | None:
         raise PermissionError(errno.EACCES, "the process exists, and it is hidden") from error
     except psutil.Error:
         return None
+
+
+def new_name() -> str:
+    """A name for an owner, unique in the world."""
+    return os.urandom(16).hex()
+
+
+def write_mark(disk: Disk, path: str, processes: Processes) -> None:
+    """Make the mark of this process. Raises `OSError`."""
+    content = json.dumps({**processes.here()._asdict(), "lease": LEASE})
+    try:
+        append(disk, path, content.encode(), NEW)
+    except FileExistsError:
+        raise
+    except BaseException:
+        remove(disk, path)
+        raise
+
+
+def read_mark(disk: Disk, path: str) -> tuple[ProcessIdentity, float] | None:
+    """The process of a mark, and its lease in seconds; None: it isn't a valid mark.
+
+    Raises `OSError` if it may be valid and this process can't read it now.
+    """
+    try:
+        content: dict[str, Any] = json.loads(read_file(disk, path))
+        lease = float(content["lease"])
+        identity = ProcessIdentity(**{name: content[name] for name in ProcessIdentity._fields})
+    except OSError as error:
+        if error.errno in SHORTAGE:
+            raise
+        return None
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    return (identity, lease) if isinstance(identity.pid, int) else None
+
+
+def state(
+    disk: Disk, paths: OutboxPaths, processes: Processes, owner: str, path: str, now: float
+) -> str:
+    """The state of *owner*, whose events are at *path*; *now*: by the file system's clock.
+
+    Raises `OSError` if this process can't look.
+    """
+    if owner == UNCLAIMED:
+        return DEAD
+    mark = paths.mark(owner)
+    content = read_mark(disk, mark)
+    if content is None:
+        # Not completely written, or removed by hand: only the age is known.
+        return EXPIRED if now - changed(disk, now, mark, path) > LEASE else ELSEWHERE
+    identity, lease = content
+    if identity == processes.here():
+        return ALIVE if owner in processes.names() else DEAD
+    try:
+        alive = processes.is_alive(identity)
+    except PermissionError:  # the pid exists; whether it is the same process can't be read
+        return ALIVE
+    if alive is None:
+        return EXPIRED if now - changed(disk, now, mark, path) > lease else ELSEWHERE
+    return ALIVE if alive else DEAD
+
+
+def changed(disk: Disk, now: float, *paths: str) -> float:
+    """When the first of *paths* that exists was changed; *now*, if none exists."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            return disk.lstat(path).st_mtime
+    return now
