@@ -144,9 +144,6 @@ class MemoryDisk:
             raise OSError(errno.EBADF, "no such file is open")
         return file
 
-    def read(self, descriptor: int, count: int, /) -> bytes:
-        return self._file(descriptor).content[:count]
-
     def pread(self, descriptor: int, count: int, position: int, /) -> bytes:
         return self._file(descriptor).content[position : position + count]
 

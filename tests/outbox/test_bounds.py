@@ -16,8 +16,7 @@ def test_oldest_files_are_dropped_and_reported(make: Make, place: Path) -> None:
     life = make(segment_size=300, max_size=2000)
     for event in range(100):
         life.append(event)
-        while life.journal.is_untidy():
-            life.maintain()
+        life.tidy()
     assert total(place) <= 2000 + 400
     assert {why for _, why in life.lost} == {"size"}
     assert {file.lost for file, _ in life.lost} == {"size"}
@@ -33,8 +32,7 @@ def test_events_on_the_disk_only_are_dropped_too(make: Make, place: Path) -> Non
     life = make(segment_size=300, max_size=1000)
     for event in range(100):
         life.append(event, spill=True)
-    while life.journal.is_untidy():
-        life.maintain()
+    life.tidy()
     dropped = sum(file.unread for file, _ in life.lost)
     assert dropped > 0
     assert len(life.load_all()) == 100 - dropped
@@ -45,8 +43,7 @@ def test_what_was_taken_over_goes_first(make: Make, place: Path) -> None:
     life.append(0)
     leave(place, 1, events=30)
     life.claim_all()
-    while life.journal.is_untidy():
-        life.maintain()
+    life.tidy()
     assert [(file.adopted, why) for file, why in life.lost] == [(True, "size")]
     assert files(place) != []
 
@@ -55,10 +52,8 @@ def test_file_that_is_being_read_is_kept(make: Make) -> None:
     life = make(segment_size=300, max_size=100)
     for event in range(20):
         life.append(event, spill=True)
-    batch = life.journal.load(2, 1000)
-    assert batch is not None
-    while life.journal.is_untidy():
-        life.maintain()
+    batch = life.read(2)
+    life.tidy()
     assert batch.file not in [file for file, _ in life.lost]
 
 
@@ -85,7 +80,6 @@ def test_size_of_others_counts_and_is_not_touched(make: Make, place: Path) -> No
     life = make(segment_size=300, max_size=1000)
     for event in range(20):
         life.append(event)
-    while life.journal.is_untidy():
-        life.maintain()
+    life.tidy()
     assert life.lost != []
     assert total(place) >= before

@@ -12,11 +12,21 @@ from typing import Any
 
 import pytest
 
-from tests.outbox.conftest import FaultyDisk, Make, files
+from tests.outbox.conftest import (
+    FaultyDisk,
+    Hooked,
+    Interrupted,
+    Lines,
+    Make,
+    files,
+    inside,
+    interrupt,
+)
 from tests.outbox.life import body
 from tests.support.clock import Clock
 from valued._outbox import records
 from valued._outbox.claims import MOST_DIRECTORIES, SCAN_INTERVAL
+from valued._outbox.owners import HEARTBEAT_INTERVAL, LEASE
 
 
 def leave(
@@ -49,7 +59,7 @@ def test_events_of_a_dead_process_are_found_and_those_of_a_living_one_are_not(ma
     assert one.claim_all() == 1
     assert one.load_all() == [1]
     assert one.files[0].adopted
-    assert one.files[0].origin != one.journal.append(body(3), spill=False).file.origin  # type: ignore[union-attr]
+    assert one.files[0].origin != one.append(3).file.origin
 
 
 def test_what_was_handed_over_is_found(make: Make) -> None:
@@ -167,16 +177,6 @@ def test_owner_on_another_host_keeps_its_events_for_a_lease(
     assert life.claim_all() == found
 
 
-def test_marks_of_dead_owners_that_own_nothing_are_removed(make: Make, place: Path) -> None:
-    life = make()
-    life.append(0)
-    for number in range(MOST_DIRECTORIES + 5):
-        mark(place, f"{number:032x}", age=700)
-    mark(place, "f" * 32, age=0)
-    life.claim_all()
-    assert len([*(place / "v1" / "owners").iterdir()]) == 2
-
-
 def test_empty_directory_is_removed(make: Make, place: Path) -> None:
     life = make()
     life.append(0)
@@ -184,7 +184,7 @@ def test_empty_directory_is_removed(make: Make, place: Path) -> None:
     (place / "v1" / "events" / f"{1:032x}.unclaimed" / "0000000001.events").unlink()
     (place / "v1" / "events" / f"{1:032x}.unclaimed" / "0000000001.settled").touch()
     assert life.claim_all() == 0
-    assert len([*(place / "v1" / "events").iterdir()]) == 1
+    assert len(inside(place, "events")) == 1
 
 
 def test_one_of_many_processes_gets_a_directory(make: Make, place: Path) -> None:
@@ -202,12 +202,7 @@ def test_one_of_many_processes_gets_a_directory(make: Make, place: Path) -> None
 
 
 def test_stop_ends_a_claim_after_its_step(make: Make, place: Path) -> None:
-    class Stopping(FaultyDisk):
-        def rename(self, source: str, target: str) -> None:
-            os.rename(source, target)
-            life.journal.stop()
-
-    life = make(Stopping())
+    life = make(Hooked("rename", lambda: life.journal.stop(), after=True))
     life.append(0)
     leave(place, 10)
     life.claim(1000)
@@ -218,13 +213,7 @@ def test_stop_ends_a_claim_after_its_step(make: Make, place: Path) -> None:
 
 
 def test_release_during_a_claim_hands_over_all_of_it(make: Make, place: Path) -> None:
-    class Releasing(FaultyDisk):
-        def rename(self, source: str, target: str) -> None:
-            os.rename(source, target)
-            if life.journal.is_claim_due() and "unclaimed" in source:
-                life.journal.release()
-
-    life = make(Releasing())
+    life = make(Hooked("rename", lambda: life.journal.release(), after=True, part="unclaimed"))
     life.append(0)
     leave(place, 3)
     assert life.claim(1000) == 0
@@ -235,19 +224,7 @@ def test_release_during_a_claim_hands_over_all_of_it(make: Make, place: Path) ->
 def test_directory_that_an_interrupted_call_took_over_is_found_by_the_next(
     make: Make, place: Path
 ) -> None:
-    class Interrupted(Exception):
-        pass
-
-    class Interrupting(FaultyDisk):
-        once = True
-
-        def rename(self, source: str, target: str) -> None:
-            os.rename(source, target)
-            if self.once:
-                self.once = False
-                raise Interrupted
-
-    life = make(Interrupting())
+    life = make(Hooked("rename", interrupt, after=True))
     life.append(0)
     leave(place, 1)
     with pytest.raises(Interrupted):
@@ -257,7 +234,7 @@ def test_directory_that_an_interrupted_call_took_over_is_found_by_the_next(
 
 
 def test_directory_that_can_not_be_taken_over_keeps_no_process_from_the_others(
-    make: Make, place: Path, disk: FaultyDisk, log: Any
+    make: Make, place: Path, disk: FaultyDisk, log: Lines
 ) -> None:
     life = make(disk)
     life.append(0)
@@ -299,20 +276,6 @@ def test_event_that_an_expired_owner_writes_after_all_is_found(make: Make, clock
     assert two.load_all() == [2]
 
 
-def test_version_1_as_an_earlier_version_wrote_it_is_read(make: Make, place: Path) -> None:
-    life = make()
-    life.append(0)
-    data = Path(__file__).parent.parent / "data" / "outbox-v1" / "v1" / "events"
-    [directory] = data.iterdir()
-    target = place / "v1" / "events" / f"{'b' * 32}.unclaimed"
-    target.mkdir(0o700)
-    for file in directory.iterdir():
-        (target / file.name).write_bytes(file.read_bytes())
-    life.claim_all()
-    # 1, 2 and 3 are settled, 5 is damaged, 8 was cut.
-    assert [json.loads(one.body)["user"]["id"] for one in life.read(10)] == [4, 6, 7]
-
-
 def test_journal_that_was_dropped_is_released_by_the_next_one(make: Make, place: Path) -> None:
     one = make()
     one.append(1)
@@ -332,3 +295,82 @@ def test_finalizer_does_no_io(make: Make, disk: FaultyDisk) -> None:
     life.journal.__del__()
     assert disk.calls == []
     make().maintain()
+
+
+# -- marks of dead owners --------------------------------------------------------------------------
+
+
+def test_marks_of_dead_owners_that_own_nothing_are_removed_and_others_are_kept(
+    make: Make, place: Path
+) -> None:
+    life = make()
+    life.append(0)
+    [own] = inside(place, "owners")
+    for number in range(MOST_DIRECTORIES + 5):  # more than one step removes
+        mark(place, f"{number:032x}", LEASE + 60)
+    mark(place, "f2" * 16, 0)  # elsewhere
+    leave(place, 1, owner="f5" * 16)  # no mark, young
+    for name, age in (("f6", 0.0), ("f7", HEARTBEAT_INTERVAL + 60)):  # not completely written
+        path = place / "v1" / "owners" / (name * 16)
+        path.touch()
+        os.utime(path, (time.time() - age,) * 2)
+    life.claim_all()
+    assert inside(place, "owners") == sorted([own, "f2" * 16, "f6" * 16])
+    assert len(files(place)) == 2
+
+
+def test_owner_that_begins_and_dies_while_others_sweep_keeps_its_mark(
+    make: Make, place: Path, clock: Clock
+) -> None:
+    name = "e" * 32
+    # The directories were listed before.
+    late = Hooked("open", lambda: leave(place, 1, owner=name, first=7), part=name)
+    life = make(late)
+    life.append(0)
+    mark(place, name, LEASE + 60)
+    life.claim_all()
+    assert name in inside(place, "owners")  # so others see that it is dead, before its lease ends
+    clock.now += SCAN_INTERVAL
+    assert life.claim_all() == 1
+
+
+def test_mark_that_can_not_be_removed_keeps_nothing_from_its_end(
+    make: Make, place: Path, disk: FaultyDisk
+) -> None:
+    life = make(disk)
+    life.append(0)
+    mark(place, "e" * 32, LEASE + 60)
+    leave(place, 1)
+    disk.errors["unlink"] = OSError(errno.EACCES, "denied")
+    assert life.claim_all() == 1
+
+
+def test_mark_that_another_process_removed_first_is_no_trouble(
+    make: Make, place: Path, log: Lines
+) -> None:
+    name = "e" * 32
+    life = make(Hooked("unlink", lambda: os.unlink(place / "v1" / "owners" / name), part=name))
+    life.append(0)
+    mark(place, name, LEASE + 60)
+    life.claim_all()
+    assert log.lines == []
+    assert name not in inside(place, "owners")
+
+
+def test_names_that_are_none_of_the_outbox_are_left_alone(make: Make, place: Path) -> None:
+    life = make()
+    life.append(0)
+    for name in ("x", ".x", "x."):
+        (place / "v1" / "events" / name).mkdir()
+    assert life.claim_all() == 0
+    assert len(inside(place, "events")) == 4
+
+
+def test_other_process_that_is_faster_gets_the_directory(make: Make, place: Path) -> None:
+    fast = make()
+    slow = make(Hooked("rename", fast.claim_all, part="unclaimed"))
+    fast.append(0)
+    slow.append(0)
+    leave(place, 2)
+    assert slow.claim_all() == 0
+    assert sum(file.unread for file in fast.files) == 2

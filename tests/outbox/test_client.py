@@ -7,20 +7,17 @@ import os
 import resource
 import signal
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import valued
-from tests.outbox.conftest import files
+from tests.outbox.conftest import Fork, files
 from tests.support.left import Never, Sink, adopt_all, die_with, leave, record_all
-from tests.support.processes import Child, until
+from tests.support.processes import until
 from tests.support.server import Reply, Server
 from valued._options import Options
-
-Fork = Callable[..., Child]
 
 
 @pytest.fixture

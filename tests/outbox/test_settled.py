@@ -5,10 +5,9 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-from tests.outbox.conftest import FaultyDisk, Make, files
+from tests.outbox.conftest import FaultyDisk, Make, files, inside
 from tests.support.clock import Clock
-from valued._errors import DeliveryError
-from valued._outbox.notes import OPEN_FILES
+from valued._outbox.files import OPEN_FILES
 
 
 def test_settled_event_is_not_found_by_another_process(make: Make) -> None:
@@ -63,7 +62,7 @@ def test_file_whose_events_are_all_settled_is_removed(make: Make, place: Path) -
     assert len(files(place)) == len(files(place, "*.settled")) == 1  # the current one
     assert not life.journal.is_untidy()
     life.release()
-    assert [*(place / "v1" / "events").iterdir(), *(place / "v1" / "owners").iterdir()] == []
+    assert inside(place, "events", "owners") == []
 
 
 def test_files_that_are_open_are_few(make: Make, disk: FaultyDisk) -> None:
@@ -123,20 +122,3 @@ def test_late_caller_keeps_its_event(make: Make, clock: Clock) -> None:
     late.file.unsettled -= 1
     life.maintain()
     assert late.file.removed
-
-
-def test_rejected_event_is_kept_with_the_answer(make: Make, place: Path) -> None:
-    life = make()
-    life.journal.reject("key-1", b'{"n":1}', DeliveryError("no", 422, 1, 0.0, "why"))
-    [path] = (place / "v1" / "rejected").iterdir()
-    assert b'"idempotency_key": "key-1", "status": 422' in path.read_bytes()
-
-
-def test_rejected_event_that_can_not_be_stored_is_logged(
-    make: Make, disk: FaultyDisk, log: object
-) -> None:
-    life = make(disk)
-    disk.errors["open"] = OSError(errno.ENOSPC, "full")
-    life.journal.reject("key-1", b'{"n":1}', DeliveryError("no", 422, 1, 0.0, "why"))
-    disk.errors.clear()
-    assert log.about("could not be stored")  # type: ignore[attr-defined]

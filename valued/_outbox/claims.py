@@ -238,17 +238,18 @@ class Claims:
                 events -= self._count(owner, owner.uncounted[0])
                 owner.uncounted.popleft()
                 continue
-            if self._scan is None or self._scan.owner is not owner:
+            scan = self._scan
+            if scan is None or scan.owner is not owner:
                 if steps:
                     return
                 self._again = False
-                self._scan = Scan(store, owner, now)
+                scan = self._scan = Scan(store, owner, now)
             if steps >= MOST_NAMES or self.taken >= MOST_DIRECTORIES:
                 return
             steps += 1
-            is_taken = next(self._scan.steps, None)
+            is_taken = next(scan.steps, None)
             if is_taken is None:
-                self._end(self._scan)
+                self._end(scan)
             else:
                 self.taken += is_taken
 

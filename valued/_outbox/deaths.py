@@ -88,7 +88,7 @@ def _inbox(owner: str) -> Descriptor:
 
     inbox = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
-        inbox.setblocking(False)
+        inbox.settimeout(0)
         inbox.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
         inbox.bind(_address(owner))
     except BaseException:  # pragma: no cover - no descriptor, or an interruption

@@ -178,9 +178,7 @@ class Batch(NamedTuple):
     missing: int
 
 
-def read_events(
-    disk: Disk, path: str, position: int = len(BEGINNING)
-) -> Iterator[Record | Damage]:
+def read_events(disk: Disk, path: str, position: int = len(BEGINNING)) -> Iterator[Record | Damage]:
     """The records of a file of events, and its damaged parts. Raises `OSError` at once."""
     return records.scan(read_file(disk, path, position), position)
 

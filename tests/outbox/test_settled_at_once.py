@@ -6,18 +6,15 @@ import faulthandler
 import os
 import signal
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import valued
-from tests.outbox_promises.conftest import Make
+from tests.outbox.conftest import Fork, NewClient
 from tests.support.left import Sink, adopt_all, record_all, run_program, segments
-from tests.support.processes import VANISHED, Child, vanish
-
-Fork = Callable[..., Child]
+from tests.support.processes import VANISHED, vanish
 
 
 def abort() -> None:
@@ -53,9 +50,9 @@ WAYS = {
     ids=str,
 )
 def test_what_a_flush_said_is_settled_is_never_sent_again(
-    way: str, children: int, place: Path, make: Make, sink: Sink, fork: Fork
+    way: str, children: int, place: Path, new_client: NewClient, sink: Sink, fork: Fork
 ) -> None:
-    client = make()
+    client = new_client()
     end, status = WAYS[way]
 
     def child(number: int) -> None:
@@ -71,9 +68,9 @@ def test_what_a_flush_said_is_settled_is_never_sent_again(
 
 
 def test_what_several_threads_recorded_and_flushed_is_never_sent_again(
-    place: Path, make: Make, sink: Sink, fork: Fork
+    place: Path, new_client: NewClient, sink: Sink, fork: Fork
 ) -> None:
-    client = make()
+    client = new_client()
 
     def child(first: int) -> None:
         def work(begin: int) -> None:
@@ -96,9 +93,9 @@ def test_what_several_threads_recorded_and_flushed_is_never_sent_again(
 
 
 def test_what_a_thread_flushed_is_never_sent_again_while_another_one_goes_on(
-    place: Path, make: Make, sink: Sink, fork: Fork
+    place: Path, new_client: NewClient, sink: Sink, fork: Fork
 ) -> None:
-    client = make()
+    client = new_client()
 
     def child(first: int) -> None:
         stop = threading.Event()
@@ -122,9 +119,9 @@ def test_what_a_thread_flushed_is_never_sent_again_while_another_one_goes_on(
 
 
 def test_with_an_immediate_executor_an_event_is_never_sent_again_after_its_call(
-    place: Path, make: Make, sink: Sink, fork: Fork
+    place: Path, new_client: NewClient, sink: Sink, fork: Fork
 ) -> None:
-    client = make(executor=valued.ImmediateExecutor())
+    client = new_client(executor=valued.ImmediateExecutor())
 
     def child(number: int) -> None:
         record_all(client, [number])
@@ -149,9 +146,9 @@ def test_what_the_work_horses_of_a_job_queue_flushed_is_never_sent_again(
 
 
 def test_what_was_adopted_and_flushed_is_never_sent_again(
-    place: Path, make: Make, sink: Sink, fork: Fork
+    place: Path, new_client: NewClient, sink: Sink, fork: Fork
 ) -> None:
-    client = make()
+    client = new_client()
     sink.go_down()
 
     def dies() -> None:
@@ -174,7 +171,13 @@ def test_what_was_adopted_and_flushed_is_never_sent_again(
 @pytest.mark.parametrize("nth", [1, 17, 100])
 @pytest.mark.parametrize("workers", [1, 4])
 def test_a_death_repeats_at_most_what_was_under_way(
-    workers: int, nth: int, place: Path, make: Make, sink: Sink, fork: Fork, tmp_path: Path
+    workers: int,
+    nth: int,
+    place: Path,
+    new_client: NewClient,
+    sink: Sink,
+    fork: Fork,
+    tmp_path: Path,
 ) -> None:
     died = tmp_path / "died"
     parent = os.getpid()
@@ -185,7 +188,7 @@ def test_a_death_repeats_at_most_what_was_under_way(
             died.touch()
             vanish()
 
-    client = make(deliver, max_workers=workers)
+    client = new_client(deliver, max_workers=workers)
 
     def child() -> None:
         record_all(client, range(200))
@@ -231,9 +234,9 @@ def test_a_permanently_failed_event_is_never_sent_again(
 
 
 def test_files_of_dead_processes_in_which_all_is_settled_are_removed(
-    place: Path, make: Make, sink: Sink, fork: Fork
+    place: Path, new_client: NewClient, sink: Sink, fork: Fork
 ) -> None:
-    client = make()
+    client = new_client()
 
     def child(number: int) -> None:
         record_all(client, [number])

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import valued
-from tests.outbox_promises.conftest import Make
+from tests.outbox.conftest import Fork, NewClient
 from tests.support.left import Never, Sink, die_with, leave, record_all, run_program
 from tests.support.processes import Child, until
 
@@ -35,28 +35,30 @@ def left(request: pytest.FixtureRequest, place: Path) -> int:
     return count
 
 
-def test_stats_count_what_was_claimed_when_adopt_returns(place: Path, make: Make) -> None:
+def test_stats_count_what_was_claimed_when_adopt_returns(
+    place: Path, new_client: NewClient
+) -> None:
     die_with(place, range(50))
-    client = make(executor=Never())
+    client = new_client(executor=Never())
     assert client.adopt() == 1
     stats = client.stats()
     assert (stats["adopted"], stats["pending"], stats["accepted"]) == (50, 50, 0)
 
 
 def test_stats_count_the_events_of_all_directories_that_adopt_claimed(
-    place: Path, make: Make
+    place: Path, new_client: NewClient
 ) -> None:
     leave(place, 300)
-    client = make(executor=Never())
+    client = new_client(executor=Never())
     claimed = client.adopt()
     stats = client.stats()
     assert claimed > 0
     assert (stats["adopted"], stats["pending"]) == (claimed, claimed)
 
 
-def test_stats_balance_at_every_moment_of_an_adoption(place: Path, make: Make) -> None:
+def test_stats_balance_at_every_moment_of_an_adoption(place: Path, new_client: NewClient) -> None:
     leave(place, 100, events=5)
-    client = make()
+    client = new_client()
     seen: list[Any] = []
     done = threading.Event()
 
@@ -87,9 +89,9 @@ def test_stats_balance_at_every_moment_of_an_adoption(place: Path, make: Make) -
     ids=["flush", "flush_all", "close", "park"],
 )
 def test_true_after_adopt_means_that_all_of_it_was_delivered(
-    left: int, settle: Callable[[valued.Client], bool], make: Make, sink: Sink
+    left: int, settle: Callable[[valued.Client], bool], new_client: NewClient, sink: Sink
 ) -> None:
-    client = make()
+    client = new_client()
     client.adopt()
     assert settle(client)
     assert sink.numbers() == [*range(left)]
@@ -100,11 +102,11 @@ def test_true_after_adopt_means_that_all_of_it_was_delivered(
 
 @pytest.mark.parametrize("settle", ["flush", "close"])
 def test_settling_is_false_while_an_adopted_event_is_not_delivered(
-    settle: str, place: Path, make: Make, sink: Sink
+    settle: str, place: Path, new_client: NewClient, sink: Sink
 ) -> None:
     die_with(place, range(5))
     sink.go_down()
-    client = make()
+    client = new_client()
     assert client.adopt() == 1
     assert not getattr(client, settle)(0.1)
     sink.come_up()
@@ -144,7 +146,7 @@ def test_the_end_of_the_process_delivers_what_it_adopted(
 
 
 def test_park_hands_back_what_a_worker_took_over_by_itself(
-    place: Path, make: Make, sink: Sink
+    place: Path, new_client: NewClient, sink: Sink
 ) -> None:
     leave(place, 1, events=20)
     begun, go_on = threading.Event(), threading.Event()
@@ -155,7 +157,7 @@ def test_park_hands_back_what_a_worker_took_over_by_itself(
             assert go_on.wait(10)
         sink(event)
 
-    client = make(deliver, max_workers=1)
+    client = new_client(deliver, max_workers=1)
     record_all(client, [100])
     try:
         assert begun.wait(10)
@@ -164,7 +166,7 @@ def test_park_hands_back_what_a_worker_took_over_by_itself(
         assert client.stats()["handed_over"] == 19
     finally:
         go_on.set()
-    other = make()
+    other = new_client()
 
     def has_come() -> bool:
         other.adopt()
@@ -175,10 +177,10 @@ def test_park_hands_back_what_a_worker_took_over_by_itself(
 
 
 def test_a_forked_child_never_adopts_events_of_its_living_parent(
-    place: Path, make: Make, sink: Sink, fork: Callable[..., Child]
+    place: Path, new_client: NewClient, sink: Sink, fork: Fork
 ) -> None:
     sink.go_down()
-    client = make()
+    client = new_client()
     record_all(client, range(5))
 
     def child() -> None:
@@ -200,10 +202,10 @@ def test_a_forked_child_never_adopts_events_of_its_living_parent(
 
 
 def test_a_child_of_a_child_adopts_nothing_of_the_living_ones_above_it(
-    make: Make, sink: Sink, fork: Callable[..., Child]
+    new_client: NewClient, sink: Sink, fork: Fork
 ) -> None:
     sink.go_down()
-    client = make()
+    client = new_client()
     record_all(client, [0])
 
     def grandchild() -> None:

@@ -15,15 +15,13 @@ from typing import Any
 import pytest
 
 import valued
-from tests.outbox_promises import bad
-from tests.outbox_promises.bad import BESIDE, FEW, KINDS, SECRET, Kind
-from tests.outbox_promises.conftest import Lines, Make
+from tests.outbox import bad
+from tests.outbox.bad import BESIDE, FEW, KINDS, SECRET, Kind
+from tests.outbox.conftest import Fork, Lines, NewClient
 from tests.support.left import Sink, die_with, leave, record_all, segments
-from tests.support.processes import VANISHED, Child, run, until, vanish
+from tests.support.processes import VANISHED, run, until, vanish
 from tests.support.server import Server
 from valued.cli import main
-
-Fork = Callable[..., Child]
 
 #: Events in the ten good directories.
 GOOD = 30
@@ -73,10 +71,10 @@ def adopted(client: valued.Client, events: int = GOOD) -> None:
 
 @each_kind
 def test_all_good_events_are_delivered_and_the_stats_count_the_rest(
-    kind: Kind, make: Make, sink: Sink, fork: Fork
+    kind: Kind, new_client: NewClient, sink: Sink, fork: Fork
 ) -> None:
     def adopt() -> None:
-        client = make()
+        client = new_client()
         adopted(client)
         assert client.flush(5)
         stats = client.stats()
@@ -92,10 +90,10 @@ def test_all_good_events_are_delivered_and_the_stats_count_the_rest(
 
 @pytest.mark.parametrize("kind", BESIDE, ids=str)
 def test_the_good_segment_beside_a_bad_file_is_delivered(
-    kind: Kind, make: Make, sink: Sink, fork: Fork
+    kind: Kind, new_client: NewClient, sink: Sink, fork: Fork
 ) -> None:
     def adopt() -> None:
-        client = make()
+        client = new_client()
         adopted(client, GOOD + 3)
         assert client.close(5)
 
@@ -105,9 +103,11 @@ def test_the_good_segment_beside_a_bad_file_is_delivered(
 
 
 @some_kinds
-def test_the_log_says_it_at_most_once(kind: Kind, make: Make, log: Lines, fork: Fork) -> None:
+def test_the_log_says_it_at_most_once(
+    kind: Kind, new_client: NewClient, log: Lines, fork: Fork
+) -> None:
     def adopt() -> None:
-        client = make()
+        client = new_client()
         for _ in range(5):
             adopted(client)
         assert len(log.lines) == len(set(log.lines)) <= 1, log.lines
@@ -121,14 +121,14 @@ def test_the_log_says_it_at_most_once(kind: Kind, make: Make, log: Lines, fork: 
 
 @pytest.mark.parametrize("kind", [Kind(bad.bad_segment, bad.nothing)], ids=str)
 def test_events_around_a_damaged_part_are_delivered_and_the_part_is_counted(
-    kind: Kind, place: Path, make: Make, sink: Sink, log: Lines
+    kind: Kind, place: Path, new_client: NewClient, sink: Sink, log: Lines
 ) -> None:
     [path] = leave(place, 1, events=5, first=100)
     file = path / "0000000001.events"
     content = bytearray(file.read_bytes())
     content[content.index(b'"number": 102') + 11] ^= 1
     file.write_bytes(content)
-    client = make()
+    client = new_client()
     adopted(client, GOOD + 4)
     assert client.close(10)
     assert set(sink.numbers()) == {*range(GOOD), 100, 101, 103, 104}
@@ -219,12 +219,12 @@ def test_the_command_as_a_program_shows_and_sends_beside_a_bad_file(
 
 @pytest.mark.parametrize("kind", [Kind(bad.bad_segment, bad.nothing)], ids=str)
 def test_good_rejected_events_beside_a_bad_file_are_shown(
-    kind: Kind, place: Path, make: Make, fork: Fork
+    kind: Kind, place: Path, new_client: NewClient, fork: Fork
 ) -> None:
     def refuse(_event: Any) -> None:
         raise valued.DeliveryError("no", 422)
 
-    client = make(refuse)
+    client = new_client(refuse)
     record_all(client, [1007])
     assert client.close(10)
     for number, what in enumerate(bad.REFUSED):
