@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 Make = Callable[..., Life]
-NewClient = Callable[..., valued.Client]
+New = Callable[..., valued.Client]
 Fork = Callable[..., Child]
 InThread = Callable[..., "Future[Any]"]
 
@@ -66,20 +66,28 @@ def make(place: Path, clock: Clock) -> Iterator[Make]:
 
 
 @pytest.fixture
+def life(make: Make, disk: FaultyDisk) -> Life:
+    """A process that has begun, on `disk`."""
+    life = make(disk)
+    life.append(0)
+    return life
+
+
+@pytest.fixture
 def sink(tmp_path: Path) -> Sink:
     return Sink(tmp_path / "arrived")
 
 
 @pytest.fixture
-def new_client(place: Path, sink: Sink) -> Iterator[NewClient]:
+def new(place: Path, sink: Sink) -> Iterator[New]:
     """Make a client of the outbox that delivers into `sink`. It is closed after the test."""
     made: list[valued.Client] = []
 
-    def new_client(transport: Any = sink, **options: Any) -> valued.Client:
+    def new(transport: Any = sink, **options: Any) -> valued.Client:
         made.append(valued.Client(transport, outbox=place, **options))
         return made[-1]
 
-    yield new_client
+    yield new
     for client in made:
         client.close(0)
 
@@ -218,3 +226,14 @@ def files(place: Path, pattern: str = "*.events") -> list[Path]:
 def inside(place: Path, *folders: str) -> list[str]:
     """The names in these folders of the outbox."""
     return sorted(name for folder in folders for name in os.listdir(place / "v1" / folder))
+
+
+def found(make: Make, *lives: Life) -> list[int]:
+    """What a new process finds after the death of these."""
+    for life in lives:
+        life.die()
+    two = make()
+    claimed = two.claim_all()
+    events = two.load_all()
+    assert (len(events), two.missing) == (claimed, 0)
+    return sorted(events)

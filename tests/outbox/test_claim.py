@@ -22,7 +22,7 @@ from tests.outbox.conftest import (
     inside,
     interrupt,
 )
-from tests.outbox.life import body
+from tests.outbox.life import Life, body
 from tests.support.clock import Clock
 from valued._outbox import records
 from valued._outbox.claims import MOST_DIRECTORIES, SCAN_INTERVAL
@@ -109,9 +109,7 @@ def test_process_that_is_alone_needs_no_further_look(make: Make) -> None:
     assert life.journal.next_due() is None
 
 
-def test_claim_ends_after_so_many_events_and_goes_on_there(make: Make, place: Path) -> None:
-    life = make()
-    life.append(0)
+def test_claim_ends_after_so_many_events_and_goes_on_there(life: Life, place: Path) -> None:
     leave(place, 10, events=5)
     assert life.claim(12) == 15
     assert life.journal.claimed() == 3
@@ -133,19 +131,15 @@ def test_directory_with_many_files_is_claimed_in_portions(make: Make) -> None:
     assert three.claim_all() == 20
 
 
-def test_no_portion_takes_over_more_than_so_many_directories(make: Make, place: Path) -> None:
-    life = make()
-    life.append(0)
+def test_no_portion_takes_over_more_than_so_many_directories(life: Life, place: Path) -> None:
     leave(place, MOST_DIRECTORIES + 10)
     assert life.claim(10**6) == MOST_DIRECTORIES
     assert life.claim_all() == 10
 
 
 def test_directories_are_listed_once_for_all_portions(
-    make: Make, place: Path, disk: FaultyDisk
+    life: Life, place: Path, disk: FaultyDisk
 ) -> None:
-    life = make(disk)
-    life.append(0)
     leave(place, 60)
     del disk.calls[:]
     while life.claim(5):
@@ -155,9 +149,7 @@ def test_directories_are_listed_once_for_all_portions(
     assert listed.count(events) <= 4  # and twice for the marks; then the next look
 
 
-def test_owner_is_judged_once(make: Make, place: Path, disk: FaultyDisk) -> None:
-    life = make(disk)
-    life.append(0)
+def test_owner_is_judged_once(life: Life, place: Path, disk: FaultyDisk) -> None:
     leave(place, 100, owner="e" * 32)
     mark(place, "e" * 32, age=0)
     del disk.calls[:]
@@ -168,18 +160,14 @@ def test_owner_is_judged_once(make: Make, place: Path, disk: FaultyDisk) -> None
 
 @pytest.mark.parametrize(("age", "found"), [(0, 0), (500, 0), (700, 1)])
 def test_owner_on_another_host_keeps_its_events_for_a_lease(
-    age: float, found: int, make: Make, place: Path
+    age: float, found: int, life: Life, place: Path
 ) -> None:
-    life = make()
-    life.append(0)
     leave(place, 1, owner="e" * 32)
     mark(place, "e" * 32, age)
     assert life.claim_all() == found
 
 
-def test_empty_directory_is_removed(make: Make, place: Path) -> None:
-    life = make()
-    life.append(0)
+def test_empty_directory_is_removed(life: Life, place: Path) -> None:
     leave(place, 2, events=0)
     (place / "v1" / "events" / f"{1:032x}.unclaimed" / "0000000001.events").unlink()
     (place / "v1" / "events" / f"{1:032x}.unclaimed" / "0000000001.settled").touch()
@@ -234,10 +222,8 @@ def test_directory_that_an_interrupted_call_took_over_is_found_by_the_next(
 
 
 def test_directory_that_can_not_be_taken_over_keeps_no_process_from_the_others(
-    make: Make, place: Path, disk: FaultyDisk, log: Lines
+    life: Life, place: Path, disk: FaultyDisk, log: Lines
 ) -> None:
-    life = make(disk)
-    life.append(0)
     leave(place, 5)
     disk.errors["rename"] = OSError(errno.EACCES, "denied")
     disk.paths = f"{2:032x}"
@@ -246,10 +232,8 @@ def test_directory_that_can_not_be_taken_over_keeps_no_process_from_the_others(
 
 
 def test_process_that_can_not_look_claims_nothing_and_tries_again(
-    make: Make, place: Path, disk: FaultyDisk, clock: Clock
+    life: Life, place: Path, disk: FaultyDisk, clock: Clock
 ) -> None:
-    life = make(disk)
-    life.append(0)
     leave(place, 2, owner="e" * 32)
     mark(place, "e" * 32, age=700)
     disk.errors["open"] = OSError(errno.EMFILE, "too many open files")
@@ -301,10 +285,8 @@ def test_finalizer_does_no_io(make: Make, disk: FaultyDisk) -> None:
 
 
 def test_marks_of_dead_owners_that_own_nothing_are_removed_and_others_are_kept(
-    make: Make, place: Path
+    life: Life, place: Path
 ) -> None:
-    life = make()
-    life.append(0)
     [own] = inside(place, "owners")
     for number in range(MOST_DIRECTORIES + 5):  # more than one step removes
         mark(place, f"{number:032x}", LEASE + 60)
@@ -335,10 +317,8 @@ def test_owner_that_begins_and_dies_while_others_sweep_keeps_its_mark(
 
 
 def test_mark_that_can_not_be_removed_keeps_nothing_from_its_end(
-    make: Make, place: Path, disk: FaultyDisk
+    life: Life, place: Path, disk: FaultyDisk
 ) -> None:
-    life = make(disk)
-    life.append(0)
     mark(place, "e" * 32, LEASE + 60)
     leave(place, 1)
     disk.errors["unlink"] = OSError(errno.EACCES, "denied")
@@ -357,9 +337,7 @@ def test_mark_that_another_process_removed_first_is_no_trouble(
     assert name not in inside(place, "owners")
 
 
-def test_names_that_are_none_of_the_outbox_are_left_alone(make: Make, place: Path) -> None:
-    life = make()
-    life.append(0)
+def test_names_that_are_none_of_the_outbox_are_left_alone(life: Life, place: Path) -> None:
     for name in ("x", ".x", "x."):
         (place / "v1" / "events" / name).mkdir()
     assert life.claim_all() == 0

@@ -225,13 +225,6 @@ def test_windows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert problem.startswith("outbox: it needs Linux or macOS; leave it")
 
 
-def test_power_is_an_option(place: Path, sink: Sink) -> None:
-    client = valued.Client(sink, outbox=place, durability="power")
-    record_all(client, [1])
-    assert client.close(10)
-    assert sink.numbers() == [1]
-
-
 def test_end_waits_for_a_second_by_default(place: Path) -> None:
     assert Options(outbox=str(place)).seconds_at_end() == 1.0
     assert Options(outbox=str(place), shutdown_timeout=3.0).seconds_at_end() == 3.0

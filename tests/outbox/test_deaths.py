@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import valued
-from tests.outbox.conftest import Fork, NewClient
+from tests.outbox.conftest import Fork, New
 from tests.support.processes import VANISHED, Child, until, vanish
 from tests.support.server import Server
 from valued._outbox import deaths
@@ -55,8 +55,8 @@ def service() -> Service:
 
 
 @pytest.fixture
-def client(new_client: NewClient, service: Service) -> valued.Client:
-    return new_client(service)
+def client(new: New, service: Service) -> valued.Client:
+    return new(service)
 
 
 def record(client: valued.Client, key: str) -> None:
@@ -240,7 +240,7 @@ def test_parked_process_has_no_thread_and_is_not_woken(
 
 
 def test_threads_of_a_process_that_is_alone_end_after_idle_time(
-    new_client: NewClient, service: Service, monkeypatch: pytest.MonkeyPatch
+    new: New, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rounds: list[bool] = []
     wait = deaths.Deaths.wait
@@ -250,7 +250,7 @@ def test_threads_of_a_process_that_is_alone_end_after_idle_time(
         return rounds[-1]
 
     monkeypatch.setattr(deaths.Deaths, "wait", counted)
-    client = new_client(service, idle_time=0.2)
+    client = new(service, idle_time=0.2)
     record(client, "alone")
     settle(client)
     until(lambda: names() == [])
@@ -260,9 +260,9 @@ def test_threads_of_a_process_that_is_alone_end_after_idle_time(
 
 
 def test_thread_stays_beyond_idle_time_while_a_child_is_known_to_live(
-    new_client: NewClient, service: Service, told: Told, fork: Fork
+    new: New, service: Service, told: Told, fork: Fork
 ) -> None:
-    client = new_client(service, idle_time=0.2)
+    client = new(service, idle_time=0.2)
     record(client, "parent")
     settle(client)
 

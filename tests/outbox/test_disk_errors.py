@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.outbox.conftest import FaultyDisk, Make, files, inside
+from tests.outbox.conftest import FaultyDisk, Make, files, found, inside
 from tests.support.clock import Clock
 
 ERRORS = [errno.ENOSPC, errno.EIO, errno.EBADF, errno.EMFILE, errno.EROFS]
@@ -47,10 +47,7 @@ def test_later_event_is_in_memory_only(
     assert log.about("could not be used") == [
         f"1 time the outbox could not be used, events wait in memory: [Errno {error}] no"
     ]
-    life.die()
-    two = make()
-    two.claim_all()
-    assert sorted(two.load_all()) == [1, 4]
+    assert found(make, life) == [1, 4]
 
 
 @pytest.mark.parametrize("cut", [0, 1, 20, 35])

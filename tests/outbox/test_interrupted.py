@@ -22,10 +22,11 @@ from tests.outbox.conftest import (
     Lines,
     Make,
     files,
+    found,
     inside,
     interrupt,
 )
-from tests.outbox.life import Life, body
+from tests.outbox.life import body
 from tests.support.clock import Clock
 
 
@@ -36,17 +37,6 @@ def descriptors(place: Path) -> list[str]:
         with contextlib.suppress(OSError):
             found.append(os.readlink(f"/proc/self/fd/{number}"))
     return sorted(path for path in found if str(place) in path)
-
-
-def found(make: Make, *lives: Life) -> list[int]:
-    """What a new process finds after the death of these."""
-    for life in lives:
-        life.die()
-    two = make()
-    claimed = two.claim_all()
-    events = two.load_all()
-    assert (len(events), two.missing) == (claimed, 0)
-    return sorted(events)
 
 
 # -- events ----------------------------------------------------------------------------------------
@@ -270,9 +260,7 @@ def test_release_waits_for_a_thread_that_is_writing_and_hands_over_its_event(
     releasing.result(10)
     assert writing.result(10).file is life.stored[1].file
     assert later.file.origin != life.stored[1].file.origin
-    two = make()
-    two.claim_all()
-    assert two.load_all() == [1, 2]
+    assert found(make) == [1, 2]
 
 
 def test_release_does_not_wait_for_ever_and_a_late_event_is_found_by_others(

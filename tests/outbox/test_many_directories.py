@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from tests.outbox.conftest import NewClient
+from tests.outbox.conftest import New
 from tests.support.left import Sink, leave, record_all
 from tests.support.many import all_numbers, deliver_rest, run_among
 from tests.support.processes import until
@@ -41,10 +41,10 @@ def test_an_end_amid_the_deliveries_loses_and_repeats_nothing(place: Path, sink:
 
 
 def test_no_later_call_lists_a_directory_when_a_new_file_is_begun(
-    place: Path, new_client: NewClient, sink: Sink
+    place: Path, new: New, sink: Sink
 ) -> None:
     leave(place, 100)
-    client = new_client()
+    client = new()
     listed: list[str] = []
     active = threading.local()  # a hook can't be removed, so it looks at this
 
@@ -63,10 +63,10 @@ def test_no_later_call_lists_a_directory_when_a_new_file_is_begun(
 
 
 def test_adopt_takes_over_what_is_left_although_there_is_much_of_it(
-    place: Path, new_client: NewClient, sink: Sink
+    place: Path, new: New, sink: Sink
 ) -> None:
     leave(place, 500)
-    client = new_client()
+    client = new()
     assert client.adopt() > 0
     until(lambda: len(sink.numbers()) == 500, 30)
     assert client.close(10)
@@ -75,10 +75,10 @@ def test_adopt_takes_over_what_is_left_although_there_is_much_of_it(
 
 
 def test_two_clients_share_what_is_left_and_send_nothing_twice(
-    place: Path, new_client: NewClient, sink: Sink
+    place: Path, new: New, sink: Sink
 ) -> None:
     leave(place, 500)
-    one, other = new_client(), new_client()
+    one, other = new(), new()
     threads = [threading.Thread(target=client.adopt) for client in (one, other)]
     for thread in threads:
         thread.start()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.outbox import bad
 from tests.outbox.conftest import FaultyDisk, Held, Hooked, InThread, Lines, Make, files, inside
-from tests.outbox.life import body
+from tests.outbox.life import Life, body
 from tests.outbox.test_claim import leave
 from tests.support.clock import Clock
 from valued._outbox import records
@@ -44,9 +46,7 @@ def test_note_that_failed_is_forgotten_with_its_file(
     assert not life.journal.is_untidy()
 
 
-def test_claimed_file_with_records_of_another_kind_has_its_events(make: Make, place: Path) -> None:
-    life = make()
-    life.append(0)
+def test_claimed_file_with_records_of_another_kind_has_its_events(life: Life, place: Path) -> None:
     leave(place, 1, events=2)
     path = place / "v1" / "events" / f"{0:032x}.unclaimed" / "0000000001.events"
     with path.open("ab") as file:
@@ -86,10 +86,8 @@ def test_claimed_file_of_settled_events_that_can_not_be_removed_is_removed_later
     ("function", "part"), [("listdir", f"{0:032x}."), ("open", ".events"), ("open", ".settled")]
 )
 def test_process_without_descriptors_claims_later_what_it_could_not_read(
-    function: str, part: str, make: Make, place: Path, disk: FaultyDisk, clock: Clock
+    function: str, part: str, life: Life, place: Path, disk: FaultyDisk, clock: Clock
 ) -> None:
-    life = make(disk)
-    life.append(0)
     leave(place, 2)
     disk.errors[function] = OSError(errno.EMFILE, "too many open files")
     disk.paths = part
@@ -102,10 +100,8 @@ def test_process_without_descriptors_claims_later_what_it_could_not_read(
 
 
 def test_directory_that_can_not_be_listed_costs_itself(
-    make: Make, place: Path, disk: FaultyDisk
+    life: Life, place: Path, disk: FaultyDisk
 ) -> None:
-    life = make(disk)
-    life.append(0)
     leave(place, 3)
     disk.errors["listdir"], disk.paths = OSError(errno.EACCES, "denied"), f"{1:032x}."
     assert life.claim_all() == 2
@@ -113,10 +109,8 @@ def test_directory_that_can_not_be_listed_costs_itself(
 
 
 def test_unknown_file_that_can_not_be_set_aside_is_logged_once_a_minute(
-    make: Make, place: Path, disk: FaultyDisk, log: Lines
+    life: Life, place: Path, disk: FaultyDisk, log: Lines
 ) -> None:
-    life = make(disk)
-    life.append(0)
     leave(place, 1)
     (place / "v1" / "events" / f"{0:032x}.unclaimed" / "other").touch()
     disk.errors["rename"], disk.paths = OSError(errno.EACCES, "denied"), "/other"
@@ -128,6 +122,28 @@ def test_unknown_file_that_can_not_be_set_aside_is_logged_once_a_minute(
         life.claim_all()
     assert len(log.about("were not set aside")) + len(log.about("was not set aside")) == 1
     assert len([*place.rglob("other")]) == 1
+
+
+@pytest.mark.parametrize("what", [bad.a_link_to_itself, bad.a_directory, bad.a_fifo, bad.garbage])
+def test_bad_mark_costs_a_lease(what: Callable[[Path], None], life: Life, place: Path) -> None:
+    leave(place, 3)
+    leave(place, 1, owner="e" * 32, first=10)
+    what(place / "v1" / "owners" / ("e" * 32))
+    os.utime(place / "v1" / "owners" / ("e" * 32), (1, 1), follow_symlinks=False)
+    assert life.claim_all() == 4
+    assert not os.path.lexists(place / "v1" / "owners" / ("e" * 32))
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.EACCES])
+@pytest.mark.parametrize("function", ["open", "pread"])
+def test_file_that_can_not_be_read_costs_itself(
+    function: str, error: int, life: Life, place: Path, disk: FaultyDisk
+) -> None:
+    leave(place, 3)
+    disk.paths = f"{1:032x}" if function == "open" else ""
+    disk.errors[function] = OSError(error, "broken")
+    assert life.claim_all() == (2 if function == "open" else 0)
+    assert len(inside(place, "damaged")) == (1 if function == "open" else 3)
 
 
 def test_directory_that_can_not_be_measured_does_not_count(

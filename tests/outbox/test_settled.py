@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-from tests.outbox.conftest import FaultyDisk, Make, files, inside
+from tests.outbox.conftest import FaultyDisk, Make, files, found, inside
 from tests.support.clock import Clock
 from valued._outbox.files import OPEN_FILES
 
@@ -15,10 +15,7 @@ def test_settled_event_is_not_found_by_another_process(make: Make) -> None:
     one.append(1)
     one.append(2)
     one.settle(1)
-    one.die()
-    two = make()
-    assert two.claim() == 1
-    assert two.load_all() == [2]
+    assert found(make, one) == [2]
 
 
 def test_note_that_fails_is_written_later(make: Make, disk: FaultyDisk, clock: Clock) -> None:
@@ -33,10 +30,7 @@ def test_note_that_fails_is_written_later(make: Make, disk: FaultyDisk, clock: C
     clock.now += 1
     assert one.journal.is_untidy()
     one.maintain()
-    one.die()
-    two = make()
-    two.claim()
-    assert two.load_all() == [2]
+    assert found(make, one) == [2]
 
 
 def test_note_that_was_cut_is_written_again_at_release(make: Make, disk: FaultyDisk) -> None:
@@ -46,9 +40,7 @@ def test_note_that_was_cut_is_written_again_at_release(make: Make, disk: FaultyD
     disk.cut = 20
     one.settle(1)
     one.release()
-    two = make()
-    two.claim()
-    assert two.load_all() == [2]
+    assert found(make) == [2]
 
 
 def test_file_whose_events_are_all_settled_is_removed(make: Make, place: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import valued
-from tests.outbox.conftest import Fork, NewClient
+from tests.outbox.conftest import Fork, New
 from tests.support.left import Sink, adopt_all, record_all, run_program, segments
 from tests.support.processes import VANISHED, vanish
 
@@ -50,9 +50,9 @@ WAYS = {
     ids=str,
 )
 def test_what_a_flush_said_is_settled_is_never_sent_again(
-    way: str, children: int, place: Path, new_client: NewClient, sink: Sink, fork: Fork
+    way: str, children: int, place: Path, new: New, sink: Sink, fork: Fork
 ) -> None:
-    client = new_client()
+    client = new()
     end, status = WAYS[way]
 
     def child(number: int) -> None:
@@ -67,35 +67,10 @@ def test_what_a_flush_said_is_settled_is_never_sent_again(
     assert sink.repeats() == 0
 
 
-def test_what_several_threads_recorded_and_flushed_is_never_sent_again(
-    place: Path, new_client: NewClient, sink: Sink, fork: Fork
-) -> None:
-    client = new_client()
-
-    def child(first: int) -> None:
-        def work(begin: int) -> None:
-            record_all(client, range(begin, begin + 15))
-            assert client.flush(20)
-
-        threads = [threading.Thread(target=work, args=(first + 15 * n,)) for n in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert client.stats()["delivered"] == 60
-        vanish()
-
-    for number in range(10):
-        assert fork(child, number * 60).wait(30) == VANISHED
-    adopt_all(client, place)
-    assert sink.numbers() == [*range(600)]
-    assert sink.repeats() == 0
-
-
 def test_what_a_thread_flushed_is_never_sent_again_while_another_one_goes_on(
-    place: Path, new_client: NewClient, sink: Sink, fork: Fork
+    place: Path, new: New, sink: Sink, fork: Fork
 ) -> None:
-    client = new_client()
+    client = new()
 
     def child(first: int) -> None:
         stop = threading.Event()
@@ -119,9 +94,9 @@ def test_what_a_thread_flushed_is_never_sent_again_while_another_one_goes_on(
 
 
 def test_with_an_immediate_executor_an_event_is_never_sent_again_after_its_call(
-    place: Path, new_client: NewClient, sink: Sink, fork: Fork
+    place: Path, new: New, sink: Sink, fork: Fork
 ) -> None:
-    client = new_client(executor=valued.ImmediateExecutor())
+    client = new(executor=valued.ImmediateExecutor())
 
     def child(number: int) -> None:
         record_all(client, [number])
@@ -146,9 +121,9 @@ def test_what_the_work_horses_of_a_job_queue_flushed_is_never_sent_again(
 
 
 def test_what_was_adopted_and_flushed_is_never_sent_again(
-    place: Path, new_client: NewClient, sink: Sink, fork: Fork
+    place: Path, new: New, sink: Sink, fork: Fork
 ) -> None:
-    client = new_client()
+    client = new()
     sink.go_down()
 
     def dies() -> None:
@@ -174,7 +149,7 @@ def test_a_death_repeats_at_most_what_was_under_way(
     workers: int,
     nth: int,
     place: Path,
-    new_client: NewClient,
+    new: New,
     sink: Sink,
     fork: Fork,
     tmp_path: Path,
@@ -188,7 +163,7 @@ def test_a_death_repeats_at_most_what_was_under_way(
             died.touch()
             vanish()
 
-    client = new_client(deliver, max_workers=workers)
+    client = new(deliver, max_workers=workers)
 
     def child() -> None:
         record_all(client, range(200))
@@ -234,9 +209,9 @@ def test_a_permanently_failed_event_is_never_sent_again(
 
 
 def test_files_of_dead_processes_in_which_all_is_settled_are_removed(
-    place: Path, new_client: NewClient, sink: Sink, fork: Fork
+    place: Path, new: New, sink: Sink, fork: Fork
 ) -> None:
-    client = new_client()
+    client = new()
 
     def child(number: int) -> None:
         record_all(client, [number])
