@@ -237,3 +237,12 @@ def found(make: Make, *lives: Life) -> list[int]:
     events = two.load_all()
     assert (len(events), two.missing) == (claimed, 0)
     return sorted(events)
+
+
+def together(*functions: Callable[[], object]) -> None:
+    """Call each on a thread of its own, and wait for all."""
+    threads = [threading.Thread(target=function) for function in functions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)

@@ -77,6 +77,10 @@ class Life:
             self.stored[event] = stored
         return stored
 
+    def record(self, *events: int, spill: bool = False) -> None:
+        for event in events:
+            self.append(event, spill=spill)
+
     def refuses(self, event: int, *, spill: bool = False) -> bool:
         """Whether the disk does not take this event."""
         return self.journal.append(body(event), spill=spill) is None

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.outbox.conftest import FaultyDisk, Fork, Held, InThread, Make, files
+from tests.outbox.conftest import FaultyDisk, Fork, Held, InThread, Make, files, together
 from tests.outbox.life import body
 from tests.support.clock import Clock
 from valued._outbox import records
@@ -37,8 +36,7 @@ def test_event_is_in_a_file_when_append_returns(make: Make, place: Path) -> None
 
 def test_everything_is_private(make: Make, place: Path) -> None:
     life = make()
-    life.append(1)
-    life.append(2)
+    life.record(1, 2)
     life.settle(1)
     for folder, _, names in os.walk(place):
         assert stat.S_IMODE(os.stat(folder).st_mode) == 0o700
@@ -52,8 +50,7 @@ def test_later_events_cost_one_write_each_and_no_look_at_a_path(
     life = make(disk)
     life.append(1)
     del disk.calls[:]
-    for event in range(2, 12):
-        life.append(event)
+    life.record(*range(2, 12))
     assert [name for name, _ in disk.calls] == ["fstat", "write"] * 10
 
 
@@ -68,8 +65,7 @@ def test_no_append_lists_a_directory(make: Make, disk: FaultyDisk, clock: Clock)
 
 def test_full_file_is_followed_by_another_one(make: Make, place: Path) -> None:
     life = make(segment_size=300)
-    for event in range(30):
-        life.append(event)
+    life.record(*range(30))
     assert len(files(place)) > 3
     assert max(file.stat().st_size for file in files(place)) < 400
 
@@ -82,37 +78,8 @@ def test_numbers_are_unique_among_threads(make: Make) -> None:
         for event in range(200):
             found.append(life.journal.append(body(event), spill=event % 3 == 0))
 
-    threads = [threading.Thread(target=record) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    together(*(record for _ in range(4)))
     assert len({stored.number for stored in found}) == 800
-
-
-def test_closed_descriptor_is_opened_again(make: Make, place: Path) -> None:
-    life = make()
-    life.append(1)
-    os.close(life.number(1))
-    life.append(2)
-    assert len(files(place)) == 1
-    assert files(place)[0].read_bytes().count(b'"n"') == 2
-
-
-def test_number_of_a_closed_descriptor_that_other_code_uses_is_neither_written_nor_closed(
-    make: Make, tmp_path: Path, place: Path
-) -> None:
-    life = make()
-    life.append(1)
-    number = life.number(1)
-    os.close(number)
-    other = os.open(tmp_path / "other", os.O_RDWR | os.O_APPEND | os.O_CREAT)
-    assert other == number
-    life.append(2)
-    life.release()
-    assert os.fstat(other).st_size == 0  # it is open
-    os.close(other)
-    assert b'"n":2' in files(place)[0].read_bytes()
 
 
 def test_removed_file_is_followed_by_another_one_and_its_events_are_still_to_be_delivered(
@@ -139,21 +106,6 @@ def test_removed_directory_is_followed_by_another_one(make: Make, place: Path) -
     assert make().claim() == 0
     life.die()
     assert make().claim() == 1
-
-
-def test_directory_that_was_taken_over_is_left_to_its_new_owner(
-    make: Make, place: Path, wall: Clock
-) -> None:
-    life = make(wall=wall)
-    first = life.append(1)
-    [directory] = (place / "v1" / "events").iterdir()
-    directory.rename(directory.with_name(directory.name.partition(".")[0] + "." + "f" * 32))
-    wall.now += 700  # as after a long sleep
-    assert life.journal.is_untidy()
-    second = life.append(2)
-    life.maintain()
-    assert life.lost == [(first.file, "handed_over")]
-    assert first.file.origin != second.file.origin
 
 
 @pytest.mark.parametrize("name", ["fdatasync", "fsync"])

@@ -30,8 +30,7 @@ def test_oldest_files_are_dropped_and_reported(make: Make, place: Path) -> None:
 
 def test_events_on_the_disk_only_are_dropped_too(make: Make, place: Path) -> None:
     life = make(segment_size=300, max_size=1000)
-    for event in range(100):
-        life.append(event, spill=True)
+    life.record(*range(100), spill=True)
     life.tidy()
     dropped = sum(file.unread for file, _ in life.lost)
     assert dropped > 0
@@ -50,8 +49,7 @@ def test_what_was_taken_over_goes_first(make: Make, place: Path) -> None:
 
 def test_file_that_is_being_read_is_kept(make: Make) -> None:
     life = make(segment_size=300, max_size=100)
-    for event in range(20):
-        life.append(event, spill=True)
+    life.record(*range(20), spill=True)
     batch = life.read(2)
     life.tidy()
     assert batch.file not in [file for file, _ in life.lost]
@@ -61,8 +59,7 @@ def test_many_directories_are_measured_in_steps(make: Make, place: Path, disk: F
     life = make(disk, segment_size=30)
     life.append(0)
     leave(place, 600, owner="unclaimed")
-    life.append(1)
-    life.append(2)
+    life.record(1, 2)
     steps = 0
     while life.journal.is_untidy():
         del disk.calls[:]
@@ -74,12 +71,10 @@ def test_many_directories_are_measured_in_steps(make: Make, place: Path, disk: F
 
 def test_size_of_others_counts_and_is_not_touched(make: Make, place: Path) -> None:
     other = make(segment_size=300)
-    for event in range(100):
-        other.append(event)
+    other.record(*range(100))
     before = total(place)
     life = make(segment_size=300, max_size=1000)
-    for event in range(20):
-        life.append(event)
+    life.record(*range(20))
     life.tidy()
     assert life.lost != []
     assert total(place) >= before

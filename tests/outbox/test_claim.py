@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from tests.outbox.conftest import (
     files,
     inside,
     interrupt,
+    together,
 )
 from tests.outbox.life import Life, body
 from tests.support.clock import Clock
@@ -72,8 +72,7 @@ def test_what_was_handed_over_is_found(make: Make) -> None:
 
 def test_claim_says_how_many_events_it_found_before_they_are_read(make: Make, place: Path) -> None:
     one, two = make(), make()
-    for event in range(20):
-        one.append(event)
+    one.record(*range(20))
     for event in range(5):
         one.settle(event)
     one.die()
@@ -121,8 +120,7 @@ def test_directory_with_many_files_is_claimed_in_portions(make: Make) -> None:
     one, two = make(), make()
     one.append(0)
     small = make(segment_size=30)
-    for event in range(20):
-        small.append(event)
+    small.record(*range(20))
     small.die()
     assert two.claim(5) == 5
     assert two.journal.is_claim_due()
@@ -180,11 +178,7 @@ def test_one_of_many_processes_gets_a_directory(make: Make, place: Path) -> None
     for life in lives:
         life.append(0)
     leave(place, 40)
-    threads = [threading.Thread(target=life.claim_all) for life in lives]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    together(*(life.claim_all for life in lives))
     assert sum(len(life.files) for life in lives) == 40
     assert len({file.path for life in lives for file in life.files}) == 40
 
@@ -243,21 +237,6 @@ def test_process_that_can_not_look_claims_nothing_and_tries_again(
     clock.now += 1
     assert life.journal.is_claim_due()
     assert life.claim_all() == 2
-
-
-def test_event_that_an_expired_owner_writes_after_all_is_found(make: Make, clock: Clock) -> None:
-    one, two = make(), make()
-    one.append(1)
-    one.alive.discard(one.pid)  # or so it seems from here
-    two.claim_all()
-    two.load_all()
-    one.journal.append(body(2), spill=False)
-    two.settle(1)
-    two.maintain()
-    clock.now += 20
-    two.maintain()
-    assert two.claim() == 1
-    assert two.load_all() == [2]
 
 
 def test_journal_that_was_dropped_is_released_by_the_next_one(make: Make, place: Path) -> None:

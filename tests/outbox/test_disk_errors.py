@@ -85,8 +85,7 @@ def test_maintenance_that_fails_is_tried_again(
     function: str, make: Make, disk: FaultyDisk, clock: Clock, wall: Clock, place: Path
 ) -> None:
     life = make(disk, segment_size=30, wall=wall)
-    life.append(1)
-    life.append(2)
+    life.record(1, 2)
     life.settle(1)
     wall.now += 61
     disk.errors[function] = OSError(errno.EIO, "no")

@@ -123,13 +123,11 @@ def test_what_is_more_than_the_outbox_keeps_is_counted_and_said(
     assert len(log.about(SAID["size"])) <= 2
 
 
-@pytest.mark.parametrize(
-    "at", [0.0, -1.0, 1.0, time.time() - WEEK - 1], ids=["0", "-1", "1", "a week"]
-)
-def test_events_of_a_clock_that_was_behind_are_dropped_loudly_or_delivered(
-    at: float, place: Path, new: New, sink: Sink, log: Lines
+@pytest.mark.parametrize("at", ["0", "-1", "1", "604801", "nan", "inf", "-inf"])
+def test_events_of_a_clock_that_was_behind_or_broken_are_dropped_loudly_or_delivered(
+    at: str, place: Path, new: New, sink: Sink, log: Lines
 ) -> None:
-    leave(place, 1, events=5, at=at)
+    leave(place, 1, events=5, at=float(at))
     leave(place, 1, events=5, first=100)
     client = new()
     client.adopt()
@@ -137,7 +135,8 @@ def test_events_of_a_clock_that_was_behind_are_dropped_loudly_or_delivered(
     assert client.close(10)
     assert {100, 101, 102, 103, 104} <= set(sink.numbers())
     stats = client.stats()
-    assert stats["dropped"] == 10 - len(sink.numbers()) == log.count(SAID["age"])
+    assert stats["dropped"] == 10 - len(sink.numbers())
+    assert stats["dropped"] == log.count(SAID["age"]) + log.count(SAID["damaged"])
 
 
 @pytest.mark.parametrize("ahead", [DAY, 20 * 365 * DAY, 1e12, 1e300], ids=str)
@@ -151,21 +150,6 @@ def test_events_of_a_clock_that_was_ahead_are_delivered(
     assert client.close(10)
     assert sink.numbers() == [*range(5)]
     assert log.lines == []
-
-
-@pytest.mark.parametrize("at", ["nan", "inf", "-inf"])
-def test_events_with_a_time_that_is_no_number_are_settled(
-    at: str, place: Path, new: New, sink: Sink, log: Lines
-) -> None:
-    leave(place, 1, events=5, at=float(at))
-    leave(place, 1, events=5, first=100)
-    client = new()
-    client.adopt()
-    until(lambda: client.stats()["delivered"] + client.stats()["dropped"] == 10)
-    assert client.close(10)
-    assert {100, 101, 102, 103, 104} <= set(sink.numbers())
-    assert client.stats()["dropped"] == 10 - len(sink.numbers())
-    assert client.stats()["dropped"] == log.count(SAID["age"]) + log.count(SAID["damaged"])
 
 
 def test_the_end_of_a_short_process_says_all_that_was_dropped(

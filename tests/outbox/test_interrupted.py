@@ -10,6 +10,7 @@ import os
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -155,8 +156,7 @@ def test_interrupted_beginning_of_a_file_leaves_neither_file_nor_descriptor(
 def test_note_that_was_interrupted_is_written_with_the_next_try(after: bool, make: Make) -> None:
     disk = Hooked("write", after=after)
     life = make(disk)
-    life.append(1)
-    life.append(2)
+    life.record(1, 2)
     disk.handler = interrupt
     with pytest.raises(Interrupted):
         life.journal.settled(*life.stored[1][:2])
@@ -168,8 +168,7 @@ def test_note_that_was_interrupted_is_written_with_the_next_try(after: bool, mak
 def test_load_that_was_interrupted_reads_the_same_again(name: str, make: Make) -> None:
     disk = Hooked(name)
     life = make(disk)
-    for event in range(5):
-        life.append(event, spill=True)
+    life.record(*range(5), spill=True)
     disk.handler = interrupt
     with pytest.raises(Interrupted):
         life.load(3)
@@ -201,8 +200,7 @@ def test_claim_within_a_claim_takes_over_nothing(make: Make) -> None:
 def test_maintenance_within_maintenance_is_the_outer_one_s(make: Make, place: Path) -> None:
     disk = Hooked("unlink")
     life = make(disk, segment_size=30)
-    for event in range(4):
-        life.append(event)
+    life.record(*range(4))
     for event in range(4):
         life.settle(event)
     disk.handler = life.maintain
@@ -401,25 +399,26 @@ def test_number_by_which_other_code_reads_the_same_file_is_neither_written_nor_c
     assert found(make) == [1, 2]
 
 
-@pytest.mark.parametrize("kind", ["file", "pipe", "socket"])
-def test_number_that_other_code_uses_by_now_is_not_closed_at_the_end(
-    kind: str, make: Make, tmp_path: Path
+@pytest.mark.parametrize("kind", ["nothing", "file", "pipe", "socket"])
+def test_number_that_other_code_uses_by_now_is_neither_written_nor_closed(
+    kind: str, make: Make, tmp_path: Path, place: Path
 ) -> None:
     life = make()
     life.append(1)
     number = life.number(1)
-    if kind == "file":
-        other = os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT)
-        ends = [other]
-    elif kind == "pipe":
-        ends = [*os.pipe()]
-        other = ends[1]
-    else:
-        ends = [one.detach() for one in socket.socketpair()]
-        other = ends[0]
-    os.dup2(other, number)  # closes what was there
+    os.close(number)
+    openings: dict[str, Callable[[], list[int]]] = {
+        "nothing": list,
+        "file": lambda: [os.open(tmp_path / "other", os.O_RDWR | os.O_APPEND | os.O_CREAT)],
+        "pipe": lambda: [*os.pipe()],
+        "socket": lambda: [one.detach() for one in socket.socketpair()],
+    }
+    ends = openings[kind]()
+    assert kind == "nothing" or number in ends
+    life.append(2)
+    assert len(files(place)) == 1
     life.release()
-    os.fstat(number)  # it is open
-    for end in (number, *ends):
-        os.close(end)
-    assert found(make) == [1]
+    assert kind != "file" or os.fstat(number).st_size == 0
+    for end in ends:
+        os.close(end)  # it is open
+    assert found(make) == [1, 2]

@@ -15,8 +15,7 @@ from tests.support.clock import Clock
 
 def test_spilled_events_are_read_in_order_and_in_windows(make: Make) -> None:
     life = make(segment_size=300)
-    for event in range(50):
-        life.append(event, spill=True)
+    life.record(*range(50), spill=True)
     windows = []
     while window := life.load(7):
         windows.append(window)
@@ -26,15 +25,13 @@ def test_spilled_events_are_read_in_order_and_in_windows(make: Make) -> None:
 
 def test_window_is_bounded_by_bytes(make: Make) -> None:
     life = make()
-    for event in range(10, 20):
-        life.append(event, spill=True)
+    life.record(*range(10, 20), spill=True)
     assert life.load(100, size=20) == [10, 11, 12]  # 8 bytes each
 
 
 def test_load_returns_the_same_until_it_is_confirmed(make: Make) -> None:
     life = make()
-    for event in range(3):
-        life.append(event, spill=True)
+    life.record(*range(3), spill=True)
     first = life.read(2)
     assert life.read(2) is first
     assert [event_of(one.body) for one in first.events] == [0, 1]
@@ -71,8 +68,7 @@ def test_own_events_come_before_claimed_ones(make: Make) -> None:
 
 def test_torn_record_at_the_end_of_a_file_is_no_loss(make: Make, place: Path) -> None:
     one = make()
-    one.append(1)
-    one.append(2)
+    one.record(1, 2)
     one.die()
     [file] = files(place)
     os.truncate(file, file.stat().st_size - 3)
@@ -83,8 +79,7 @@ def test_torn_record_at_the_end_of_a_file_is_no_loss(make: Make, place: Path) ->
 
 def test_damaged_part_costs_what_it_hits_and_is_counted(make: Make, place: Path) -> None:
     one = make()
-    for event in range(5):
-        one.append(event)
+    one.record(*range(5))
     one.settle(0)
     one.die()
     [file] = files(place)
@@ -104,8 +99,7 @@ def test_damage_of_a_settled_event_is_no_loss_but_reported(
     make: Make, place: Path, log: Lines
 ) -> None:
     one = make()
-    for event in range(3):
-        one.append(event)
+    one.record(*range(3))
     one.settle(1)
     one.die()
     [file] = files(place)
@@ -119,8 +113,7 @@ def test_damage_of_a_settled_event_is_no_loss_but_reported(
 @pytest.mark.parametrize("gone", ["removed", "truncated", "replaced"])
 def test_spilled_events_whose_file_is_gone_are_missing(gone: str, make: Make, place: Path) -> None:
     life = make()
-    for event in range(3):
-        life.append(event, spill=True)
+    life.record(*range(3), spill=True)
     [file] = files(place)
     if gone == "truncated":
         os.truncate(file, 8)

@@ -150,8 +150,7 @@ def test_directory_that_can_not_be_measured_does_not_count(
     make: Make, place: Path, disk: FaultyDisk
 ) -> None:
     life = make(disk, segment_size=300, max_size=2_000)
-    for event in range(20):
-        life.append(event)
+    life.record(*range(20))
     leave(place, 1, events=500)
     disk.errors["listdir"], disk.paths = FULL, f"{0:032x}.unclaimed"
     life.tidy()
@@ -204,8 +203,7 @@ def test_file_that_could_not_be_read_is_not_handed_over(
     make: Make, place: Path, disk: FaultyDisk
 ) -> None:
     life = make(disk)
-    life.append(1, spill=True)
-    life.append(2, spill=True)
+    life.record(1, 2, spill=True)
     assert life.load(1) == [1]
     disk.errors["pread"] = FULL
     assert (life.load(), life.missing) == ([], 1)
@@ -219,8 +217,7 @@ def test_end_of_a_file_that_a_thread_writes_to_is_read_when_it_is_written(
 ) -> None:
     disk = Held(3)
     life = make(disk)
-    life.append(1, spill=True)
-    life.append(2, spill=True)
+    life.record(1, 2, spill=True)
     writing = in_thread(life.append, 3, spill=True)
     assert disk.inside.wait(10)
     os.truncate(files(place)[0], files(place)[0].stat().st_size - 1)
@@ -240,8 +237,7 @@ def test_size_that_is_exceeded_drops_no_file_that_a_thread_writes_to(
     life.append(0)
     writing = in_thread(life.append, 1)
     assert disk.inside.wait(10)
-    for event in range(2, 60):
-        life.append(event)
+    life.record(*range(2, 60))
     life.tidy()
     disk.go_on.set()
     stored = writing.result(10)

@@ -85,8 +85,7 @@ def test_a_sibling_delivers_what_a_killed_child_left(new: New, sink: Sink, fork:
 
     assert fork(deadly.record, client).wait(20) == VANISHED
     assert fork(goes_on).wait(30) == 0
-    assert sink.numbers() == [*range(10), 100]
-    assert sink.repeats() == 0
+    assert sink.all() == [*range(10), 100]
     assert client.stats()["accepted"] == 0
 
 
@@ -107,8 +106,7 @@ def test_what_is_left_by_many_deaths_in_a_row_is_delivered_once(
     sink.come_up()
     adopt_all(client, place)
     assert client.close(10)
-    assert sink.numbers() == [*range(20)]
-    assert sink.repeats() == 0
+    assert sink.all() == [*range(20)]
 
 
 def test_a_process_that_is_killed_amid_an_adoption_leaves_it_to_the_next(
@@ -162,8 +160,7 @@ def test_adopt_takes_nothing_of_a_process_that_is_stopped(
     assert stopped.wait(30) == 0
     for end in (*ready, *go_on):
         os.close(end)
-    assert sink.numbers() == [*range(5), 100]
-    assert sink.repeats() == 0
+    assert sink.all() == [*range(5), 100]
 
 
 def elsewhere(place: Path, age: float) -> None:

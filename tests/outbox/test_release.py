@@ -29,8 +29,7 @@ def test_event_has_the_same_key_in_each_process(make: Make) -> None:
 
 def test_event_that_is_settled_after_a_release_is_noted_where_it_is(make: Make) -> None:
     life, two = make(), make()
-    life.append(1)
-    life.append(2)
+    life.record(1, 2)
     life.release()
     life.append(3)
     life.settle(1)
@@ -42,8 +41,7 @@ def test_event_that_is_settled_after_another_process_claimed_it_changes_nothing(
     make: Make, place: Path, log: Lines
 ) -> None:
     life, two = make(), make()
-    life.append(1)
-    life.append(2)
+    life.record(1, 2)
     life.release()
     two.claim_all()
     life.settle(1)
@@ -56,8 +54,7 @@ def test_note_that_can_not_be_written_at_the_end_hands_over_all_the_same(
     make: Make, disk: FaultyDisk
 ) -> None:
     life = make(disk)
-    life.append(1)
-    life.append(2)
+    life.record(1, 2)
     disk.paths, disk.errors["open"] = ".settled", OSError(errno.ENOSPC, "full")
     life.settle(1)
     life.release()
@@ -83,8 +80,7 @@ def test_heartbeat_is_once_a_minute(make: Make, disk: FaultyDisk, wall: Clock) -
         life.maintain()
     assert disk.count("utime") == 0
     wall.now += 1
-    life.append(3)
-    life.append(4)
+    life.record(3, 4)
     life.maintain()
     assert disk.count("utime") == 1
     wall.now -= 1000  # the clock was set
@@ -108,18 +104,18 @@ def test_lost_files_without_events_are_not_mentioned(
     assert log.lines == []
 
 
-@pytest.mark.parametrize("how", ["maintain", "claim"])
-def test_process_that_lost_its_files_finds_out_when_it_maintains_or_claims(
+@pytest.mark.parametrize("how", ["maintain", "claim", "append"])
+def test_process_that_lost_its_files_finds_out_with_its_next_call(
     how: str, make: Make, place: Path, wall: Clock
 ) -> None:
     life = make(wall=wall)
     life.append(1)
     take_away(place, life)
     wall.now += 700
-    getattr(life, how)()
+    getattr(life, how)(*([2] if how == "append" else []))
     life.maintain()
     assert [why for _, why in life.lost] == ["handed_over"]
-    life.append(2)
+    assert life.append(3).file.origin != life.stored[1].file.origin
 
 
 def test_process_that_can_not_look_what_became_of_its_files_looks_later(

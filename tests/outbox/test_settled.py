@@ -12,16 +12,14 @@ from valued._outbox.files import OPEN_FILES
 
 def test_settled_event_is_not_found_by_another_process(make: Make) -> None:
     one = make()
-    one.append(1)
-    one.append(2)
+    one.record(1, 2)
     one.settle(1)
     assert found(make, one) == [2]
 
 
 def test_note_that_fails_is_written_later(make: Make, disk: FaultyDisk, clock: Clock) -> None:
     one = make(disk)
-    one.append(1)
-    one.append(2)
+    one.record(1, 2)
     disk.errors["open"] = OSError(errno.ENOSPC, "full")
     one.settle(1)
     one.maintain()
@@ -35,8 +33,7 @@ def test_note_that_fails_is_written_later(make: Make, disk: FaultyDisk, clock: C
 
 def test_note_that_was_cut_is_written_again_at_release(make: Make, disk: FaultyDisk) -> None:
     one = make(disk)
-    one.append(1)
-    one.append(2)
+    one.record(1, 2)
     disk.cut = 20
     one.settle(1)
     one.release()
@@ -45,8 +42,7 @@ def test_note_that_was_cut_is_written_again_at_release(make: Make, disk: FaultyD
 
 def test_file_whose_events_are_all_settled_is_removed(make: Make, place: Path) -> None:
     life = make(segment_size=100)
-    for event in range(6):
-        life.append(event)
+    life.record(*range(6))
     for event in range(6):
         life.settle(event)
     assert life.journal.is_untidy()
@@ -59,8 +55,7 @@ def test_file_whose_events_are_all_settled_is_removed(make: Make, place: Path) -
 
 def test_files_that_are_open_are_few(make: Make, disk: FaultyDisk) -> None:
     life = make(disk, segment_size=30)
-    for event in range(60):
-        life.append(event)
+    life.record(*range(60))
     life.maintain()
     for event in range(60):
         life.settle(event)
@@ -77,8 +72,7 @@ def test_event_whose_caller_was_interrupted_is_found_by_this_process(
     life = make(segment_size=100)
     life.append(1)
     life.journal.append(b'{"n":2}', spill=False)  # its call ended before the pipeline knew of it
-    life.append(3)
-    life.append(4)
+    life.record(3, 4)
     life.settle(1)
     life.settle(3)
     life.maintain()

@@ -63,8 +63,7 @@ def test_what_a_flush_said_is_settled_is_never_sent_again(
     for number in range(children):
         assert fork(child, number).wait(30) == status
     adopt_all(client, place)
-    assert sink.numbers() == [*range(children)]
-    assert sink.repeats() == 0
+    assert sink.all() == [*range(children)]
 
 
 def test_what_a_thread_flushed_is_never_sent_again_while_another_one_goes_on(
@@ -106,8 +105,7 @@ def test_with_an_immediate_executor_an_event_is_never_sent_again_after_its_call(
     for number in range(60):
         assert fork(child, number).wait(30) == VANISHED
     adopt_all(client, place)
-    assert sink.numbers() == [*range(60)]
-    assert sink.repeats() == 0
+    assert sink.all() == [*range(60)]
 
 
 def test_what_the_work_horses_of_a_job_queue_flushed_is_never_sent_again(
@@ -116,8 +114,7 @@ def test_what_the_work_horses_of_a_job_queue_flushed_is_never_sent_again(
     # As RQ works: a worker that lives long forks a process for each job, which ends by `os._exit`.
     done = run_program("outbox_work_horses", str(place), str(tmp_path / "arrived"), "60")
     assert (done.returncode, done.stderr) == (0, "")
-    assert sink.numbers() == [*range(60)]
-    assert sink.repeats() == 0
+    assert sink.all() == [*range(60)]
 
 
 def test_what_was_adopted_and_flushed_is_never_sent_again(
@@ -139,8 +136,7 @@ def test_what_was_adopted_and_flushed_is_never_sent_again(
     sink.come_up()
     assert fork(adopts).wait(30) == VANISHED
     adopt_all(client, place)
-    assert sink.numbers() == [*range(20)]
-    assert sink.repeats() == 0
+    assert sink.all() == [*range(20)]
 
 
 @pytest.mark.parametrize("nth", [1, 17, 100])
