@@ -84,6 +84,11 @@ def garbage(path: Path) -> None:
     write(path, random.Random(1).randbytes(1024 * 1024))
 
 
+def a_huge_file(path: Path) -> None:
+    write(path, segment([SECRET]))
+    os.truncate(path, 2**40)
+
+
 def only_the_beginning(path: Path) -> None:
     write(path, BEGINNING)
 
@@ -105,8 +110,8 @@ _ANYWHERE = [a_dangling_link, a_link_to_itself, a_directory, a_fifo, a_socket, z
 
 #: In place of a segment. None of them has an event that is to be delivered.
 SEGMENTS = [
-    *_ANYWHERE, nothing, a_link_to_a_file, unreadable, only_the_beginning, half_of_the_beginning,
-    half_of_a_head, a_huge_length,
+    *_ANYWHERE, nothing, a_link_to_a_file, unreadable, a_huge_file, only_the_beginning,
+    half_of_the_beginning, half_of_a_head, a_huge_length,
 ]  # fmt: skip
 
 

@@ -87,14 +87,14 @@ class Scan:
         elif not self._is_dead(by, path):
             return False
         # Else it is one that an interrupted call has taken over.
+        target = store.paths.owned(origin, owner.name)
         try:
             if not stat.S_ISDIR(store.disk.lstat(path).st_mode):
                 store.trouble.set_aside(path)
                 return False
-            target = store.paths.owned(origin, owner.name)
             if path != target:
                 store.disk.rename(path, target)
-            names = self._names(target)
+            names = sorted(store.disk.listdir(target))
         except FileNotFoundError:  # another process was faster
             return False
         except OSError as error:  # one directory must not keep this process from the others
@@ -102,17 +102,10 @@ class Scan:
                 raise
             message = "%d times events of other processes could not be taken over: %s"
             store.reporter.warn("claim", message, error)
+            store.trouble.set_aside(target)  # if it is there, it can't be read
             return False
         self._adopt(OwnedDirectory(origin, target), names)
         return True
-
-    def _names(self, path: str) -> list[str]:
-        try:
-            return sorted(self._store.disk.listdir(path))
-        except OSError as error:
-            if error.errno not in SHORTAGE:
-                self._store.trouble.set_aside(path)
-            raise
 
     def _adopt(self, directory: OwnedDirectory, names: list[str]) -> None:
         store, owner = self._store, self.owner

@@ -234,6 +234,7 @@ class Deaths:
 
     def _watch(self, name: str) -> bool:
         """Watch an owner. False: its process has ended already."""
+        process = None
         try:
             content = read_mark(self._disk, self._paths.mark(name))
             here = self._processes.here()
@@ -241,20 +242,18 @@ class Deaths:
             if content is None or content[0][2:] != here[2:] or content[0].pid == here.pid:
                 return True
             process = Descriptor(os, os.pidfd_open(content[0].pid))
+            # Looked at now: the pid can't be used again any more.
+            if self._processes.is_alive(content[0]) is not False:
+                self._watched[name] = process
+                return True
         except ProcessLookupError:  # pragma: no cover - it died in this instant
             return False
-        except OSError:  # pragma: no cover - no descriptor is free
+        except OSError:  # pragma: no cover - no descriptor is free: the scan finds it
             return True
-        try:
-            # Looked at now: the pid can't be used again any more.
-            is_alive = self._processes.is_alive(content[0]) is not False
-        except OSError:  # pragma: no cover - no descriptor is free
-            is_alive = True
-        if is_alive:
-            self._watched[name] = process
-        else:  # pragma: no cover - its pid was used again
-            process.close()
-        return is_alive
+        finally:
+            if process is not None and name not in self._watched:  # pragma: no cover - likewise
+                process.close()
+        return False  # pragma: no cover - its pid was used again
 
     def _close(self) -> None:
         watched, self._watched = self._watched, {}
