@@ -219,7 +219,7 @@ class Claims:
             found = [one for one in found if not one.lost and one in one.directory.segments]
             for segment in found:
                 segment.reported = True
-            store.to_read += found
+            store.claimed.update(dict.fromkeys(found))
         return found
 
     def _advance(self, owner: Ownership, now: float, events: int) -> None:

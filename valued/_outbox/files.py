@@ -5,6 +5,8 @@ Nothing here scans a directory, raises an `Exception`, or waits for another thre
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import os
 import threading
 from typing import TYPE_CHECKING, Final
@@ -22,8 +24,6 @@ from valued._outbox.records import Damage
 from valued._outbox.segments import Batch, Loaded, Segment, Stored, read_events
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from valued._outbox.segments import Ownership
     from valued._outbox.store import Store
 
@@ -158,7 +158,7 @@ class Writer:
                     owner.current[spill] = made
                     is_current = True
                     if spill:
-                        store.to_read.append(made)
+                        store.spilled[made] = None
                     if before is not None:
                         before.sealed = True
                         store.size_is_due = True
@@ -175,17 +175,16 @@ class Notes:
         self._store = store
         # A thread takes a file out while it writes, so no other thread closes it meanwhile.
         self._open: dict[Segment, AppendFile] = {}
-        self._late: dict[Segment, list[int]] = {}  # settled, and could not be written down yet
+        self._late: collections.deque[tuple[Segment, int]] = collections.deque()  # not noted yet
 
     def settled(self, segment: Segment, number: int) -> None:
         """See `Journal.settled`."""
         if segment.removed:
             return
         try:
-            self._write(segment, (number,))
+            self._write(segment, number)
         except OSError as error:
-            with self._store.lock:
-                self._late.setdefault(segment, []).append(number)
+            self._late.append((segment, number))
             self._store.trouble.refuse(error)
 
     def is_behind(self) -> bool:
@@ -194,18 +193,17 @@ class Notes:
 
     def catch_up(self) -> None:
         """Try again to note what could not be noted. Raises `OSError`."""
-        for segment in list(self._late):
-            numbers = tuple(self._late.get(segment, ()))
-            if numbers and not segment.removed:
-                self._write(segment, numbers)
-            with self._store.lock:  # after an interruption they are noted again, which is harmless
-                late = self._late.pop(segment, [])
-                if left := [number for number in late if number not in numbers]:
-                    self._late[segment] = left
+        while self._late:
+            segment, number = late = self._late[0]
+            if not segment.removed:
+                self._write(segment, number)
+            # After an interruption, or by two threads, it is noted twice, which is harmless.
+            with contextlib.suppress(ValueError):
+                self._late.remove(late)
 
-    def _write(self, segment: Segment, numbers: Sequence[int]) -> None:
+    def _write(self, segment: Segment, number: int) -> None:
         store = self._store
-        record = records.encode_numbers(numbers, store.wall())
+        record = records.encode_numbers((number,), store.wall())
         with store.lock:
             file = self._open.pop(segment, None)
         is_kept = False
@@ -274,17 +272,17 @@ class Reader:
     def _next(self, events: int, size: int) -> Batch | None:
         store = self._store
         owner = store.owner
-        files = sorted(store.to_read, key=lambda one: one.adopted)  # its own ones first
-        for segment in files:
-            if segment.unread > 0 and segment.removed:
+        is_resting = store.trouble.is_resting()
+        for segment in [*store.spilled, *store.claimed]:
+            if segment.unread <= 0:
+                continue
+            if segment.removed:
                 return Batch(segment, (), segment.position, segment.unread)
-        if owner is None or store.trouble.is_resting():
-            return None
-        for segment in files:
-            if segment.unread > 0 and segment.directory in owner.directories:
-                batch = self._read(owner, segment, events, size)
-                if batch is not None:
-                    return batch
+            if owner is None or is_resting or segment.directory not in owner.directories:
+                continue
+            batch = self._read(owner, segment, events, size)
+            if batch is not None:
+                return batch
         return None
 
     def _read(self, owner: Ownership, segment: Segment, events: int, size: int) -> Batch | None:

@@ -56,7 +56,9 @@ class Store:
         self.lock: Final = threading.RLock()
         self.owner: Ownership | None = None
         self.detached: list[Ownership] = []  # lost, and what became of it wasn't looked up yet
-        self.to_read: list[Segment] = []  # files with events on the disk only, oldest first
+        # Files with events on the disk only, oldest first: its own, and those of other origins.
+        self.spilled: dict[Segment, None] = {}
+        self.claimed: dict[Segment, None] = {}
         self.lost: list[tuple[Segment, str]] = []  # to be reported to the pipeline
         self.size_is_due = False  # whether the size of the directory is to be checked
 
@@ -202,9 +204,8 @@ class Store:
 
     def _forget(self, segment: Segment) -> None:
         """*segment* isn't there any more, or isn't its own; with the lock."""
-        segment.directory.segments.pop(segment, None)
-        if segment in self.to_read:
-            self.to_read.remove(segment)
+        for files in (segment.directory.segments, self.spilled, self.claimed):
+            files.pop(segment, None)
 
     @staticmethod
     def _vanish(segment: Segment) -> None:
@@ -243,7 +244,11 @@ class Store:
     def hand_over(self, owner: Ownership, directory: OwnedDirectory) -> None:
         """Let other processes claim *directory*; remove it if it is empty. Raises nothing."""
         files = list(directory.segments)
-        gone = [one for one in files if one.removed or not self._is_there(one.path)]
+        gone = []
+        for segment in files:
+            with contextlib.suppress(OSError):
+                if segment.removed or not exists(self.disk, segment.path):
+                    gone.append(segment)
         with self.lock:
             owner.directories.pop(directory, None)
             for segment in gone:
@@ -257,12 +262,6 @@ class Store:
             with contextlib.suppress(OSError):
                 self.disk.rename(directory.path, target)
                 directory.path = target  # what is under way is noted there
-
-    def _is_there(self, path: str) -> bool:
-        try:
-            return exists(self.disk, path)
-        except OSError:
-            return True
 
     def _remove_directory(self, directory: OwnedDirectory) -> bool:
         """Remove a directory whose events are gone, with notes that a crash may have left."""

@@ -67,9 +67,9 @@ class Upkeep:
             if not self._has_surplus(segment):
                 self._notes.close(segment)
                 self._store.remove(owner, segment)
-            elif segment.look_at == -math.inf:
+            elif final or segment.look_at == -math.inf:
                 segment.look_at = now + GRACE  # its caller may just be late
-            elif not final:
+            else:
                 self._adopt(owner, segment)
 
     def _has_surplus(self, segment: Segment) -> bool:
