@@ -124,6 +124,16 @@ def test_unknown_file_that_can_not_be_set_aside_is_logged_once_a_minute(
     assert len([*place.rglob("other")]) == 1
 
 
+@pytest.mark.parametrize("name", ["1/0000000002.events", "1/0000000001.settled", "1/other", "7"])
+def test_bad_file_costs_itself(name: str, life: Life, place: Path, log: Lines) -> None:
+    leave(place, 3)
+    directory, _, file = name.partition("/")
+    bad.garbage(place / "v1" / "events" / f"{int(directory):032x}.unclaimed" / file)
+    assert life.claim_all() == 3
+    assert life.load_all() == [1, 1, 1]
+    assert len(inside(place, "damaged")) == len(log.about("set aside")) == 1
+
+
 @pytest.mark.parametrize("what", [bad.a_link_to_itself, bad.a_directory, bad.a_fifo, bad.garbage])
 def test_bad_mark_costs_a_lease(what: Callable[[Path], None], life: Life, place: Path) -> None:
     leave(place, 3)
