@@ -16,8 +16,16 @@ import pytest
 from tests.outbox.conftest import FaultyDisk, Fork
 from tests.support.processes import VANISHED, vanish
 from valued._outbox import owners
-from valued._outbox.owners import ALIVE, DEAD, ELSEWHERE, EXPIRED, LEASE, SystemProcesses, identify
-from valued._outbox.paths import OutboxPaths
+from valued._outbox.owners import (
+    ALIVE,
+    DEAD,
+    ELSEWHERE,
+    EXPIRED,
+    LEASE,
+    OutboxPaths,
+    SystemProcesses,
+    identify,
+)
 
 NAME = "a" * 32
 HERE = SystemProcesses()

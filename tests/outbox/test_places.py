@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.outbox.conftest import FaultyDisk
-from valued._outbox.paths import OutboxPaths
+from valued._outbox.owners import OutboxPaths
 
 
 def problem(path: Path) -> str:

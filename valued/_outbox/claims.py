@@ -17,13 +17,15 @@ from valued._outbox.disk import SHORTAGE, LeaseLostError
 from valued._outbox.owners import (
     DEAD,
     ELSEWHERE,
+    EVENTS,
     EXPIRED,
     HEARTBEAT_INTERVAL,
+    SETTLED,
     changed,
     read_mark,
+    split,
     state,
 )
-from valued._outbox.paths import EVENTS, SETTLED, split
 from valued._outbox.records import Damage
 from valued._outbox.segments import (
     BEGINNING,

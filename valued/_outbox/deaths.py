@@ -25,8 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Set
 
     from valued._outbox.disk import Disk
-    from valued._outbox.owners import Processes
-    from valued._outbox.paths import OutboxPaths
+    from valued._outbox.owners import OutboxPaths, Processes
 
 #: Processes that are watched at most, as each takes a descriptor. The scan finds the others.
 MOST_WATCHED: Final = 200

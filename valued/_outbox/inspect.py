@@ -12,8 +12,16 @@ from valued._errors import ValidationError
 from valued._options import outbox_path
 from valued._outbox import records
 from valued._outbox.journal import Journal
-from valued._outbox.owners import SystemProcesses, read_mark, state
-from valued._outbox.paths import EVENTS, SETTLED, UNCLAIMED, OutboxPaths, split
+from valued._outbox.owners import (
+    EVENTS,
+    SETTLED,
+    UNCLAIMED,
+    OutboxPaths,
+    SystemProcesses,
+    read_mark,
+    split,
+    state,
+)
 from valued._outbox.records import Record
 from valued._outbox.rejected import read_rejected, rejected_paths
 from valued._outbox.segments import read_events, read_settled

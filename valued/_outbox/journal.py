@@ -2,7 +2,7 @@
 
 Each process appends to files of its own, in a directory that carries its name. What is settled is
 noted beside each file. When a process ends, its directories are renamed: to another owner, or to
-``unclaimed``. `paths` shows the directory, `records` the files, `owners` and `claims` who has them.
+``unclaimed``. `owners` shows the directory, and whose it is; `records` shows the files.
 
 It knows files and owners, and never queues; the pipeline counts in the files.
 """
@@ -19,8 +19,7 @@ from valued._errors import ValidationError
 from valued._outbox.claims import Claims
 from valued._outbox.disk import LeaseLostError
 from valued._outbox.files import SEGMENT_SIZE, Notes, Reader, Writer
-from valued._outbox.owners import HEARTBEAT_INTERVAL, SystemProcesses
-from valued._outbox.paths import OutboxPaths
+from valued._outbox.owners import HEARTBEAT_INTERVAL, OutboxPaths, SystemProcesses
 from valued._outbox.rejected import Rejections
 from valued._outbox.segments import Batch, Segment, Stored
 from valued._outbox.store import Store

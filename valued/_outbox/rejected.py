@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from valued._errors import DeliveryError
     from valued._outbox.disk import Disk
-    from valued._outbox.paths import OutboxPaths
+    from valued._outbox.owners import OutboxPaths
     from valued._outbox.store import Store
 
 #: Bytes of a file of rejected events, and of all such files. The oldest file is removed: after

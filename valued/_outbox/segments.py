@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from valued._outbox import records
 from valued._outbox.disk import NEW, AppendFile, read_file, remove
-from valued._outbox.paths import EVENTS, SETTLED
+from valued._outbox.owners import EVENTS, SETTLED
 from valued._outbox.records import Record
 
 if TYPE_CHECKING:

@@ -12,8 +12,16 @@ from typing import TYPE_CHECKING, Final
 
 from valued._outbox.deaths import announce
 from valued._outbox.disk import LeaseLostError, Trouble, exists, remove, sync_directory
-from valued._outbox.owners import HEARTBEAT_INTERVAL, new_name, write_mark
-from valued._outbox.paths import EVENTS, SETTLED, UNCLAIMED, OutboxPaths, split
+from valued._outbox.owners import (
+    EVENTS,
+    HEARTBEAT_INTERVAL,
+    SETTLED,
+    UNCLAIMED,
+    OutboxPaths,
+    new_name,
+    split,
+    write_mark,
+)
 from valued._outbox.segments import OwnedDirectory, Ownership
 from valued._process.fork import ProcessToken
 
