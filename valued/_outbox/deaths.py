@@ -21,8 +21,7 @@ from valued._outbox.disk import Descriptor
 from valued._outbox.owners import names_of_parent, read_mark
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable, Iterator, Set
+    from collections.abc import Callable, Set
 
     from valued._outbox.disk import Disk
     from valued._outbox.owners import OutboxPaths, Processes
@@ -93,20 +92,7 @@ def _inbox(owner: str) -> Descriptor:
     except BaseException:  # pragma: no cover - no descriptor, or an interruption
         inbox.close()
         raise
-    return Descriptor(os, inbox.detach())
-
-
-@contextlib.contextmanager
-def _socket(inbox: Descriptor) -> Iterator[socket.socket]:
-    """*inbox* as a socket, which doesn't close it."""
-    import socket
-
-    opened = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM, fileno=inbox.number)
-    try:
-        opened.settimeout(0)
-        yield opened
-    finally:
-        opened.detach()
+    return Descriptor(os, inbox.fileno(), inbox)
 
 
 class Deaths:
@@ -155,8 +141,8 @@ class Deaths:
         inbox = self._inbox
         if inbox is not None and inbox.is_there():
             # An error: it has something to read anyway, or it is being closed.
-            with contextlib.suppress(OSError), _socket(inbox) as sender:
-                sender.sendto(b"", _address(self._owner))
+            with contextlib.suppress(OSError):
+                inbox.socket.sendto(b"", _address(self._owner))
 
     def see(self, owner: str, others: Set[str]) -> None:
         """A scan of *owner*, which is this process, found that *others* are alive."""
@@ -211,9 +197,9 @@ class Deaths:
         import socket
 
         count = 0
-        with _socket(inbox) as opened, contextlib.suppress(BlockingIOError):
+        with contextlib.suppress(BlockingIOError):
             while True:
-                name, extra, _, _ = opened.recvmsg(64, socket.CMSG_SPACE(_CREDENTIALS.size))
+                name, extra, _, _ = inbox.socket.recvmsg(64, socket.CMSG_SPACE(_CREDENTIALS.size))
                 # Any user of the machine may send.
                 users = [_CREDENTIALS.unpack(data)[1] for _, _, data in extra]
                 if users == [os.getuid()] and _NAME.fullmatch(name):

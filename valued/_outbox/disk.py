@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 import sys
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from valued._process.fork import PerProcess
 
@@ -77,17 +77,18 @@ class IncompleteWriteError(OSError):
 
 
 class Descriptor:
-    """The *number* of something open, which is closed only while it is its own.
+    """The *number* of something open, maybe of a *socket*. It is closed only while it is its own.
 
     Code that closes all descriptors may close it, and its number may be used again. So device and
     inode are compared. A child closes those that it inherits. Raises `OSError`.
     """
 
-    __slots__ = ("_disk", "identity", "number")
+    __slots__ = ("_disk", "identity", "number", "socket")
 
-    def __init__(self, disk: Disk, number: int) -> None:
+    def __init__(self, disk: Disk, number: int, socket: Any = None) -> None:
         self._disk = disk
         self.number = number
+        self.socket = socket
         try:
             status = disk.fstat(number)
         except BaseException:
@@ -115,6 +116,8 @@ class Descriptor:
 
     def close_number(self) -> None:
         """Close it, in any process. Raises nothing."""
+        if self.socket is not None:
+            self.socket.detach()  # else it closes the number by itself, whatever that is by then
         # An error: other code closed it; or it is closed, and an earlier write had failed.
         with contextlib.suppress(OSError):
             if self.is_there():
