@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from valued._client import Client
 from valued._errors import PicklingError, ValidationError, ValuedError
 from valued._events import categories
-from valued._events.faults import is_a
+from valued._events.bad_values import is_a
 from valued._events.serializer import Snapshot, merge
 from valued._redaction import hide
 from valued._scopes.context import (
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import TracebackType
 
-    from valued._events.refusals import Refusals
     from valued._typing import Data, Transport
 
 T = TypeVar("T")
@@ -63,9 +62,8 @@ class Scope(ScopeData):
     ) -> None:
         # Error trackers show the variables of frames that raise; any of these may be a token.
         client, fields = hide(client), {name: hide(value) for name, value in fields.items()}
-        self._given = client if isinstance(client, Client) else Client(client)
-        self._owner = Owner(self._given)
-        self._defaults = merge(self._owner.defaults, self._normalize_call(data, fields))
+        self._own = Owner(client if isinstance(client, Client) else Client(client))
+        self._own.defaults = merge(self._own.defaults, self._normalize_call(data, fields))
 
     @contextlib.contextmanager
     def nested(self, data: Data = None, /, **fields: Any) -> Iterator[Scope]:
@@ -85,13 +83,14 @@ class Scope(ScopeData):
         of the code that reads the generator, until the generator goes on. Use `Scope.isolated`
         there, and enter the unit for each step.
         """
-        key, block = self._key(), object()
+        owner, block = self._owner(), object()
+        key = owner.key
         more = self._normalize_call(data, fields)
         before = entry_of(key)
         if isinstance(before, (Layer, UnitLayer)):
             layer: Layer | UnitLayer = before.nested(more, block)
         else:
-            outer = self._start() if before is None else before
+            outer = owner.defaults if before is None else before
             layer = Layer(merge(outer, more), before, block)
         set_entry(key, layer)
         try:
@@ -126,20 +125,19 @@ class Scope(ScopeData):
 
         Raises `ValidationError` and `SerializationError`. Any thread may call.
         """
-        key = self._key()
+        owner = self._owner()
         whole = None
         if data is not None and _is_function(data):
             data, whole = None, data
         more = self._normalize_call(data, fields)
-        start = self._start()
         functions = None
         try:
             functions = None if lazy is None else checked_lazy(lazy)
         except ValidationError as error:
             if not self._tolerates(error):
                 raise
-        known = merge(start, more) if more else start
-        return Isolated(self, key, known, functions, whole, self._normalize_call)
+        known = merge(owner.defaults, more) if more else owner.defaults
+        return Isolated(self, owner.key, known, functions, whole, self._normalize_call)
 
     # -- events ------------------------------------------------------------------------------------
 
@@ -150,7 +148,7 @@ class Scope(ScopeData):
         """
         known = self._with(data, fields)
         if known is not None:
-            self._client().action(key, known)
+            self._owner().client.action(key, known)
 
     def page_view(self, url: str, data: Data = None, /, **fields: Any) -> None:
         """Record that a user looked at *url*: `Client.page_view`, with the scope's data added.
@@ -159,7 +157,7 @@ class Scope(ScopeData):
         """
         known = self._with(data, fields)
         if known is not None:
-            self._client().page_view(url, known)
+            self._owner().client.page_view(url, known)
 
     pageview = page_view
 
@@ -190,41 +188,33 @@ class Scope(ScopeData):
                 raise
             return
         for event in events:
-            self._client().sync(event)
+            self._owner().client.sync(event)
 
     def sync_user(self, data: Data = None, /, **fields: Any) -> None:
         """Send what is known of a user: `Client.sync_user`, with *data* over the scope's user."""
         party = self._party("user", data, fields)
         if party is not None:
-            self._client().sync_user(party)
+            self._owner().client.sync_user(party)
 
     def sync_customer(self, data: Data = None, /, **fields: Any) -> None:
         """Send what is known of a customer; otherwise like `Scope.sync_user`."""
         party = self._party("customer", data, fields)
         if party is not None:
-            self._client().sync_customer(party)
+            self._owner().client.sync_customer(party)
 
     # -- its own -----------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
         # Not the data: it is about people, and logs keep it.
-        return f"Scope({self._given!r})"
+        return f"Scope({self._own.client!r})"
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         """Its client, its defaults, and what it holds in this context. Raises `PicklingError`."""
-        return _restored, (type(self), self._given, dict(self._defaults), dict(self._data()))
+        own = self._own
+        return _restored, (type(self), own.client, dict(own.defaults), dict(self._data()))
 
-    def _client(self) -> Client:
-        return self._given
-
-    def _refusals(self) -> Refusals:
-        return self._client()._refusals  # noqa: SLF001
-
-    def _key(self) -> Key:
-        return self._owner.key
-
-    def _start(self) -> Snapshot:
-        return self._defaults
+    def _owner(self) -> Owner:
+        return self._own
 
     def _with(self, data: Data, fields: dict[str, Any]) -> Snapshot | None:
         """The data of an event; None: it can't be sent, and the client tolerates that."""

@@ -333,7 +333,7 @@ def test_config_without_content_is_refused(recorder: valued.Client, data: Any) -
     )
 
 
-@pytest.mark.parametrize("bad", [0, "", False, {}, 5, "s3cret", {"name": "s3cret"}])
+@pytest.mark.parametrize("bad", [0, False, {}, 5, "s3cret", {"name": "s3cret"}])
 @pytest.mark.parametrize("name", ["goals", "signals"])
 def test_config_takes_lists_only(recorder: valued.Client, name: str, bad: Any) -> None:
     other = {"goals": "signals", "signals": "goals"}[name]
@@ -346,7 +346,7 @@ def test_config_takes_lists_only(recorder: valued.Client, name: str, bad: Any) -
     ("entry", "expected"),
     [
         ("s3cret", ["signals[1]: expected a mapping, got str"]),
-        (None, ["signals[1]: expected a mapping, got NoneType"]),
+        (None, ["signals[1]: expected a mapping, got nothing"]),
         ({}, ["signals[1].name: ", "signals[1].action_key: "]),
         ({"name": "", "action_key": "k"}, ["signals[1].name: "]),
         ({"name": "s3cret", "action_key": 5}, ["signals[1].action_key: "]),

@@ -600,7 +600,7 @@ def test_register_returns_the_converter_as_a_call_and_as_a_decorator() -> None:
 
 @pytest.mark.parametrize(
     "cls",
-    [Animal(), "Animal", None, list[int], 5],
+    [Animal(), "Animal", list[int], 5],
     ids=lambda value: str(type(value)),
 )
 def test_register_refuses_what_is_no_class(cls: Any) -> None:

@@ -112,8 +112,8 @@ def test_setting_replaces_what_is_there(scope: valued.Scope) -> None:
     assert scope["user.location"] == {"country": "FR"}
     scope["user.location.country.code"] = 33
     assert scope["user.location"] == {"country": {"code": 33}}
-    scope["user"] = 5
-    assert scope.to_dict() == {"user": 5}
+    scope["user"] = {"id": 5}
+    assert scope.to_dict() == {"user": {"id": 5}}
 
 
 def test_value_is_normalized_and_its_place_named_where_it_can_not_be(scope: valued.Scope) -> None:
