@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from valued._errors import ValidationError, expected, shown
@@ -51,6 +51,8 @@ _FORMS: Final = {
     "attributes": "a mapping, such as {'format': 'pdf'}",
 }
 
+_ID_CLASSES: Final = (str, type(None))
+
 #: How many names of unknown fields are warned of, at most.
 _MOST_NAMES: Final = 100
 _warned_of: Final[set[str]] = set()
@@ -85,23 +87,20 @@ def data_of_scope(data: object, fields: Mapping[str, Any], name: str = "data") -
 def wrong_forms(data: JSONObject) -> dict[str, str]:
     """What is wrong with the user, the customer and the attributes, whatever the category."""
     problems = {}
-    for name, form in _FORMS.items():
-        value = data.get(name)
-        if value is None:
+    for name in _FORMS:  # this runs for each event
+        if name not in data:
             continue
+        value = data[name]
         if not isinstance(value, dict):
-            problems[name] = expected(name, form, value)
-        elif name != "attributes" and not _is_id(value.get("id")):
-            what = "an int or a string that is not empty"
-            problems[name] = expected(f"{name}.id", what, value["id"])
+            if value is not None:
+                problems[name] = expected(name, _FORMS[name], value)
+        elif name != "attributes":
+            identity = value.get("id")
+            # By the class itself: a bool is an int to Python; as an id it is a mistake.
+            if type(identity) is not int and (type(identity) not in _ID_CLASSES or identity == ""):
+                what = "an int or a string that is not empty"
+                problems[name] = expected(f"{name}.id", what, identity)
     return problems
-
-
-def _is_id(value: object) -> bool:
-    if value is None or (isinstance(value, str) and value):
-        return True
-    # A bool is an int to Python; as an id it is a mistake.
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def action(key: object, data: JSONObject) -> JSONObject:
@@ -233,7 +232,10 @@ def _problems(event: JSONObject) -> list[str]:
     required = _REQUIRED.get(category) if isinstance(category, str) else None
     if required is None:
         return [expected("category", f"one of {', '.join(_REQUIRED)}", category)]
-    problems = [*required(event), *wrong_forms(event).values()]
+    problems = required(event)
+    wrong = wrong_forms(event)
+    if wrong:
+        problems += wrong.values()
     if category != "config" and not _KNOWN.issuperset(event):
         mistaken = _mistaken(event)
         if mistaken:  # that may be why an id is missing
@@ -321,11 +323,11 @@ def _required_by_config(event: JSONObject) -> Iterator[str]:
                     yield _not_a_string(f"{path}.{field}", entry.get(field), _KEY_EXAMPLE)
 
 
-_REQUIRED: Final[dict[str, Callable[[JSONObject], Iterable[str]]]] = {
+_REQUIRED: Final[dict[str, Callable[[JSONObject], list[str]]]] = {
     "action": _required_by_action,
     "pageview": _required_by_page_view,
     "sync": _required_by_sync,
-    "config": _required_by_config,
+    "config": lambda event: [*_required_by_config(event)],
 }
 
 
