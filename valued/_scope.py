@@ -17,8 +17,6 @@ from valued._redaction import hide
 from valued._scopes.context import (
     Key,
     Layer,
-    Lazy,
-    Normalize,
     Owner,
     Replace,
     Unit,
@@ -137,7 +135,7 @@ class Scope(ScopeData):
             if not self._tolerates(error):
                 raise
         known = merge(owner.defaults, more) if more else owner.defaults
-        return Isolated(self, owner.key, known, functions, whole, self._normalize_call)
+        return Isolated(self, owner.key, Unit(known, functions, whole, self._normalize_call))
 
     # -- events ------------------------------------------------------------------------------------
 
@@ -146,18 +144,14 @@ class Scope(ScopeData):
 
         *data* and *fields* take precedence over the scope.
         """
-        known = self._with(data, fields)
-        if known is not None:
-            self._owner().client.action(key, known)
+        self._record("action", key, data, fields)
 
     def page_view(self, url: str, data: Data = None, /, **fields: Any) -> None:
         """Record that a user looked at *url*: `Client.page_view`, with the scope's data added.
 
         *data* and *fields* take precedence over the scope.
         """
-        known = self._with(data, fields)
-        if known is not None:
-            self._owner().client.page_view(url, known)
+        self._record("page_view", url, data, fields)
 
     pageview = page_view
 
@@ -192,15 +186,11 @@ class Scope(ScopeData):
 
     def sync_user(self, data: Data = None, /, **fields: Any) -> None:
         """Send what is known of a user: `Client.sync_user`, with *data* over the scope's user."""
-        party = self._party("user", data, fields)
-        if party is not None:
-            self._owner().client.sync_user(party)
+        self._sync_party("user", data, fields)
 
     def sync_customer(self, data: Data = None, /, **fields: Any) -> None:
         """Send what is known of a customer; otherwise like `Scope.sync_user`."""
-        party = self._party("customer", data, fields)
-        if party is not None:
-            self._owner().client.sync_customer(party)
+        self._sync_party("customer", data, fields)
 
     # -- its own -----------------------------------------------------------------------------------
 
@@ -226,7 +216,12 @@ class Scope(ScopeData):
                 raise
             return None
 
-    def _party(self, name: str, data: Data, fields: dict[str, Any]) -> Snapshot | None:
+    def _record(self, call: str, subject: str, data: Data, fields: dict[str, Any]) -> None:
+        known = self._with(data, fields)
+        if known is not None:
+            getattr(self._owner().client, call)(subject, known)
+
+    def _sync_party(self, name: str, data: Data, fields: dict[str, Any]) -> None:
         try:
             data = categories.data_of_party(name, data)
             more = categories.normalize_call(data, fields)
@@ -234,8 +229,9 @@ class Scope(ScopeData):
         except Exception as error:
             if not self._tolerates(error):
                 raise
-            return None
-        return merge(known, more) if isinstance(known, dict) else Snapshot(more)
+            return
+        party = merge(known, more) if isinstance(known, dict) else Snapshot(more)
+        getattr(self._owner().client, f"sync_{name}")(party)
 
 
 def _is_function(data: object) -> bool:
@@ -260,7 +256,7 @@ def _says_more_than_an_id(party: object) -> bool:
     return party is not None and not (isinstance(party, dict) and party.keys() <= {"id"})
 
 
-class Isolated(Unit):
+class Isolated:
     """One unit of work, such as a request, a task or a job, with data of its own.
 
     >>> unit = valued.isolated({"user.id": 123})
@@ -276,23 +272,17 @@ class Isolated(Unit):
     pickled (`PicklingError`, which says what to do).
     """
 
-    __slots__ = ("_key", "_scope")
+    __slots__ = ("_key", "_scope", "_unit")
 
-    def __init__(
-        self,
-        scope: Scope,
-        key: Key | None,
-        data: Snapshot,
-        lazy: Lazy | None = None,
-        whole: Callable[[], object] | None = None,
-        normalize: Normalize = categories.normalize_call,
-    ) -> None:
-        super().__init__(data, lazy, whole, normalize)
+    def __init__(self, scope: Scope, key: Key | None, unit: Unit) -> None:
         self._scope = scope
         self._key = key  # None: there is no client yet, and nothing to isolate
+        self._unit = unit
 
     def __enter__(self) -> Scope:
-        return self._enter(self)
+        if self._key is not None:
+            set_entry(self._key, UnitLayer(self._unit, None, entry_of(self._key), self))
+        return self._scope
 
     def __exit__(
         self,
@@ -300,26 +290,27 @@ class Isolated(Unit):
         exception: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._leave(self)
+        if self._key is not None:
+            leave_block(self._key, self)
 
     def entered(self) -> AbstractContextManager[Scope]:
         """A block in the unit, which yields the scope: any number of them, in any thread or task.
 
         It ends in the context in which it was entered. Left in another one, it changes nothing.
         """
-        return _Block(self)
+        return Isolated(self._scope, self._key, self._unit)  # a block is told by its object
 
     def run(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """Call *fn* in the unit, and return its result: ``pool.submit(unit.run, fn)``.
 
         The coroutine of an async function runs in the unit, too: ``await unit.run(fn)``.
         """
-        with _Block(self):
+        with self.entered():
             result = fn(*args, **kwargs)
         return self._await(result) if isinstance(result, types.CoroutineType) else result  # type: ignore[return-value]
 
     async def _await(self, coroutine: Awaitable[T]) -> T:
-        with _Block(self):
+        with self.entered():
             return await coroutine
 
     def __repr__(self) -> str:
@@ -331,32 +322,3 @@ class Isolated(Unit):
             "an isolated unit of work stays in its process: hand over scope.to_dict(), "
             "and call valued.isolated(data) in the other one"
         )
-
-    def _enter(self, block: object) -> Scope:
-        if self._key is not None:
-            set_entry(self._key, UnitLayer(self, None, entry_of(self._key), block))
-        return self._scope
-
-    def _leave(self, block: object) -> None:
-        if self._key is not None:
-            leave_block(self._key, block)
-
-
-class _Block:
-    """One block within a unit."""
-
-    __slots__ = ("_unit",)
-
-    def __init__(self, unit: Isolated) -> None:
-        self._unit = unit
-
-    def __enter__(self) -> Scope:
-        return self._unit._enter(self)  # noqa: SLF001 - they are one idea
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._unit._leave(self)  # noqa: SLF001

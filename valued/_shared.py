@@ -11,7 +11,7 @@ from valued._options import Options
 from valued._process import shutdown
 from valued._redaction import hide
 from valued._scope import Isolated, Scope
-from valued._scopes.context import Owner
+from valued._scopes.context import Owner, Unit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -72,7 +72,7 @@ class _SharedScope(Scope):
     ) -> Isolated:
         """As `valued.isolated`."""
         if _link is None:
-            return Isolated(self, None, Snapshot())
+            return Isolated(self, None, Unit(Snapshot()))
         return super().isolated(data, lazy=lazy, **fields)
 
     def __repr__(self) -> str:
