@@ -151,22 +151,6 @@ def test_exception_whose_text_raises_is_named_by_its_type() -> None:
     assert isinstance(error.__cause__, Nasty)
 
 
-def test_exception_whose_text_is_a_text_that_raises_says_it_all_the_same() -> None:
-    twisted = made(str, __format__=raising, __len__=raising)("words")
-    error = made(Exception, __str__=lambda _: twisted)()
-
-    def convert() -> object:
-        raise error
-
-    refused = refusal({"a": of(convert)})
-    assert str(refused) == "a: the converter for Hostile raised Hostile: words"
-
-
-def test_object_whose_class_is_no_class_is_named_by_its_type() -> None:
-    error = refusal({"a": VALUES["class is no class"]()})
-    assert error.reason.startswith("no converter for tests.support.hostile.Hostile: ")
-
-
 def test_summary_has_no_word_of_another_and_no_value() -> None:
     def convert() -> object:
         raise LookupError("secret")

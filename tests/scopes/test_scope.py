@@ -50,12 +50,6 @@ def test_defaults_come_as_mapping_as_fields_or_both(recorder: valued.Client) -> 
     assert valued.Scope(recorder, scope).to_dict() == scope.to_dict()
 
 
-@pytest.mark.parametrize("data", [5, "user", ["user.id"]])
-def test_defaults_that_are_no_mapping_are_refused(recorder: valued.Client, data: Any) -> None:
-    with pytest.raises(valued.ValidationError, match=r"^data: expected a mapping"):
-        valued.Scope(recorder, data)
-
-
 def test_repr_shows_no_data_and_no_token(recorder: valued.Client) -> None:
     scope = valued.Scope(recorder, {"user.name": "s3cret"})
     assert "s3cret" not in repr(scope)
