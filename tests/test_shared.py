@@ -190,7 +190,9 @@ SECOND: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "options", "names"), SECOND, ids=str)
+@pytest.mark.parametrize(
+    ("arguments", "options", "names"), SECOND, ids=[names or "nothing" for *_, names in SECOND]
+)
 def test_connecting_again_logs_once_what_is_different(
     arguments: tuple[Any, ...],
     options: dict[str, Any],
