@@ -26,7 +26,8 @@ import pytest
 import valued
 from tests.support.processes import PROGRAMS, run, run_program
 from tests.support.server import Server
-from tests.support.uwsgi import BOUND, UWSGI
+from tests.support.programs import BOUND
+from tests.support.uwsgi import UWSGI
 from valued.integrations.wsgi import ScopeMiddleware
 
 Environ = dict[str, Any]
