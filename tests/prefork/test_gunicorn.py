@@ -299,7 +299,7 @@ def test_worker_that_is_killed_by_its_timeout_loses_no_more_than_what_was_in_it(
 
     server.script = script
     gunicorn = start("sync, preload", "--timeout", "2")
-    before = Visitors(gunicorn.port, "before")
+    before = Visitors(gunicorn.port, "before-")
     before.wait_for_pids(gunicorn.workers())
     before.leave()
     server.wait_for(before.count_of_events())  # so nothing else is in the worker that is killed

@@ -105,7 +105,7 @@ def test_as_many_events_as_requests_and_each_worker_sends_its_own(
     with uwsgi.load() as load:
         load.wait_for(60)
     uwsgi.stop()
-    assert load.unanswered == []
+    assert load.unanswered == {}
     assert received(server) == sorted(ids(answers + load.answers) + received(server, "import"))
     assert senders(server, "request") == workers
     at_import = received(server, "import")
@@ -246,7 +246,7 @@ def test_workers_that_are_replaced_under_load_lose_nothing(start: Start, server:
     with uwsgi.load() as load:
         uwsgi.wait_until(lambda: not uwsgi.workers() & old)
     server.wait_for(1 + len(load.answers))
-    assert load.unanswered == []
+    assert load.unanswered == {}
     assert received(server, "load") == ids(load.answers)
     assert len(received(server, "import")) == 1
     assert uwsgi.complaints() == []

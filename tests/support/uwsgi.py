@@ -13,7 +13,6 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +23,7 @@ import psutil
 
 from tests.support.processes import PROGRAMS
 from tests.support.programs import BOUND, Program, free_port
+from tests.support.visitors import Visitors
 
 #: The one that was installed for this Python.
 UWSGI = Path(sys.executable).with_name("uwsgi")
@@ -172,15 +172,11 @@ class Uwsgi(Program):
     @contextlib.contextmanager
     def load(self, callers: int = 6) -> Iterator[Load]:
         """Requests without a pause, as long as the block lasts."""
-        with ThreadPoolExecutor(callers) as threads:
-            load = Load(self)
-            tasks = [threads.submit(load.run) for _ in range(callers)]
-            try:
-                yield load
-            finally:
-                load.stop()
-            for task in tasks:
-                task.result(BOUND)
+        load = Load(self, callers)
+        try:
+            yield load
+        finally:
+            load.leave()
 
     # -- ending ------------------------------------------------------------------------------------
 
@@ -208,42 +204,26 @@ class Uwsgi(Program):
         super().kill()
 
 
-class Load:
-    """Callers who ask one request after the other, and what came of it."""
+class Load(Visitors):
+    """Callers who ask, each time on a new connection. What is noted is the answer."""
 
-    def __init__(self, uwsgi: Uwsgi) -> None:
+    def __init__(self, uwsgi: Uwsgi, callers: int) -> None:
         self._uwsgi = uwsgi
-        self._stopped = threading.Event()
-        self._changed = threading.Condition()
-        self._ids = itertools.count(1)
-        self.answers: list[Answer] = []
-        #: Ids of requests that got no answer: what they recorded may arrive or not.
-        self.unanswered: list[str] = []
+        super().__init__(uwsgi.port, "load-", callers)
 
-    def run(self) -> None:
-        """Ask until told to stop, or nobody listens any more."""
-        while not self._stopped.is_set():
-            id = f"load-{next(self._ids)}"
-            try:
-                answer = self._uwsgi.ask(id=id)
-            except ConnectionRefusedError:
-                return
-            except (OSError, http.client.HTTPException):
-                self.unanswered.append(id)
-            else:
-                with self._changed:
-                    self.answers.append(answer)
-                    self._changed.notify_all()
+    def what(self, number: int) -> None:
+        """Only its id differs."""
 
-    def stop(self) -> None:
-        self._stopped.set()
+    def ask(self, _connection: object, name: str, what: None) -> tuple[int, Answer]:
+        return 200, self._uwsgi.ask(id=name)
+
+    @property
+    def answers(self) -> list[Answer]:
+        return list(self.answered.values())
 
     def wait_for(self, count: int) -> None:
         """Until *count* more are answered."""
-        with self._changed:
-            enough = len(self.answers) + count
-            met = self._changed.wait_for(lambda: len(self.answers) >= enough, BOUND)
-        assert met, f"no {count} answers in {BOUND} s\n{self._uwsgi.said()}"
+        super().wait_for(len(self.answered) + count)
 
 
 def ids(answers: Iterable[Answer]) -> list[str]:

@@ -22,7 +22,7 @@ class Visitors:
     #: What is raised where a connection breaks.
     BREAKS: tuple[type[Exception], ...] = (OSError, http.client.HTTPException)
 
-    def __init__(self, port: int, name: str = "visit", count: int = 4) -> None:
+    def __init__(self, port: int, name: str = "visit-", count: int = 4) -> None:
         self.port = port
         self._name = name
         self._changed = threading.Condition()  # guards what came of the requests
@@ -45,6 +45,10 @@ class Visitors:
         """Ask once: the status, and what is noted of the answer."""
         raise NotImplementedError
 
+    def waits_for_a_server(self) -> bool:
+        """Whether to go on where the server refuses."""
+        return False
+
     def _run(self) -> None:
         there_is_a_server = True
         while there_is_a_server and not self._stop.is_set():
@@ -57,7 +61,7 @@ class Visitors:
 
     def _ask(self, connection: http.client.HTTPConnection, number: int) -> bool:
         """Ask once; whether there is still a server."""
-        name, what = f"{self._name}-{number}", self.what(number)
+        name, what = f"{self._name}{number}", self.what(number)
         try:
             status, found = self.ask(connection, name, what)
         except TimeoutError as error:  # it hangs, which is no way to end
@@ -66,7 +70,7 @@ class Visitors:
         except self.BREAKS as error:
             connection.close()
             self._note(self.unanswered, name, what)
-            return not isinstance(error, ConnectionRefusedError)
+            return not isinstance(error, ConnectionRefusedError) or self.waits_for_a_server()
         if 200 <= status <= 299:
             self._note(self.answered, name, found)
         else:
