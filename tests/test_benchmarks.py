@@ -29,7 +29,7 @@ from benchmarks import compare, plots, report, rows, servers
 from benchmarks.bench import QUICK, Bench
 from benchmarks.caller import units
 from benchmarks.delivery import curve
-from benchmarks.durability import crowd, outbox
+from benchmarks.durability import outbox
 from benchmarks.peers import behaviour
 from benchmarks.processes import first_event, imports
 from tests.support.processes import run
@@ -195,7 +195,7 @@ def test_two_trees_are_compared_by_their_rows_each_with_its_own_client(
     compared = [group for _, group in compare.GROUPS]
     assert compared == [group for group in groups if group not in NOT_COMPARED]
     # One of each kind: all of them run in the tests above.
-    some = (("", first_event.rows), ("outbox: ", crowd.rows))
+    some = (("", first_event.rows), ("outbox: ", outbox.delivery_rows))
     monkeypatch.setattr(compare, "GROUPS", some)
     monkeypatch.setattr(signal, "signal", lambda *_: None)  # the command sets a handler
     other, file = tmp_path / "other", tmp_path / "found.json"
@@ -205,7 +205,7 @@ def test_two_trees_are_compared_by_their_rows_each_with_its_own_client(
     printed = capsys.readouterr().out
     assert f"{other}: commit" in printed
     found = json.loads(file.read_text("utf-8"))["compare"]
-    assert list(found) == [ROWS[10], *(f"outbox: {what}" for what in OUTBOX_ROWS[-3:])]
+    assert list(found) == [ROWS[10], *(f"outbox: {what}" for what in OUTBOX_ROWS[4:6])]
     for what, one in found.items():
         assert what in printed
         for tree in ("old", "new"):

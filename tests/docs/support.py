@@ -80,9 +80,7 @@ def python(
     environment: dict[str, str] | None = None,
 ) -> str:
     """What Python, run with *arguments* in *folder*, printed; it must end well and quietly."""
-    done = run(
-        *arguments, cwd=folder, env=environment, stdin=subprocess.DEVNULL, timeout=timeout
-    )
+    done = run(*arguments, cwd=folder, env=environment, stdin=subprocess.DEVNULL, timeout=timeout)
     assert done.returncode == 0, done.stdout + done.stderr
     if quiet:
         assert done.stderr == ""

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 from tests.docs.live import (
+    Running,
     Service,
     assert_each_has_its_user,
     needs,
     run_python,
-    Running,
     write_page,
 )
 from tests.docs.support import Case, Cases, run_section, runs

@@ -23,7 +23,7 @@ import pytest
 import requests
 
 import valued
-from tests.docs.live import Service, needs, run_python, Running, whose, write_page
+from tests.docs.live import Running, Service, needs, run_python, whose, write_page
 from tests.docs.support import Case, Cases, blocks, document, python, run_section, runs
 from tests.support.documents import doctree, write_files
 from tests.support.processes import until

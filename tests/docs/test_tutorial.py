@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.docs.live import Service, needs, Running, write_page
+from tests.docs.live import Running, Service, needs, write_page
 from tests.docs.support import Case, Cases, blocks, run_section
 from tests.support.documents import DOCS
 from tests.support.processes import run, until

@@ -5,8 +5,8 @@ Workers are real ones. Each task is given the user that it has to have, and its 
 
 from __future__ import annotations
 
-import json
 import contextlib
+import json
 import os
 import sys
 import types

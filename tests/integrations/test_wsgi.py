@@ -25,8 +25,8 @@ import pytest
 
 import valued
 from tests.support.processes import PROGRAMS, run, run_program
-from tests.support.server import Server
 from tests.support.programs import BOUND
+from tests.support.server import Server
 from tests.support.uwsgi import UWSGI
 from valued.integrations.wsgi import ScopeMiddleware
 

@@ -169,9 +169,7 @@ def test_events_of_a_preloading_master_are_sent_by_it_alone(
     record_before_the_fork(kind, then, start, server, gate)
 
 
-def record_before_the_fork(
-    kind: str, then: str, start: Start, server: Server, gate: Gate
-) -> None:
+def record_before_the_fork(kind: str, then: str, start: Start, server: Server, gate: Gate) -> None:
     if then != "until told":
         gate.open.set()
     gunicorn = start(

@@ -47,7 +47,9 @@ def start(tmp_path: Path, server: Server) -> Iterator[Start]:
             if OSAFTERFORK in options and sys.version_info >= (3, 13):
                 pytest.skip("Python 3.13 aborts: the child unlocks what nobody had locked")
             if more.get("threads", 1) > 1 and version() < ALWAYS_THREADS:
-                pytest.skip("such a uWSGI with several threads hangs at a graceful end, of any program")
+                pytest.skip(
+                    "such a uWSGI with several threads hangs at a graceful end, of any program"
+                )
             if threads_by_option and version() < ALWAYS_THREADS:
                 options = ("--enable-threads", *options)
             environment = {"VALUED_TOKEN": "test-token", "VALUED_ENDPOINT": server.url}

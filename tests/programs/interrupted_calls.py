@@ -371,7 +371,9 @@ def main(kind: str, way: str, seed: str, count: str) -> None:
     with tempfile.TemporaryDirectory() as directory:
         trial = Trial(kind, way, seed, directory)
         trial.run(int(count))
-    print(json.dumps({"interrupts": trial.interrupts, "faults": trial.faults}, indent=1), flush=True)
+    print(
+        json.dumps({"interrupts": trial.interrupts, "faults": trial.faults}, indent=1), flush=True
+    )
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 
 from tests.soak.figures import Figures, Journal, compare
 from tests.support.celery import Worker
-from tests.support.processes import run, until
+from tests.support.processes import run
 from tests.support.programs import ROOT, Program
 from tests.support.redis import Redis
 from tests.support.server import Reply, Request, Server
