@@ -1,4 +1,4 @@
-"""Every fault mode in several settings: what happens, is counted, is logged, and what on_error gets.
+"""Every fault mode in several settings: what happens, is counted, logged, and told to on_error.
 
 A setting is where deliveries run, and on which side of a fork the event was recorded: before it,
 in the parent, or across it, in the child, by the client that it inherited.
