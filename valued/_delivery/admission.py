@@ -16,9 +16,12 @@ if TYPE_CHECKING:
     from valued._delivery.journal import File, Journal
     from valued._options import Options
 
-#: Events that callers put into the inbox before one of them brings them in: until then their bytes
-#: are not counted.
-LONG_INBOX: Final = 64
+#: Events in the inbox before a caller brings them in. Until then their bytes are not counted. It
+#: takes about a millisecond, so a call in a hundred would be too many: workers do it more often.
+LONG_INBOX: Final = 1_000
+
+#: Bytes of an event that is counted at once: a few of those matter.
+LARGE: Final = 64 * 1024
 
 
 class Admission:

@@ -60,6 +60,7 @@ class Workers:
         self._threads = threads = executors.threads
         self._losses = losses
         self._owner = weakref.ref(owner)  # weak: the last reference to a client ends its threads
+        self._in_memory = not feed.backlog.journal.stores
         self._clock = feed.queue.clock
         self._lock = feed.queue.lock
         self._token = ProcessToken()
@@ -75,8 +76,12 @@ class Workers:
 
     def notice(self) -> None:
         """An event was put: see that something is on its way to it. Called for each event."""
-        if len(self._present) < self._executors.limit and self._start():
-            return
+        executors = self._executors
+        if len(self._present) < executors.limit:
+            if self._start():
+                return
+        elif self._in_memory and (plan := executors.plan) is not None and not plan.gradual:
+            return  # all jobs that may be there are there, and each looks for more at its end
         if self._monitor.is_free():
             self._watch()
 
