@@ -211,7 +211,7 @@ WRONG: dict[str, tuple[Call, dict[str, int]]] = {
         lambda: set_and_record("user", Account()),
         {"invalid": 1, "anonymous": 1},
     ),
-    "scope.user text": (lambda: set_and_record("user", SECRET), {"invalid": 1}),
+    "scope.user text": (lambda: set_and_record("user", SECRET), {"invalid": 1, "anonymous": 1}),
     "scope.user_id": (lambda: set_and_record("user_id", Unknown()), {"invalid": 1, "anonymous": 1}),
     "scope.customer": (
         lambda: set_and_record("customer", Raising(LookupError(SECRET))),
@@ -228,7 +228,7 @@ WRONG: dict[str, tuple[Call, dict[str, int]]] = {
         {"invalid": 2, "anonymous": 1},
     ),
     "nested text": (lambda: nested(SECRET), {"invalid": 1, "anonymous": 1}),
-    "nested field": (lambda: nested(None, user=SECRET), {"invalid": 1}),
+    "nested field": (lambda: nested(None, user=SECRET), {"invalid": 1, "anonymous": 1}),
     "isolated": (lambda: isolated(user=Unknown()), {"invalid": 1, "anonymous": 2}),
     "isolated text": (lambda: isolated(SECRET), {"invalid": 1, "anonymous": 2}),
     "lazy raises": (lambda: isolated(lazy={"user": raising}), {"invalid": 2}),
