@@ -266,7 +266,7 @@ def check_names(data: JSONObject) -> None:
 
 def _required_by_action(event: JSONObject) -> list[str]:
     key = event.get("key")
-    problems = [] if key and type(key) is str else [_not_a_string("key", key, _KEY_EXAMPLE)]
+    problems = [] if type(key) is str and key else [_not_a_string("key", key, _KEY_EXAMPLE)]
     if _has_no_id(event.get("user")) and _has_no_id(event.get("customer")):
         problems.append(_MISSING_ID)
     return problems

@@ -199,7 +199,7 @@ WRONG: dict[str, tuple[Call, dict[str, int]]] = {
     # the scope: what is left out, and the event of nobody behind it
     "scope.user": (lambda: set_and_record("user", Unknown()), LEFT_OUT),
     "scope.user dataclass": (lambda: set_and_record("user", Account()), LEFT_OUT),
-    "scope.user text": (lambda: set_and_record("user", SECRET), INVALID),
+    "scope.user text": (lambda: set_and_record("user", SECRET), LEFT_OUT),
     "scope.user_id": (lambda: set_and_record("user_id", Unknown()), LEFT_OUT),
     "scope.customer": (lambda: set_and_record("customer", Raising(LookupError(SECRET))), LEFT_OUT),
     "apply text": (lambda: apply_and_record(SECRET), ACCEPTED_WITHOUT),
@@ -213,7 +213,7 @@ WRONG: dict[str, tuple[Call, dict[str, int]]] = {
         {"invalid": 2, "anonymous": 1},
     ),
     "nested text": (lambda: nested(SECRET), LEFT_OUT),
-    "nested field": (lambda: nested(None, user=SECRET), INVALID),
+    "nested field": (lambda: nested(None, user=SECRET), LEFT_OUT),
     "isolated": (lambda: isolated(user=Unknown()), {"invalid": 1, "anonymous": 2}),
     "isolated text": (lambda: isolated(SECRET), {"invalid": 1, "anonymous": 2}),
     "lazy raises": (lambda: isolated(lazy={"user": raising}), {"invalid": 2}),
