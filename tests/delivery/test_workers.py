@@ -16,7 +16,11 @@ from tests.delivery.support import BOUND, Jobs, Post, Service, figures, record, 
 from tests.support.inside import make_due
 from tests.support.processes import until
 from valued._delivery import retry as _retry
+from valued._delivery.executors import ExecutorSpec
+from valued._delivery.journal import NullJournal
+from valued._delivery.pipeline import Pipeline
 from valued._delivery.workers import STALL_TIMEOUT
+from valued._options import Options
 
 
 class Endpoint:
@@ -281,6 +285,32 @@ def test_an_executor_that_runs_no_job_costs_no_event_and_one_line(
     assert sorted(service.got) == [*"abc"]
     (line,) = caplog.messages
     assert said in line
+
+
+def test_a_factory_is_called_once_though_an_event_and_the_journal_need_an_executor_meanwhile() -> (
+    None
+):
+    class Journal(NullJournal):
+        stores = True
+
+        def next_due(self) -> float | None:
+            return 0.0
+
+    def factory() -> Jobs:
+        made.append(Jobs())
+        pipeline.accept(b"meanwhile")
+        return made[-1]
+
+    made: list[Jobs] = []
+    sent: list[bytes] = []
+    pipeline = Pipeline(
+        lambda body, *_: sent.append(body), Options(), ExecutorSpec(factory), Journal()
+    )
+    pipeline.accept(b"first")
+    made[0].run()
+    assert pipeline.close(None)
+    assert len(made) == 1
+    assert sent == [b"first", b"meanwhile"]
 
 
 @pytest.mark.parametrize("of", ["submit", "factory"])

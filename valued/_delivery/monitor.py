@@ -89,7 +89,8 @@ class Monitor:
     def stop_from_finalizer(self) -> None:
         """The same, without waiting for the lock. If it is taken, the thread ends at its next look.
 
-        An exception within this method could leave the lock taken: it is not needed any more.
+        An exception within this method could leave the lock taken; the application has no use for
+        it any more.
         """
         self._generation += 1
         if self._queue.lock.acquire(blocking=False):

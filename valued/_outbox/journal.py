@@ -185,8 +185,9 @@ class Journal:
                 return
             if store.is_heartbeat_due(owner, store.wall()):
                 store.heartbeat(owner)
-            self._notes.catch_up()
+            # First remove: on a disk that our own files fill, there is no room for a note.
             self._upkeep.remove(owner)
+            self._notes.catch_up()
             if self._upkeep.is_size_due():
                 self._upkeep.keep_size(owner)
         except LeaseLostError:
