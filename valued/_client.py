@@ -49,7 +49,8 @@ class Client:
       of 300 events a second, or 5 MB at 500 bytes each. They never take more than 64 MiB.
     * *overflow* (default ``"drop_newest"``): what happens to an event when the queue is full. Also
       ``"drop_oldest"``, ``"block"`` (the call waits for room, *timeout* at most, then drops the
-      event) and ``"caller_runs"`` (the call delivers the event itself).
+      event) and ``"caller_runs"`` (the call delivers the event itself; while the endpoint is down,
+      it drops it, but for one event that probes).
     * *timeout* (default 10.0): seconds for one attempt, the answer included. Connecting to each
       address of the host, and a TLS handshake, may each take as long.
     * *retries* (default 240): attempts after the first. The pauses are random, up to bounds that
