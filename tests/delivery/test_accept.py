@@ -18,7 +18,7 @@ from tests.delivery.conftest import Make
 from tests.delivery.simulation import SimulatedQueue, Simulation, simulated
 from tests.delivery.support import BOUND, InThread, Post, Service, figures, record, transient
 from tests.support.processes import until
-from valued._delivery.admission import LONG_INBOX
+from valued._delivery.admission import LARGE, LONG_INBOX
 from valued._delivery.queue import MAX_BYTES
 from valued._delivery.retry import DOWN_AFTER
 
@@ -279,7 +279,15 @@ def test_what_a_full_queue_dropped_is_logged_by_a_worker_and_not_in_the_call(
 def test_the_bytes_of_a_long_inbox_are_counted_before_a_worker_comes() -> None:
     post = Post(max_workers=1)
     post.accept(*[bytes(MAX_BYTES // 10)] * 200)
-    assert post.figures()["overflow"] >= 200 - LONG_INBOX - 2
+    assert post.figures()["overflow"] == 200 - 10
+
+
+def test_many_events_that_no_worker_has_brought_in_are_counted_before_memory_is_full() -> None:
+    post = Post(max_workers=1, max_queue=100_000)
+    size = MAX_BYTES // 2_000
+    assert size < LARGE
+    post.accept(*[bytes(size)] * 5_000)
+    assert post.figures()["overflow"] >= 5_000 - 2_000 - LONG_INBOX - 2
 
 
 # -- many threads, finalizers, signal handlers -----------------------------------------------------

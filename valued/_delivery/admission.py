@@ -49,7 +49,8 @@ class Admission:
             not full or self._make_room(entry)
         ):
             inbox.append(entry)
-        if len(inbox) > LONG_INBOX and self._queue.lock.acquire(blocking=False):
+        is_much = len(inbox) > LONG_INBOX or len(body) > LARGE
+        if is_much and self._queue.lock.acquire(blocking=False):
             try:
                 self._queue.absorb()
             finally:
