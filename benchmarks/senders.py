@@ -50,8 +50,12 @@ class Sender(Protocol):
 class Never:
     """An executor that takes each job and runs none: the caller's part alone is measured."""
 
+    def __init__(self) -> None:
+        self._jobs: list[tuple[Any, ...]] = []  # as an executor keeps them in its queue
+
     def submit(self, fn: Callable[..., Any], /, *args: Any) -> None:
-        """Forget it."""
+        """Keep it."""
+        self._jobs.append((fn, *args))
 
 
 def outbox_options(durability: str) -> dict[str, Any]:

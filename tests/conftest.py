@@ -6,11 +6,14 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import valued
+from tests.support import redis as redis_support
+from tests.support.cli import Listening, listening
 from tests.support.processes import Child
 from tests.support.server import Server
 from valued._events import converters as _converters
@@ -102,3 +105,37 @@ def in_thread() -> Iterator[Callable[..., Future[Any]]]:
     """Call a function on a thread of its own; the future has its result."""
     with ThreadPoolExecutor(16, thread_name_prefix="test") as threads:
         yield threads.submit
+
+
+@pytest.fixture
+def listener() -> Iterator[Listening]:
+    """``valued listen``, as the service."""
+    with listening() as listener:
+        yield listener
+
+
+@pytest.fixture(scope="session")
+def redis_program() -> Iterator[redis_support.Redis | None]:
+    """A Redis server of this run; None where there is no such program."""
+    server = redis_support.Redis() if redis_support.PROGRAM else None
+    yield server
+    if server is not None:
+        server.close()
+
+
+@pytest.fixture
+def redis_server(redis_program: redis_support.Redis | None) -> redis_support.Redis:
+    """That server, empty."""
+    if redis_program is None:
+        pytest.skip("there is no redis-server")
+    redis_program.clear()
+    return redis_program
+
+
+@pytest.fixture
+def broker(redis_program: redis_support.Redis | None, tmp_path: Path) -> dict[str, str]:
+    """What tells an application of Celery's its broker: Redis where it can be had, else files."""
+    if redis_program is None:
+        return redis_support.filesystem(tmp_path / "broker")
+    redis_program.clear()
+    return {"BROKER": redis_program.url}

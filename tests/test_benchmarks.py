@@ -27,12 +27,14 @@ import pytest
 import benchmarks.__main__
 from benchmarks import compare, plots, report, rows, servers
 from benchmarks.bench import QUICK, Bench
+from benchmarks.caller import units
 from benchmarks.delivery import curve
+from benchmarks.durability import outbox
 from benchmarks.peers import behaviour
+from benchmarks.processes import first_event, imports
 from tests.support.processes import run
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = ["table", "outbox", "processes", "growth", "curve", "--profile"]
 PROGRAMS = {
     "exits": ["1"],
     "kill": ["4", "20", "1", "0.05"],
@@ -72,44 +74,24 @@ OUTBOX_ROWS = [
     "8 threads, slowest call, 5 directories of others",
     "the end of that process, 5 directories of others",
 ]
-#: Rows of the table, and of the outbox, that two trees are not compared by.
-NOT_COMPARED = ("a unit of work", "import valued", "outbox: fork", "outbox: memory")
+#: Groups of rows that two trees are not compared by.
+NOT_COMPARED = (units.rows, imports.rows, outbox.fork_rows, outbox.adoption_rows)
 
 
-@pytest.fixture(scope="module")
-def running(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[dict[str, tuple[subprocess.Popen[str], Path]]]:
-    """All commands, at the same time: what they measure means nothing here."""
-    folder = tmp_path_factory.mktemp("benchmarks")
-    # Without coverage: it makes each of their processes start later, and belongs to none of them.
-    environment = {name: value for name, value in os.environ.items() if "COV" not in name}
-    started = {}
-    for command in COMMANDS:
-        file = folder / f"{command.strip('-')}.json"
-        started[command] = (
-            subprocess.Popen(
-                [sys.executable, "-m", "benchmarks", command, "--quick", "--json", str(file),
-                 "--rst", str(folder / "cost")],
-                cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                text=True,
-            ),
-            file,
-        )  # fmt: skip
-    yield started
-    for process, _file in started.values():
-        with process:
-            process.terminate()
+@pytest.fixture(autouse=True)
+def _without_coverage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It makes each process start and end later, and no line that is measured runs here only."""
+    for name in [name for name in os.environ if "COV" in name]:
+        monkeypatch.delenv(name)
 
 
-Running = dict[str, tuple[subprocess.Popen[str], Path]]
-
-
-def _finished(running: Running, command: str) -> tuple[str, dict, Path]:
-    process, file = running[command]
-    printed, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, printed
-    return printed, json.loads(file.read_text("utf-8")), file.parent / "cost"
+def _finished(folder: Path, command: str) -> tuple[str, dict, Path]:
+    """Run a command; what it printed, what it found, and the folder of its tables."""
+    file, tables = folder / "found.json", folder / "cost"
+    done = run("-m", "benchmarks", command, "--quick", "--json", str(file), "--rst", str(tables),
+               cwd=ROOT, timeout=120)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout, json.loads(file.read_text("utf-8")), tables
 
 
 def _is_sound(folder: Path, name: str) -> bool:
@@ -127,8 +109,8 @@ def _read(document: Path) -> None:
     )  # fmt: skip
 
 
-def test_table_has_a_row_for_each_goal_with_its_yardstick(running: Running) -> None:
-    printed, found, folder = _finished(running, "table")
+def test_table_has_a_row_for_each_goal_with_its_yardstick(tmp_path: Path) -> None:
+    printed, found, folder = _finished(tmp_path, "table")
     assert [row["what"] for row in found["table"]] == ROWS
     for row in found["table"]:
         assert row["what"] in printed
@@ -145,8 +127,8 @@ def test_table_has_a_row_for_each_goal_with_its_yardstick(running: Running) -> N
     assert _is_sound(folder, "table")
 
 
-def test_outbox_has_a_row_for_each_cost(running: Running) -> None:
-    printed, found, folder = _finished(running, "outbox")
+def test_outbox_has_a_row_for_each_cost(tmp_path: Path) -> None:
+    printed, found, folder = _finished(tmp_path, "outbox")
     assert [row["what"] for row in found["outbox"]] == OUTBOX_ROWS
     for row in found["outbox"]:
         assert row["what"] in printed
@@ -155,8 +137,8 @@ def test_outbox_has_a_row_for_each_cost(running: Running) -> None:
     assert _is_sound(folder, "outbox")
 
 
-def test_forked_workers_are_counted_with_their_connections(running: Running) -> None:
-    _printed, found, folder = _finished(running, "processes")
+def test_forked_workers_are_counted_with_their_connections(tmp_path: Path) -> None:
+    _printed, found, folder = _finished(tmp_path, "processes")
     rows = found["processes"]["rows"]
     assert [row["workers"] for row in rows] == [1, 2]
     for row in rows:
@@ -167,8 +149,8 @@ def test_forked_workers_are_counted_with_their_connections(running: Running) -> 
     assert _is_sound(folder, "processes")
 
 
-def test_growth_has_all_of_its_parts(running: Running) -> None:
-    _printed, found, folder = _finished(running, "growth")
+def test_growth_has_all_of_its_parts(tmp_path: Path) -> None:
+    _printed, found, folder = _finished(tmp_path, "growth")
     assert {name: list(points[0]) for name, points in found["growth"].items()} == {
         "attributes": ["size", "action", "json.dumps"],
         "nesting": ["size", "action", "json.dumps"],
@@ -180,8 +162,8 @@ def test_growth_has_all_of_its_parts(running: Running) -> None:
     assert _is_sound(folder, "growth")
 
 
-def test_curve_follows_the_server_through_its_phases(running: Running) -> None:
-    _printed, found, folder = _finished(running, "curve")
+def test_curve_follows_the_server_through_its_phases(tmp_path: Path) -> None:
+    _printed, found, folder = _finished(tmp_path, "curve")
     assert "threads" in found["curve"]
     for one in found["curve"].values():
         assert [phase["delay_ms"] for phase in one["phases"]] == [0, 20, 0]
@@ -194,8 +176,8 @@ def test_curve_follows_the_server_through_its_phases(running: Running) -> None:
     assert _is_sound(folder, "curve")
 
 
-def test_profile_names_functions_and_lines_of_caller_and_worker(running: Running) -> None:
-    printed, found, folder = _finished(running, "--profile")
+def test_profile_names_functions_and_lines_of_caller_and_worker(tmp_path: Path) -> None:
+    printed, found, folder = _finished(tmp_path, "--profile")
     assert found["profile"].keys() == {"caller", "worker"}
     for part in found["profile"].values():
         assert part["us_per_event"] > 0
@@ -206,19 +188,26 @@ def test_profile_names_functions_and_lines_of_caller_and_worker(running: Running
     assert _is_sound(folder, "profile")
 
 
-def test_two_trees_are_compared_by_their_rows_each_with_its_own_client(tmp_path: Path) -> None:
-    other = tmp_path / "other"
+def test_two_trees_are_compared_by_their_rows_each_with_its_own_client(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    groups = [group for _, each in benchmarks.__main__.ROWS.values() for group in each]
+    compared = [group for _, group in compare.GROUPS]
+    assert compared == [group for group in groups if group not in NOT_COMPARED]
+    # One of each kind: all of them run in the tests above.
+    some = (("", first_event.rows), ("outbox: ", outbox.delivery_rows))
+    monkeypatch.setattr(compare, "GROUPS", some)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # the command sets a handler
+    other, file = tmp_path / "other", tmp_path / "found.json"
     shutil.copytree(ROOT / "valued", other / "valued", ignore=shutil.ignore_patterns("__pycache__"))
-    file = tmp_path / "figures.json"
-    done = run("-m", "benchmarks", "compare", str(other), str(ROOT), "--quick", "--json", str(file),
-               cwd=ROOT, timeout=280)  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert f"{other}: commit" in done.stdout
+    arguments = ["compare", str(other), str(ROOT), "--quick", "--json", str(file)]
+    assert benchmarks.__main__.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert f"{other}: commit" in printed
     found = json.loads(file.read_text("utf-8"))["compare"]
-    expected = [*ROWS, *(f"outbox: {what}" for what in OUTBOX_ROWS)]
-    assert list(found) == [what for what in expected if not what.startswith(NOT_COMPARED)]
+    assert list(found) == [ROWS[10], *(f"outbox: {what}" for what in OUTBOX_ROWS[4:6])]
     for what, one in found.items():
-        assert what in done.stdout
+        assert what in printed
         for tree in ("old", "new"):
             assert len(one[tree]["ours"]) == len(one[tree]["yardstick"]) == 1
 

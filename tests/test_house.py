@@ -76,7 +76,6 @@ NOT_AT_IMPORT = [
     "sqlite3",
     "urllib3",
     "uwsgi",
-    "valued._events.hints",
     "valued._delivery.sender",
     "valued.cli",
     "valued.integrations",

@@ -160,7 +160,7 @@ def test_a_token_of_the_environment_is_left_out_and_read_again(
 
 def connection_of(subject: Any) -> valued.Connection:
     if isinstance(subject, valued.Scope):
-        subject = subject._given
+        subject = subject._own.client
     found = getattr(subject, "_transport", subject)
     assert isinstance(found, valued.Connection)
     return found
@@ -274,16 +274,6 @@ def test_a_transport_of_a_module_is_pickled_with_its_client() -> None:
 # -- scopes ----------------------------------------------------------------------------------------
 
 
-def test_a_scope_keeps_its_defaults_and_what_it_holds() -> None:
-    before = valued.Scope(Silent(), {"user.id": 1})
-    with before.nested({"customer.id": 12}):
-        after = pickle.loads(pickle.dumps(before))
-    assert after.to_dict() == {"user": {"id": 1}, "customer": {"id": 12}}
-    after.reset()
-    assert after.to_dict() == {"user": {"id": 1}}
-    assert before.to_dict() == {"user": {"id": 1}}
-
-
 def test_the_shared_scope_is_that_of_the_process_where_it_arrives(server: Server) -> None:
     assert pickle.loads(pickle.dumps(valued.scope)) is valued.scope
     valued.connect(TOKEN, server.url)
@@ -311,6 +301,6 @@ def test_a_copy_of_a_client_is_the_client() -> None:
 def test_a_copy_of_a_scope_shares_the_client_and_nothing_else(copied: Callable[[Any], Any]) -> None:
     before = scope(TOKEN, URL)
     after = copied(before)
-    assert after._given is before._given
+    assert after._own.client is before._own.client
     after["user.id"] = 2
     assert (before["user.id"], after["user.id"]) == (1, 2)

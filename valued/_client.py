@@ -49,7 +49,8 @@ class Client:
       of 300 events a second, or 5 MB at 500 bytes each. They never take more than 64 MiB.
     * *overflow* (default ``"drop_newest"``): what happens to an event when the queue is full. Also
       ``"drop_oldest"``, ``"block"`` (the call waits for room, *timeout* at most, then drops the
-      event) and ``"caller_runs"`` (the call delivers the event itself).
+      event) and ``"caller_runs"`` (the call delivers the event itself; while the endpoint is down,
+      it drops it, but for one event that probes).
     * *timeout* (default 10.0): seconds for one attempt, the answer included. Connecting to each
       address of the host, and a TLS handshake, may each take as long.
     * *retries* (default 240): attempts after the first. The pauses are random, up to bounds that
@@ -120,47 +121,11 @@ class Client:
         _begin_recording()
         if not (token or _options.token_from_environment()) and recording.target is not None:
             enabled = False  # a test needs no token
-        options = Options.of(
-            {
-                "executor": executor,
-                "max_workers": max_workers,
-                "max_queue": max_queue,
-                "overflow": overflow,
-                "timeout": timeout,
-                "retries": retries,
-                "shutdown_timeout": shutdown_timeout,
-                "idle_time": idle_time,
-                "on_error": on_error,
-                "outbox": outbox,
-                "durability": durability,
-                "outbox_max_age": outbox_max_age,
-                "outbox_max_size": outbox_max_size,
-                "defaults": _defaults(defaults),
-                "isolate_tasks": isolate_tasks,
-                "enabled": enabled,
-                "invalid": invalid,
-                "anonymous": anonymous,
-                "before_send": before_send,
-            },
-            unknown,
-        )
-        if callable(token):
-            from valued._http.endpoint import check_transport
-
-            check_transport(token, endpoint)
-            self._build(token, options)
-        elif options.enabled:
-            facts.refuse_isolated()  # some of what is imported next would end the process
-            # Only here: it costs more than all the rest of the library.
-            from valued._delivery.executors import DEFAULT_WORKERS
-            from valued._http.connection import Connection
-
-            # One more: where no thread can be started, the one that waits sends.
-            size = 1 + (options.max_workers or DEFAULT_WORKERS)
-            connection = Connection(token, endpoint, timeout=options.timeout, pool_size=size)
-            self._build(connection, options)
-        else:
-            self._build(None, options)
+        if defaults is not None:
+            defaults = Snapshot(categories.data_of_scope(defaults, {}, "defaults"))
+        given = {name: it for name, it in locals().items() if name in Options._fields}
+        options = Options.of(given, unknown)
+        self._build(_transport_of(token, endpoint, options), options)
 
     def _build(self, transport: Connection | Transport | None, options: Options) -> None:
         _begin_recording()  # here, too, for a client that was unpickled
@@ -368,8 +333,37 @@ def _as_connection(transport: object) -> Connection | None:
     return transport if module and isinstance(transport, module.Connection) else None
 
 
-def _defaults(given: Data) -> Snapshot | None:
-    return None if given is None else Snapshot(categories.mapping(given, "defaults"))
+def _transport_of(
+    token: Transport | str | None, endpoint: str | None, options: Options
+) -> Transport | Connection | None:
+    """What a client sends with, of what it was given; None: it sends nothing."""
+    if callable(token):
+        from valued._http.endpoint import check_transport
+
+        check_transport(token, endpoint)
+        return token
+    if not options.enabled:
+        return None
+    facts.refuse_isolated()  # some of what is imported next would end the process
+    # Only here: it costs more than all the rest of the library.
+    from valued._delivery.executors import DEFAULT_WORKERS
+    from valued._http.connection import Connection
+
+    # One more: where no thread can be started, the one that waits sends.
+    size = 1 + (options.max_workers or DEFAULT_WORKERS)
+    return Connection(token, endpoint, timeout=options.timeout, pool_size=size)
+
+
+def differences(one: Client, other: Client) -> tuple[str, ...]:
+    """The names of the arguments in which two clients differ."""
+    ones, others = one._options._asdict(), other._options._asdict()  # noqa: SLF001 - of this module
+    a, b = _as_connection(one._transport), _as_connection(other._transport)  # noqa: SLF001
+    if a is None or b is None:
+        ones["transport"], others["transport"] = one._transport, other._transport  # noqa: SLF001
+    else:
+        ones.update(token=a._token, endpoint=a.endpoint)  # noqa: SLF001
+        others.update(token=b._token, endpoint=b.endpoint)  # noqa: SLF001
+    return tuple(name for name in ones if ones[name] != others[name])
 
 
 def _restored(

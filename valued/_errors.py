@@ -2,9 +2,17 @@
 
 The facts are attributes, the sentence is in ``__str__``. All of them can be pickled: a
 multiprocessing pool carries an exception of a task back to its parent that way. No token is in any.
+
+Below them: how errors name what belongs to the application. Its classes and strings may run code of
+their own, or contain line ends; what is shown of them is safe in one line of a log.
 """
 
 from __future__ import annotations
+
+from typing import Final
+
+#: How many characters errors show of a name, a key or a string.
+SHOWN: Final = 200
 
 
 class ValuedError(Exception):
@@ -84,3 +92,33 @@ class DeliveryError(ValuedError):
         answer = f"; the answer began: {self.body!r}" if self.body else ""
         tries = "1 attempt" if self.attempts == 1 else f"{self.attempts} attempts"
         return f"{self.reason} ({tries} in {self.age:.1f} s){answer}"
+
+
+def shown(text: str, length: int = SHOWN) -> str:
+    """*text* for one log line: at most *length* characters, unprintable ones escaped."""
+    if len(text) > length:
+        text = f"{text[:length]}…"
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def name_of(cls: type) -> str:
+    """Its ``__name__``, even if its metaclass overrides that."""
+    name = type.__dict__["__name__"].__get__(cls)
+    return shown(str.__str__(name))  # the name may be of a class of its own, too
+
+
+def kind_of(value: object) -> str:
+    """What *value* is, for an error: the name of its class, never the value."""
+    if value is None:
+        return "nothing"
+    if type(value) is str and not value:
+        return "an empty string"
+    # What is normalized already is a dict of ours.
+    return "dict" if issubclass(type(value), dict) else name_of(type(value))
+
+
+def expected(name: str, what: str, value: object) -> str:
+    """The sentence for a *value* that is of no use as *name*."""
+    return f"{name}: expected {what}, got {kind_of(value)}"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import enum
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 from typing import Literal as _Literal
 
-from valued._errors import ValidationError
+from valued._errors import ValidationError, expected, kind_of
 from valued._redaction import hide
 
 if TYPE_CHECKING:
@@ -29,54 +30,6 @@ Anonymous = _Literal["raise", "drop"]
 
 #: Bytes; two files of an outbox, below which it would drop what it is writing.
 LEAST_SIZE: Final = 8 * 1024 * 1024
-
-
-#: Every environment variable that the package reads, and what it does: the documentation's table.
-VARIABLES: Final[dict[str, str]] = {
-    "VALUED_TOKEN": "The token, if none is given to the client or to a command.",
-    "VALUED_ENDPOINT": (
-        "The URL that events are sent to, if none is given; by default the service's own."
-    ),
-    "VALUED_ENV": (
-        '"test" sends each event in the call itself, "development" sends on one thread; anything '
-        "else, and by default, in the background. If it is not set, a run of pytest, of python -m "
-        "unittest or of manage.py test counts as a test."
-    ),
-    "VALUED_DISABLED": (
-        "1 (or true, yes, on): events are checked and not sent, and no token is needed; 0 (or "
-        "false, no, off): they are sent."
-    ),
-    "VALUED_INVALID": (
-        'The default of the option invalid: "log" logs and counts an event that can\'t be sent, '
-        '"raise" (the default) raises an exception.'
-    ),
-    "VALUED_ANONYMOUS": (
-        'The default of the option anonymous: "drop" counts and drops an event without the ids it '
-        'needs, "raise" (the default) raises an exception.'
-    ),
-    "VALUED_OUTBOX": "The default of the option outbox: the directory of the outbox.",
-    "VALUED_ISOLATE_TASKS": (
-        "0 (or false, no, off): a Celery task has no scope of its own; the default of the option "
-        "isolate_tasks."
-    ),
-    "VALUED_RECORD": (
-        "Set by valued.testing for the programs that a test starts: the directory in which they "
-        "record events instead of sending them."
-    ),
-    "VALUED_BLOCK": (
-        "1: an event for an endpoint that is not on this machine is an error; set by the pytest "
-        "setting valued_block for the programs that a test starts."
-    ),
-    "REQUESTS_CA_BUNDLE": (
-        "A file or a directory with the certificate authorities to trust, instead of those that "
-        "requests brings."
-    ),
-    "CURL_CA_BUNDLE": "The same, if REQUESTS_CA_BUNDLE is not set.",
-    "http_proxy": "The URL of the proxy for an http:// endpoint; upper case works, too.",
-    "https_proxy": "The URL of the proxy for an https:// endpoint; upper case works, too.",
-    "all_proxy": "The URL of the proxy, if neither of these is set; upper case works, too.",
-    "no_proxy": "Hosts to reach without a proxy, separated by commas; upper case works, too.",
-}
 
 
 class Environment(enum.Enum):
@@ -140,11 +93,6 @@ def token_from_environment() -> str | None:
 def endpoint_from_environment() -> str | None:
     """``VALUED_ENDPOINT``, None where it is not set or empty."""
     return os.environ.get("VALUED_ENDPOINT") or None
-
-
-def outbox_from_environment() -> str | None:
-    """``VALUED_OUTBOX``, None where it is not set or empty."""
-    return os.environ.get("VALUED_OUTBOX") or None
 
 
 def recording_from_environment() -> tuple[str | None, bool]:
@@ -217,44 +165,6 @@ class Options(NamedTuple):
             return self.shutdown_timeout
         return 5.0 if self.outbox is None else 1.0
 
-    def problems(self) -> list[str]:
-        """What keeps the options from being used."""
-        problems = [
-            *whole("max_workers", self.max_workers, least=1, optional=True),
-            *whole("max_queue", self.max_queue, least=1),
-            *whole("retries", self.retries, least=0),
-            *seconds("timeout", self.timeout, zero=False),
-            *seconds("shutdown_timeout", self.seconds_at_end(), zero=True),
-            *seconds("idle_time", self.idle_time, zero=False),
-            *seconds("outbox_max_age", self.outbox_max_age, zero=False),
-            *whole("outbox_max_size", self.outbox_max_size, least=LEAST_SIZE),
-        ]
-        if self.outbox is not None and os.name == "nt":
-            problems.append(
-                "outbox: it needs Linux or macOS; leave it (and VALUED_OUTBOX) out, and events "
-                "wait in memory"
-            )
-        if self.on_error is not None and not callable(self.on_error):
-            problems.append(
-                f"on_error: expected a function of (error, event), got {_kind(self.on_error)}"
-            )
-        problems += _not_one_of("overflow", self.overflow, get_args(Overflow))
-        problems += _not_one_of("durability", self.durability, get_args(Durability))
-        problems += _not_one_of("invalid", self.invalid, (*get_args(Invalid), None))
-        problems += _not_one_of("anonymous", self.anonymous, (*get_args(Anonymous), None))
-        for name in ("isolate_tasks", "enabled"):
-            value = getattr(self, name)
-            if not (value is None or isinstance(value, bool)):
-                problems.append(f"{name}: expected True, False or None, got {_kind(value)}")
-        if self.before_send is not None and not callable(self.before_send):
-            kind = _kind(self.before_send)
-            problems.append(f"before_send: expected a function of one event, got {kind}")
-        elif self.before_send is not None and is_async(self.before_send):
-            problems.append("before_send: expected a function without async: it runs in the call")
-        if self.on_error is not None and is_async(self.on_error):
-            problems.append("on_error: expected a function without async: it runs on a thread")
-        return problems + executor_problems(self.executor)
-
     @classmethod
     def of(cls, given: dict[str, Any], unknown: Iterable[str]) -> Options:
         """Options from keyword arguments, checked. Raises `ValidationError`.
@@ -264,12 +174,12 @@ class Options(NamedTuple):
         problems = [f"{name}: no such option; {_hint(name, cls._fields)}" for name in unknown]
         if problems:
             raise ValidationError(*problems)
-        said: dict[str, Any] = {"outbox": outbox_path(given.get("outbox"))}
-        for name, ask in _FROM_ENVIRONMENT.items():
-            if given.get(name) is None:
-                said[name] = ask()
-        options = cls(**{**given, **said})
-        problems = options.problems()
+        said = {name: ask() for name, ask in _FROM_ENVIRONMENT.items() if given.get(name) is None}
+        options = cls(**{**given, **said, "outbox": outbox_path(given.get("outbox"))})
+        for name, check in _CHECKS.items():
+            value = getattr(options, name)
+            if value is not None or cls._field_defaults[name] is not None:
+                problems += check(name, value)
         if problems:
             raise ValidationError(*problems)
         return options
@@ -310,28 +220,13 @@ def _hint(name: str, options: tuple[str, ...]) -> str:
     return f"did you mean {close[0]}?" if close else f"the options are {', '.join(options)}"
 
 
-def is_async(function: object) -> bool:
-    """Whether a call of *function* only makes a coroutine."""
-    import inspect  # only if one is given
-
-    called = getattr(function, "__call__", None)  # noqa: B004  (that of an object's class)
-    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
-
-
-def _not_one_of(name: str, value: object, names: tuple[str | None, ...]) -> list[str]:
-    if value in names:
-        return []
-    expected = " or ".join(repr(it) for it in names if it is not None)
-    return [f"{name}: expected {expected}, got {_kind(value)}"]
-
-
 def outbox_path(outbox: object) -> str | None:
     """The directory, absolute, since a process may change its own."""
-    given = outbox_from_environment() if outbox is None else outbox
+    given = (os.environ.get("VALUED_OUTBOX") or None) if outbox is None else outbox
     if given is None:
         return None
     if not isinstance(given, (str, os.PathLike)) or not isinstance(os.fspath(given), str):
-        raise ValidationError(f"outbox: expected the path of a directory, got {_kind(given)}")
+        raise ValidationError(expected("outbox", "the path of a directory", given))
     if not os.fspath(given):
         raise ValidationError("outbox: it is empty; give the path of a directory, or None")
     path = os.path.abspath(os.fspath(given))
@@ -346,44 +241,30 @@ def outbox_path(outbox: object) -> str | None:
     return path
 
 
-def executor_problems(executor: object) -> list[str]:
-    """What keeps *executor* from being one."""
-    if executor is None or callable(getattr(executor, "submit", None)) or callable(executor):
-        return []
-    problem = (
-        f"executor: {_kind(executor)} has no submit(fn, *args); give an executor, or a function "
-        "that makes one, such as lambda: ThreadPoolExecutor(5)"
-    )
-    return [problem]
-
-
 def timeout_seconds(timeout: object) -> float | None:
     """*timeout* if it is one (seconds, or None for no bound). Raises `ValidationError`."""
     problems = [] if timeout is None else seconds("timeout", timeout, zero=True)
     if problems:
         raise ValidationError(*problems)
-    return timeout  # type: ignore[return-value]  # what `_seconds` lets pass is a number
+    return timeout  # type: ignore[return-value]  # what `seconds` lets pass is a number
 
 
-def _kind(value: object) -> str:
-    return type(value).__name__
+# -- checks: each returns what keeps *value* from being the option *name* --------------------------
 
 
-def whole(name: str, value: object, *, least: int, optional: bool = False) -> list[str]:
-    """What keeps *value* from being a whole number of at least *least*."""
-    if optional and value is None:
-        return []
+def whole(name: str, value: object, *, least: int) -> list[str]:
+    """A whole number of at least *least*."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= least:
         return []
-    shown = _shown(value) if isinstance(value, int) else _kind(value)
+    shown = _shown(value) if isinstance(value, int) else kind_of(value)
     return [f"{name}: expected a whole number of at least {least}, got {shown}"]
 
 
 def seconds(name: str, value: object, *, zero: bool) -> list[str]:
-    """What keeps *value* from being seconds; *zero*: whether none are some, too."""
+    """Seconds; *zero*: whether none are some, too."""
     bound = "0 or more" if zero else "more than 0"
     if not isinstance(value, (int, float)) or isinstance(value, bool):
-        return [f"{name}: expected seconds ({bound}) as a number, got {_kind(value)}"]
+        return [expected(name, f"seconds ({bound}) as a number", value)]
     if value > MOST_SECONDS:
         bound += f" and at most {MOST_SECONDS:,}"
     elif value > 0 or (zero and value == 0):
@@ -393,4 +274,68 @@ def seconds(name: str, value: object, *, zero: bool) -> list[str]:
 
 def _shown(value: float) -> object:
     # Not an int that is itself longer than a log line.
-    return _kind(value) if isinstance(value, int) and abs(value) > 10**15 else value
+    return kind_of(value) if isinstance(value, int) and abs(value) > 10**15 else value
+
+
+def _one_of(name: str, value: object, *, literal: Any) -> list[str]:
+    names = get_args(literal)
+    return [] if value in names else [expected(name, " or ".join(map(repr, names)), value)]
+
+
+def _switch(name: str, value: object) -> list[str]:
+    return [] if isinstance(value, bool) else [expected(name, "True, False or None", value)]
+
+
+def _function(name: str, value: object, *, of: str, runs: str) -> list[str]:
+    if not callable(value):
+        return [expected(name, f"a function of {of}", value)]
+    if is_async(value):
+        return [f"{name}: expected a function without async: it runs {runs}"]
+    return []
+
+
+def is_async(function: object) -> bool:
+    """Whether a call of *function* only makes a coroutine."""
+    import inspect  # only if one is given
+
+    called = getattr(function, "__call__", None)  # noqa: B004  (that of an object's class)
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
+
+
+def executor_problems(executor: object, name: str = "executor") -> list[str]:
+    """An executor, or a function that makes one."""
+    if executor is None or callable(getattr(executor, "submit", None)) or callable(executor):
+        return []
+    problem = (
+        f"{name}: {kind_of(executor)} has no submit(fn, *args); give an executor, or a function "
+        "that makes one, such as lambda: ThreadPoolExecutor(5)"
+    )
+    return [problem]
+
+
+def _outbox(name: str, _value: object) -> list[str]:
+    fix = "leave it (and VALUED_OUTBOX) out, and events wait in memory"
+    return [f"{name}: it needs Linux or macOS; {fix}"] if os.name == "nt" else []
+
+
+#: An option whose default is None may be None, too.
+_CHECKS: Final[dict[str, Callable[[str, Any], list[str]]]] = {
+    "executor": lambda name, value: executor_problems(value, name),
+    "max_workers": partial(whole, least=1),
+    "max_queue": partial(whole, least=1),
+    "overflow": partial(_one_of, literal=Overflow),
+    "timeout": partial(seconds, zero=False),
+    "retries": partial(whole, least=0),
+    "shutdown_timeout": partial(seconds, zero=True),
+    "idle_time": partial(seconds, zero=False),
+    "on_error": partial(_function, of="(error, event)", runs="on a thread"),
+    "outbox": _outbox,
+    "durability": partial(_one_of, literal=Durability),
+    "outbox_max_age": partial(seconds, zero=False),
+    "outbox_max_size": partial(whole, least=LEAST_SIZE),
+    "isolate_tasks": _switch,
+    "enabled": _switch,
+    "invalid": partial(_one_of, literal=Invalid),
+    "anonymous": partial(_one_of, literal=Anonymous),
+    "before_send": partial(_function, of="one event", runs="in the call"),
+}

@@ -3,11 +3,13 @@ r"""Keeps the token out of what is shown: `repr`, stack frames, logs, and answer
 Error trackers record the `repr` of a frame's locals, or of a slice of them if they are long.
 `RedactedStr` shows neither. Services and proxies quote what they refuse, escaped in their own way:
 ``%2F``, ``\/``, ``\u002f``, ``&#x2F;``. `redacted` finds the token under up to three layers of such
-escapes, such as JSON in JSON in HTML, in upper and lower case.
+escapes, such as JSON in JSON in HTML, in upper and lower case, broken across lines, and also where
+such an answer has it in Base64 (by itself, or within more data) or in hex.
 
-It doesn't find a part of the token, a token in Base64 or hex, or one that is broken across lines. A
-token with ``%``, ``&`` or a backslash (RFC 6750 allows none of them) may itself look like an
-escape. Then it is found as it is, but not in every escaped form.
+It doesn't find a part of the token, nor one in any other code, nor one whose escaped form is in
+Base64 or hex. A token with ``%``, ``&`` or a backslash (RFC 6750 allows none of them) may itself
+look like an escape. Then it is found as it is, but not in every escaped form. A token of fewer than
+eight characters is found as a word of its own, not in Base64 or hex.
 """
 
 from __future__ import annotations
@@ -76,13 +78,17 @@ _NAMES: Final = {
     "period": ".", "plus": "+", "quot": '"', "sol": "/",
 }  # fmt: skip
 
-#: One escaped character: in URLs, JSON and programming languages; in HTML; after a backslash. The
-#: `re` module compiles and keeps it when it is first used: at import it would cost too much.
+#: One escaped character: in URLs, JSON and programming languages; in HTML; after a backslash. And a
+#: line break, which stands for nothing. The `re` module compiles and keeps it when it is first
+#: used: at import it would cost too much.
 _ESCAPE: Final = r"""
       (?: % (?:u00)? | \\u00 | \\x ) (?P<hex> [0-9a-f]{2} )
+    | \\u\{ 0* (?P<braced_hex> [0-9a-f]{2} ) \}
+    | \\ (?P<octal> [0-7]{3} )
     | &\#x 0* (?P<html_hex> [0-9a-f]{2} ) ;
     | &\#  0* (?P<html_decimal> [0-9]{2,3} ) ;
     | & (?P<html_name> NAMES ) ;
+    | (?P<line_break> \r?\n [ \t]* )
     | \\ (?P<itself> [^a-z0-9] )
 """.replace("NAMES", "|".join(_NAMES))
 
@@ -90,7 +96,8 @@ _ESCAPE: Final = r"""
 def redacted(text: str, token: str) -> str:
     """*text* with ``<secret>`` in place of *token*, also where that is escaped.
 
-    If it was escaped, *text* comes back without that layer of escapes of printable ASCII.
+    If it was escaped, or broken across lines, *text* comes back without that layer of escapes of
+    printable ASCII, and without line breaks.
     """
     found = layer = _replaced(str(text), token)
     for _ in range(_LAYERS):
@@ -105,14 +112,33 @@ def _replaced(text: str, token: str) -> str:
     pattern = hide(re.escape(token))
     if len(token) < LONG:
         pattern = hide(rf"(?<![^\W_]){pattern}(?![^\W_])")
+    else:
+        pattern = hide("|".join([pattern, *_encoded(token.encode())]))
     return re.sub(pattern, SHOWN, text, flags=re.IGNORECASE)
+
+
+def _encoded(token: bytes) -> list[Any]:
+    """Patterns for *token* in hex, and in Base64: at each of three places in a group of 3 bytes."""
+    import binascii  # for trouble only
+
+    patterns = [hide(token.hex())]
+    for before in range(3):
+        code = hide(binascii.b2a_base64(bytes(before) + token, newline=False).decode())
+        # A character is 6 bits. Those at the ends, which have bits of the neighbours, may be any.
+        whole = hide(code[-(-before * 8 // 6) : (before + len(token)) * 8 // 6])
+        start = r"[\w+/-]" if before else ""
+        end = r"[\w+/-]={0,2}" if (before + len(token)) % 3 else ""
+        patterns.append(hide(start + whole.replace("+", "[+-]").replace("/", "[/_]") + end))
+    return patterns
 
 
 def _unescaped(escape: re.Match[str]) -> str:
     kind, said = escape.lastgroup, escape[escape.lastindex or 0]
     if kind == "itself":
         return said
+    if kind == "line_break":
+        return ""
     if kind == "html_name":
         return _NAMES[said.lower()]
-    code = int(said, 10 if kind == "html_decimal" else 16)
+    code = int(said, {"html_decimal": 10, "octal": 8}.get(str(kind), 16))
     return chr(code) if 32 <= code < 127 else escape[0]  # no control character comes into a log

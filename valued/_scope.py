@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from valued._client import Client
 from valued._errors import PicklingError, ValidationError, ValuedError
 from valued._events import categories
-from valued._events.faults import is_a
+from valued._events.bad_values import is_a
 from valued._events.serializer import Snapshot, merge
 from valued._redaction import hide
 from valued._scopes.context import (
     Key,
     Layer,
-    Lazy,
-    Normalize,
     Owner,
     Replace,
     Unit,
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import TracebackType
 
-    from valued._events.refusals import Refusals
     from valued._typing import Data, Transport
 
 T = TypeVar("T")
@@ -63,9 +60,8 @@ class Scope(ScopeData):
     ) -> None:
         # Error trackers show the variables of frames that raise; any of these may be a token.
         client, fields = hide(client), {name: hide(value) for name, value in fields.items()}
-        self._given = client if isinstance(client, Client) else Client(client)
-        self._owner = Owner(self._given)
-        self._defaults = merge(self._owner.defaults, self._normalize_call(data, fields))
+        self._own = Owner(client if isinstance(client, Client) else Client(client))
+        self._own.defaults = merge(self._own.defaults, self._normalize_call(data, fields))
 
     @contextlib.contextmanager
     def nested(self, data: Data = None, /, **fields: Any) -> Iterator[Scope]:
@@ -85,13 +81,14 @@ class Scope(ScopeData):
         of the code that reads the generator, until the generator goes on. Use `Scope.isolated`
         there, and enter the unit for each step.
         """
-        key, block = self._key(), object()
+        owner, block = self._owner(), object()
+        key = owner.key
         more = self._normalize_call(data, fields)
         before = entry_of(key)
         if isinstance(before, (Layer, UnitLayer)):
             layer: Layer | UnitLayer = before.nested(more, block)
         else:
-            outer = self._start() if before is None else before
+            outer = owner.defaults if before is None else before
             layer = Layer(merge(outer, more), before, block)
         set_entry(key, layer)
         try:
@@ -126,20 +123,19 @@ class Scope(ScopeData):
 
         Raises `ValidationError` and `SerializationError`. Any thread may call.
         """
-        key = self._key()
+        owner = self._owner()
         whole = None
         if data is not None and _is_function(data):
             data, whole = None, data
         more = self._normalize_call(data, fields)
-        start = self._start()
         functions = None
         try:
             functions = None if lazy is None else checked_lazy(lazy)
         except ValidationError as error:
             if not self._tolerates(error):
                 raise
-        known = merge(start, more) if more else start
-        return Isolated(self, key, known, functions, whole, self._normalize_call)
+        known = merge(owner.defaults, more) if more else owner.defaults
+        return Isolated(self, owner.key, Unit(known, functions, whole, self._normalize_call))
 
     # -- events ------------------------------------------------------------------------------------
 
@@ -148,18 +144,14 @@ class Scope(ScopeData):
 
         *data* and *fields* take precedence over the scope.
         """
-        known = self._with(data, fields)
-        if known is not None:
-            self._client().action(key, known)
+        self._record("action", key, data, fields)
 
     def page_view(self, url: str, data: Data = None, /, **fields: Any) -> None:
         """Record that a user looked at *url*: `Client.page_view`, with the scope's data added.
 
         *data* and *fields* take precedence over the scope.
         """
-        known = self._with(data, fields)
-        if known is not None:
-            self._client().page_view(url, known)
+        self._record("page_view", url, data, fields)
 
     pageview = page_view
 
@@ -190,41 +182,29 @@ class Scope(ScopeData):
                 raise
             return
         for event in events:
-            self._client().sync(event)
+            self._owner().client.sync(event)
 
     def sync_user(self, data: Data = None, /, **fields: Any) -> None:
         """Send what is known of a user: `Client.sync_user`, with *data* over the scope's user."""
-        party = self._party("user", data, fields)
-        if party is not None:
-            self._client().sync_user(party)
+        self._sync_party("user", data, fields)
 
     def sync_customer(self, data: Data = None, /, **fields: Any) -> None:
         """Send what is known of a customer; otherwise like `Scope.sync_user`."""
-        party = self._party("customer", data, fields)
-        if party is not None:
-            self._client().sync_customer(party)
+        self._sync_party("customer", data, fields)
 
     # -- its own -----------------------------------------------------------------------------------
 
     def __repr__(self) -> str:
         # Not the data: it is about people, and logs keep it.
-        return f"Scope({self._given!r})"
+        return f"Scope({self._own.client!r})"
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         """Its client, its defaults, and what it holds in this context. Raises `PicklingError`."""
-        return _restored, (type(self), self._given, dict(self._defaults), dict(self._data()))
+        own = self._own
+        return _restored, (type(self), own.client, dict(own.defaults), dict(self._data()))
 
-    def _client(self) -> Client:
-        return self._given
-
-    def _refusals(self) -> Refusals:
-        return self._client()._refusals  # noqa: SLF001
-
-    def _key(self) -> Key:
-        return self._owner.key
-
-    def _start(self) -> Snapshot:
-        return self._defaults
+    def _owner(self) -> Owner:
+        return self._own
 
     def _with(self, data: Data, fields: dict[str, Any]) -> Snapshot | None:
         """The data of an event; None: it can't be sent, and the client tolerates that."""
@@ -236,7 +216,12 @@ class Scope(ScopeData):
                 raise
             return None
 
-    def _party(self, name: str, data: Data, fields: dict[str, Any]) -> Snapshot | None:
+    def _record(self, call: str, subject: str, data: Data, fields: dict[str, Any]) -> None:
+        known = self._with(data, fields)
+        if known is not None:
+            getattr(self._owner().client, call)(subject, known)
+
+    def _sync_party(self, name: str, data: Data, fields: dict[str, Any]) -> None:
         try:
             data = categories.data_of_party(name, data)
             more = categories.normalize_call(data, fields)
@@ -244,8 +229,9 @@ class Scope(ScopeData):
         except Exception as error:
             if not self._tolerates(error):
                 raise
-            return None
-        return merge(known, more) if isinstance(known, dict) else Snapshot(more)
+            return
+        party = merge(known, more) if isinstance(known, dict) else Snapshot(more)
+        getattr(self._owner().client, f"sync_{name}")(party)
 
 
 def _is_function(data: object) -> bool:
@@ -270,7 +256,7 @@ def _says_more_than_an_id(party: object) -> bool:
     return party is not None and not (isinstance(party, dict) and party.keys() <= {"id"})
 
 
-class Isolated(Unit):
+class Isolated:
     """One unit of work, such as a request, a task or a job, with data of its own.
 
     >>> unit = valued.isolated({"user.id": 123})
@@ -286,23 +272,17 @@ class Isolated(Unit):
     pickled (`PicklingError`, which says what to do).
     """
 
-    __slots__ = ("_key", "_scope")
+    __slots__ = ("_key", "_scope", "_unit")
 
-    def __init__(
-        self,
-        scope: Scope,
-        key: Key | None,
-        data: Snapshot,
-        lazy: Lazy | None = None,
-        whole: Callable[[], object] | None = None,
-        normalize: Normalize = categories.normalize_call,
-    ) -> None:
-        super().__init__(data, lazy, whole, normalize)
+    def __init__(self, scope: Scope, key: Key | None, unit: Unit) -> None:
         self._scope = scope
         self._key = key  # None: there is no client yet, and nothing to isolate
+        self._unit = unit
 
     def __enter__(self) -> Scope:
-        return self._enter(self)
+        if self._key is not None:
+            set_entry(self._key, UnitLayer(self._unit, None, entry_of(self._key), self))
+        return self._scope
 
     def __exit__(
         self,
@@ -310,26 +290,27 @@ class Isolated(Unit):
         exception: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._leave(self)
+        if self._key is not None:
+            leave_block(self._key, self)
 
     def entered(self) -> AbstractContextManager[Scope]:
         """A block in the unit, which yields the scope: any number of them, in any thread or task.
 
         It ends in the context in which it was entered. Left in another one, it changes nothing.
         """
-        return _Block(self)
+        return Isolated(self._scope, self._key, self._unit)  # a block is told by its object
 
     def run(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> T:
         """Call *fn* in the unit, and return its result: ``pool.submit(unit.run, fn)``.
 
         The coroutine of an async function runs in the unit, too: ``await unit.run(fn)``.
         """
-        with _Block(self):
+        with self.entered():
             result = fn(*args, **kwargs)
         return self._await(result) if isinstance(result, types.CoroutineType) else result  # type: ignore[return-value]
 
     async def _await(self, coroutine: Awaitable[T]) -> T:
-        with _Block(self):
+        with self.entered():
             return await coroutine
 
     def __repr__(self) -> str:
@@ -341,32 +322,3 @@ class Isolated(Unit):
             "an isolated unit of work stays in its process: hand over scope.to_dict(), "
             "and call valued.isolated(data) in the other one"
         )
-
-    def _enter(self, block: object) -> Scope:
-        if self._key is not None:
-            set_entry(self._key, UnitLayer(self, None, entry_of(self._key), block))
-        return self._scope
-
-    def _leave(self, block: object) -> None:
-        if self._key is not None:
-            leave_block(self._key, block)
-
-
-class _Block:
-    """One block within a unit."""
-
-    __slots__ = ("_unit",)
-
-    def __init__(self, unit: Isolated) -> None:
-        self._unit = unit
-
-    def __enter__(self) -> Scope:
-        return self._unit._enter(self)  # noqa: SLF001 - they are one idea
-
-    def __exit__(
-        self,
-        exception_type: type[BaseException] | None,
-        exception: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._unit._leave(self)  # noqa: SLF001

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, overload
 
-from valued._client import Client
+from valued._client import Client, differences
 from valued._errors import NotConnectedError, ValidationError
 from valued._events.serializer import Snapshot
 from valued._options import Options
 from valued._process import shutdown
 from valued._redaction import hide
 from valued._scope import Isolated, Scope
-from valued._scopes.context import Key, Owner
+from valued._scopes.context import Owner, Unit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,6 +33,9 @@ class _Link(Owner):
 
 
 _link: _Link | None = None  # read and replaced whole: threads need no lock for it
+
+#: What was logged of clients that another one replaced: the arguments in which they differed.
+_logged: Final[set[tuple[str, ...]]] = set()
 
 
 def _connected() -> _Link:
@@ -57,8 +60,7 @@ class _SharedScope(Scope):
     """
 
     def __init__(self) -> None:
-        # Without a client of its own: the one that is connected.
-        self._defaults = Snapshot()
+        pass  # without a client of its own: it has the one that is connected
 
     def isolated(
         self,
@@ -70,7 +72,7 @@ class _SharedScope(Scope):
     ) -> Isolated:
         """As `valued.isolated`."""
         if _link is None:
-            return Isolated(self, None, Snapshot())
+            return Isolated(self, None, Unit(Snapshot()))
         return super().isolated(data, lazy=lazy, **fields)
 
     def __repr__(self) -> str:
@@ -79,14 +81,8 @@ class _SharedScope(Scope):
     def __reduce__(self) -> str:
         return "scope"  # the one of the process where it is unpickled
 
-    def _client(self) -> Client:
-        return _connected().client
-
-    def _key(self) -> Key:
-        return _connected().key
-
-    def _start(self) -> Snapshot:
-        return _connected().defaults
+    def _owner(self) -> Owner:
+        return _connected()
 
 
 scope: Final = _SharedScope()
@@ -104,8 +100,9 @@ def connect(
     transport, the endpoint (default ``VALUED_ENDPOINT``, else the service's), and the options.
     Raises `ValidationError`, and then leaves the shared client as it was. A second call replaces
     the client, and the shared scope starts again with the new client's *defaults*; the previous
-    client delivers in the background what it accepted. Any thread may call. Forked children are
-    connected as their parent was.
+    client delivers in the background what it accepted. If the two differ, a warning that names the
+    arguments is logged, once; call `disconnect` before, if it is meant. Any thread may call. Forked
+    children are connected as their parent was.
     """
     global _link
     # Error trackers show the variables of frames that raise; any of these may be a token.
@@ -117,10 +114,22 @@ def connect(
             raise ValidationError(
                 "connect: a client has its endpoint and options already; give them to Client(…)"
             )
-        _link = _Link(token, owned=False)
+        link = _Link(token, owned=False)
     else:
-        _link = _Link(Client(token, endpoint, **options), owned=True)
-    return _link.client
+        link = _Link(Client(token, endpoint, **options), owned=True)
+    before, _link = _link, link
+    changed = differences(before.client, link.client) if before else ()
+    if changed and changed not in _logged:
+        from valued._process.reporting import log  # imported already, by the client
+
+        _logged.add(changed)
+        log.warning(
+            "connect was called again, and the shared client was replaced, with all its options: "
+            "the new one has another %s. Connect in one place, or call valued.disconnect() before. "
+            "This is logged once.",
+            ", ".join(changed),
+        )
+    return link.client
 
 
 def disconnect(timeout: float | None = 5.0) -> bool:

@@ -12,7 +12,7 @@ Both end with the run of pytest. A suite that uses none of these is not affected
 
 from __future__ import annotations
 
-import contextlib
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -84,37 +84,12 @@ def _apply(config: pytest.Config) -> None:
     if config.stash.get(_applied, False):
         return
     config.stash[_applied] = True
-    until_the_end = contextlib.ExitStack()
-    config.add_cleanup(until_the_end.close)
-    if config.getini("valued_disabled"):
-        until_the_end.enter_context(_set("VALUED_DISABLED"))
+    until_the_end = pytest.MonkeyPatch()
+    config.add_cleanup(until_the_end.undo)
+    for setting in ("valued_disabled", "valued_block"):
+        if config.getini(setting) and setting.upper() not in os.environ:
+            until_the_end.setenv(setting.upper(), "1")
     if config.getini("valued_block"):
-        until_the_end.enter_context(_set("VALUED_BLOCK"))
-        until_the_end.enter_context(_blocked())
+        from valued._http import recording
 
-
-@contextlib.contextmanager
-def _set(variable: str) -> Iterator[None]:
-    """In the block, *variable* is ``1``, unless it is set already."""
-    import os
-
-    if variable in os.environ:
-        yield
-        return
-    os.environ[variable] = "1"
-    try:
-        yield
-    finally:
-        os.environ.pop(variable, None)
-
-
-@contextlib.contextmanager
-def _blocked() -> Iterator[None]:
-    from valued._http import recording
-
-    before = recording.blocked
-    recording.blocked = True
-    try:
-        yield
-    finally:
-        recording.blocked = before
+        until_the_end.setattr(recording, "blocked", True)

@@ -20,6 +20,54 @@ _TYPES = {
 }
 
 
+#: Every environment variable that the package reads, and what it does.
+VARIABLES: dict[str, str] = {
+    "VALUED_TOKEN": "The token, if none is given to the client or to a command.",
+    "VALUED_ENDPOINT": (
+        "The URL that events are sent to, if none is given; by default the service's own."
+    ),
+    "VALUED_ENV": (
+        '"test" sends each event in the call itself, "development" sends on one thread; anything '
+        "else, and by default, in the background. If it is not set, a run of pytest, of python -m "
+        "unittest or of manage.py test counts as a test."
+    ),
+    "VALUED_DISABLED": (
+        "1 (or true, yes, on): events are checked and not sent, and no token is needed; 0 (or "
+        "false, no, off): they are sent."
+    ),
+    "VALUED_INVALID": (
+        'The default of the option invalid: "log" logs and counts an event that can\'t be sent, '
+        '"raise" (the default) raises an exception.'
+    ),
+    "VALUED_ANONYMOUS": (
+        'The default of the option anonymous: "drop" counts and drops an event without the ids it '
+        'needs, "raise" (the default) raises an exception.'
+    ),
+    "VALUED_OUTBOX": "The default of the option outbox: the directory of the outbox.",
+    "VALUED_ISOLATE_TASKS": (
+        "0 (or false, no, off): a Celery task has no scope of its own; the default of the option "
+        "isolate_tasks."
+    ),
+    "VALUED_RECORD": (
+        "Set by valued.testing for the programs that a test starts: the directory in which they "
+        "record events instead of sending them."
+    ),
+    "VALUED_BLOCK": (
+        "1: an event for an endpoint that is not on this machine is an error; set by the pytest "
+        "setting valued_block for the programs that a test starts."
+    ),
+    "REQUESTS_CA_BUNDLE": (
+        "A file or a directory with the certificate authorities to trust, instead of those that "
+        "requests brings."
+    ),
+    "CURL_CA_BUNDLE": "The same, if REQUESTS_CA_BUNDLE is not set.",
+    "http_proxy": "The URL of the proxy for an http:// endpoint; upper case works, too.",
+    "https_proxy": "The URL of the proxy for an https:// endpoint; upper case works, too.",
+    "all_proxy": "The URL of the proxy, if neither of these is set; upper case works, too.",
+    "no_proxy": "Hosts to reach without a proxy, separated by commas; upper case works, too.",
+}
+
+
 def described(owner: object) -> dict[str, tuple[str, str]]:
     """The entries of a docstring's lists, ``* *name* (note): text``: by name, note and text."""
     found = {}

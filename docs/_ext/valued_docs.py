@@ -1,7 +1,7 @@
 """Pages that are made from the code: options, variables, the keys of `stats`, the commands.
 
 * ``.. valued-options:: NAME …``: these options, as the docstring of `valued.Client` describes them;
-* ``.. valued-environment:: NAME …``: these variables, as ``valued._options.VARIABLES`` does;
+* ``.. valued-environment:: NAME …``: these variables, as ``valued_described.VARIABLES`` does;
 * ``.. valued-stats:: NAME …``: these keys, as the docstring of `valued.Stats` does;
 * ``.. valued-command:: NAME``: this command of the command line, as its parser does.
 """
@@ -81,7 +81,7 @@ class EnvironmentDirective(_Made):
     def run(self) -> list[nodes.Node]:
         lines = []
         for name in self.names():
-            lines += [f".. envvar:: {name}", "", f"   {_options.VARIABLES[name]}", ""]
+            lines += [f".. envvar:: {name}", "", f"   {valued_described.VARIABLES[name]}", ""]
         return self.parsed(lines)
 
 

@@ -15,10 +15,11 @@ from typing import Any, Generic, TypeVar, cast
 
 from typing_extensions import Self
 
-from valued._delivery.executors import ExecutorSpec, ThreadCache
+from valued._delivery.executors import ExecutorSpec
 from valued._delivery.journal import NullJournal
 from valued._delivery.pipeline import Pipeline
 from valued._delivery.queue import Queue
+from valued._delivery.threads import ThreadCache
 from valued._options import Options
 
 T = TypeVar("T")
@@ -279,8 +280,8 @@ class Inbox(collections.deque[T], Generic[T]):
 class SimulatedQueue(Queue):
     """The real queue, with lock, condition and inbox of a simulation."""
 
-    def __init__(self, simulation: Simulation) -> None:
-        super().__init__(simulation.clock)
+    def __init__(self, simulation: Simulation, clock: Callable[[], float] | None = None) -> None:
+        super().__init__(clock or simulation.clock)
         self.lock: Any = Lock(simulation)  # type: ignore[misc]
         self.changed: Any = Condition(simulation, self.lock)  # type: ignore[misc]
         self.inbox: Any = Inbox(simulation)  # type: ignore[misc]
@@ -292,6 +293,7 @@ class SimulatedThreads:
     def __init__(self, simulation: Simulation) -> None:
         self._simulation = simulation
         self.refuses = False
+        self.idle_time = 60.0
         self.started: list[Thread] = []
 
     def submit(self, fn: Callable[..., Any], /, *args: Any) -> None:
@@ -307,7 +309,7 @@ class SimulatedThreads:
     def dismiss(self) -> None:
         """No thread idles here."""
 
-    def retire(self, deadline: float) -> bool:
+    def join(self, deadline: float) -> bool:
         here = self._simulation.current()
         others = [each for each in self.alive() if each is not here]
         if here is None:
@@ -321,7 +323,6 @@ def simulated(
     simulation: Simulation,
     send: Send,
     queue: Callable[[Simulation], Queue] = SimulatedQueue,
-    clock: Callable[[], float] | None = None,
     **options: Any,
 ) -> tuple[Pipeline, SimulatedThreads]:
     """A pipeline of that simulation, and its threads."""
@@ -332,7 +333,6 @@ def simulated(
         Options(**options),
         None if executor is None else ExecutorSpec(executor),
         NullJournal(),
-        clock or simulation.clock,
         queue=queue(simulation),
         threads=cast("ThreadCache", threads),
     )

@@ -83,10 +83,7 @@ class Post:
         self.failed: list[tuple[valued.DeliveryError, dict[str, Any]]] = []
         options.setdefault("on_error", lambda *args: self.failed.append(args))
         options.setdefault("executor", self.jobs)
-        clock = options.pop("clock", self.simulation.clock)
-        self.pipeline, self.threads = simulated(
-            self.simulation, send or self._take, clock=clock, **options
-        )
+        self.pipeline, self.threads = simulated(self.simulation, send or self._take, **options)
 
     def _take(self, body: bytes, _key: str, _seconds: float) -> None:
         self.sent.append(body)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import gc
 import itertools
-import signal
 import sys
 import threading
 from collections import Counter
@@ -18,19 +16,11 @@ import pytest
 import valued
 from tests.delivery.conftest import Make
 from tests.delivery.simulation import SimulatedQueue, Simulation, simulated
-from tests.delivery.support import (
-    BOUND,
-    InThread,
-    Post,
-    Service,
-    figures,
-    is_waiting,
-    record,
-    transient,
-)
+from tests.delivery.support import BOUND, InThread, Post, Service, figures, record, transient
 from tests.support.processes import until
-from valued._delivery.pipeline import LONG_INBOX, Pipeline
-from valued._delivery.queue import MAX_BYTES, Queue
+from valued._delivery.admission import LARGE, LONG_INBOX
+from valued._delivery.queue import MAX_BYTES
+from valued._delivery.retry import DOWN_AFTER
 
 #: Two of them are all that memory has room for.
 HALF = [bytes([number]) * (MAX_BYTES // 2) for number in range(3)]
@@ -193,21 +183,32 @@ def test_caller_runs_sends_the_event_in_its_call(by: str) -> None:
     assert post.figures() == {"accepted": 3, "delivered": 3}
 
 
-def test_the_call_that_sends_is_the_one_that_found_the_queue_full(
-    make: Make, service: Service
-) -> None:
-    client = make(max_queue=1, max_workers=1, overflow="caller_runs")
-    service.hold.clear()
-    record(client, "a")
-    service.wait_until_inside()
-    caller = threading.Thread(target=record, args=(client, "b"))
-    caller.start()
-    service.wait_until_inside()
-    assert caller.ident in service.threads
-    service.hold.set()
-    caller.join(BOUND)
-    assert client.flush(BOUND)
-    assert sorted(service.got) == ["a", "b"]
+def test_caller_runs_makes_no_attempt_while_the_service_is_down_until_a_probe_is_due() -> None:
+    def send(body: bytes, _key: str, _seconds: float) -> None:
+        tries.append(body)
+        if is_down:
+            raise ConnectionError("down")
+
+    tries: list[bytes] = []
+    is_down = True
+    post = Post(send, overflow="caller_runs", max_queue=DOWN_AFTER)
+    post.accept(*[b"waits"] * DOWN_AFTER)
+    post.jobs.run()
+    assert len(tries) == DOWN_AFTER
+    post.accept(*[b"no room"] * 20)
+    assert len(tries) == DOWN_AFTER
+    expected = {"accepted": DOWN_AFTER + 20, "pending": DOWN_AFTER, "dropped": 20, "overflow": 20}
+    assert post.figures() == expected
+    post.simulation.now += 120.0
+    post.accept(b"probe", b"dropped")  # the second one comes while the pause after the first lasts
+    assert tries[DOWN_AFTER:] == [b"probe"]
+    is_down = False
+    post.simulation.now += 120.0
+    post.accept(b"probe", b"in its call")
+    assert tries[DOWN_AFTER + 1 :] == [b"probe", b"in its call"]
+    post.go_on(120.0)
+    figures = post.figures()
+    assert (figures["delivered"], figures["overflow"]) == (DOWN_AFTER + 3, 21)
 
 
 @by_count_or_bytes
@@ -246,38 +247,6 @@ def test_block_drops_the_newest_when_its_time_is_over() -> None:
         simulation.run()
 
 
-def test_a_call_that_an_exception_keeps_from_waiting_for_room_leaves_nothing(
-    make: Make,
-    service: Service,
-    handler: Callable[[Callable[[], object]], None],
-    in_thread: InThread,
-) -> None:
-    def soft_limit() -> None:
-        raise TimeoutError
-
-    client = make(max_queue=1, max_workers=1, overflow="block", timeout=BOUND)
-    service.hold.clear()
-    record(client, "a")
-    service.wait_until_inside()
-    handler(soft_limit)
-    here = threading.get_ident()
-
-    def interrupt() -> None:
-        until(lambda: is_waiting(Pipeline.accept))
-        signal.pthread_kill(here, signal.SIGUSR1)
-
-    interrupted = in_thread(interrupt)
-    with pytest.raises(TimeoutError):
-        record(client, "b")
-    interrupted.result(BOUND)
-    service.hold.set()
-    assert client.flush(BOUND)
-    record(client, "c")  # there is room
-    assert client.flush(BOUND)
-    assert service.got == ["a", "c"]
-    assert figures(client)["delivered"] == 2
-
-
 @by_count_or_bytes
 def test_there_is_room_again_after_an_event_is_settled(by: str) -> None:
     post, bodies = full("drop_newest", by)
@@ -310,7 +279,15 @@ def test_what_a_full_queue_dropped_is_logged_by_a_worker_and_not_in_the_call(
 def test_the_bytes_of_a_long_inbox_are_counted_before_a_worker_comes() -> None:
     post = Post(max_workers=1)
     post.accept(*[bytes(MAX_BYTES // 10)] * 200)
-    assert post.figures()["overflow"] >= 200 - LONG_INBOX - 2
+    assert post.figures()["overflow"] == 200 - 10
+
+
+def test_many_events_that_no_worker_has_brought_in_are_counted_before_memory_is_full() -> None:
+    post = Post(max_workers=1, max_queue=100_000)
+    size = MAX_BYTES // 2_000
+    assert size < LARGE
+    post.accept(*[bytes(size)] * 5_000)
+    assert post.figures()["overflow"] >= 5_000 - 2_000 - LONG_INBOX - 2
 
 
 # -- many threads, finalizers, signal handlers -----------------------------------------------------
@@ -352,7 +329,7 @@ class Interrupted(Post):
         self.inside = True
         self.calls = 0
         self.function = function
-        super().__init__(clock=self._look)
+        super().__init__(queue=lambda simulation: SimulatedQueue(simulation, self._look))
         self.inside = False
 
     def _look(self) -> float:
@@ -389,61 +366,6 @@ def test_a_finalizer_records_an_event_during_a_collection_that_starts_inside() -
     assert post.calls > 5
     finished = dict(Counter(post.sent))
     assert finished == {b"1": 1, b"2": 1, b"finalizer": post.calls}
-
-
-@pytest.mark.parametrize("call", ["accept", "flush", "stats"])
-def test_a_signal_handler_may_call_anything_while_its_thread_is_inside(
-    call: str, handler: Callable[[Callable[[], object]], None]
-) -> None:
-    calls: dict[str, Callable[[], object]] = {
-        "accept": lambda: post.accept(b"handler"),
-        "flush": lambda: post.is_settled(),
-        "stats": lambda: post.figures(),
-    }
-    handler(calls[call])
-    post = Interrupted(lambda: signal.raise_signal(signal.SIGUSR1))
-    everything(post)
-    assert post.calls > 5
-    expected = {b"1": 1, b"2": 1} | ({b"handler": post.calls} if call == "accept" else {})
-    assert dict(Counter(post.sent)) == expected
-    assert post.is_settled()
-
-
-@pytest.fixture
-def handler() -> Iterator[Callable[[Callable[[], object]], None]]:
-    """Handle SIGUSR1 by a function."""
-    before = signal.getsignal(signal.SIGUSR1)
-    yield lambda function: (signal.signal(signal.SIGUSR1, lambda *_: function()), None)[1]
-    signal.signal(signal.SIGUSR1, before)
-
-
-def test_a_signal_handler_may_empty_the_inbox_right_after_a_look_whether_it_is_empty() -> None:
-    """Where Python jumps to the start of a loop, it runs handlers after the loop's condition."""
-    queues: list[Queue] = []
-
-    class Inbox(collections.deque[Any]):
-        came = False
-
-        def __getitem__(self, index: Any) -> Any:
-            if not self.came:
-                self.came = True
-                queues[0].figures()
-            return super().__getitem__(index)
-
-    class Interrupted(SimulatedQueue):
-        def __init__(self, simulation: Simulation) -> None:
-            super().__init__(simulation)
-            self.inbox = Inbox()
-            queues.append(self)
-
-    sent: list[bytes] = []
-    with Simulation() as simulation:
-        pipeline, _ = simulated(simulation, lambda body, *_: sent.append(body), queue=Interrupted)
-        simulation.start(pipeline.accept, b"1")
-        simulation.run()
-        assert sent == [b"1"]
-        for thread in simulation.threads:
-            thread.result()
 
 
 # -- too late --------------------------------------------------------------------------------------

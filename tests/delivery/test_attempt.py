@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,14 +12,10 @@ import pytest
 import valued
 from tests.delivery.conftest import Make
 from tests.delivery.support import BOUND, Jobs, Post, Service, figures, record, transient
-from tests.support.processes import Child
-from tests.support.server import Server
 from valued import DeliveryError
 from valued._delivery.attempt import LAST_ATTEMPT
 
 BODY = b'{"category": "action"}'
-
-Fork = Callable[..., Child]
 
 
 def raising(error: BaseException) -> Callable[..., object]:
@@ -104,30 +99,31 @@ def test_another_exception_is_postponed_and_is_the_cause_in_the_end() -> None:
     assert error.__cause__ is cause
 
 
-def test_an_exception_whose_text_cannot_be_read_loses_no_event() -> None:
-    class Odd(Exception):
-        def __str__(self) -> str:
-            raise ZeroDivisionError
-
-    post = attempted(raising(Odd()), retries=0)
-    assert post.failed[0][0].reason == "Odd: (its message can't be read)"
-    assert post.figures() == {"accepted": 1, "failed": 1}
+class Unreadable(Exception):
+    def __str__(self) -> str:
+        raise ZeroDivisionError
 
 
-@pytest.mark.parametrize("odd", ["503", "soon", [], object()])
-def test_an_error_of_a_transport_may_hold_anything(odd: Any) -> None:
-    post = attempted(raising(DeliveryError("odd", odd, retry_after=odd)), retries=0)
-    ((error, _event),) = post.failed
-    assert (error.status, error.retry_after) == (None, None)
+class Forgetful(DeliveryError):
+    def __init__(self) -> None:
+        """Its attributes are not there."""
 
 
-def test_an_error_of_a_class_that_forgot_its_base_loses_no_event() -> None:
-    class Mine(DeliveryError):
-        def __init__(self) -> None:
-            pass
-
-    post = attempted(raising(Mine()), retries=0)
-    assert post.failed[0][0].reason == "Mine"
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (Unreadable(), "Unreadable: (its message can't be read)"),
+        (Forgetful(), "Forgetful"),
+        *(
+            (DeliveryError("odd", odd, retry_after=odd), "odd")
+            for odd in ("503", "soon", [], object())
+        ),
+    ],
+)
+def test_an_error_of_a_transport_may_be_anything(error: Exception, reason: str) -> None:
+    post = attempted(raising(error), retries=0)
+    ((told, _event),) = post.failed
+    assert (told.reason, told.status, told.retry_after) == (reason, None, None)
     assert post.figures() == {"accepted": 1, "failed": 1}
 
 
@@ -288,38 +284,6 @@ def test_what_is_accepted_after_all_was_abandoned_is_retried_as_usual() -> None:
 
 
 # -- forks -----------------------------------------------------------------------------------------
-
-
-def test_a_transport_that_forks_delivers_its_event_once(server: Server) -> None:
-    connection = valued.Connection("token", server.url)
-    pids: list[int] = []
-
-    def transport(event: dict[str, Any]) -> None:
-        pid = os.fork()
-        if pid:  # the child comes out of here, too, on what is its only thread, and ends
-            pids.append(pid)
-            connection({**event, "pid": os.getpid()})
-
-    with valued.Client(transport, max_workers=1) as client:
-        record(client, *"abc")
-        assert client.flush(BOUND)
-        assert client.stats()["delivered"] == 3
-        assert [wait(pid) for pid in pids] == [0, 0, 0]
-    assert server.keys() == [*"abc"]
-    assert {event["pid"] for event in server.events} == {os.getpid()}
-    connection.close()
-
-
-def wait(pid: int) -> int:
-    """The exit status of a child, which is killed where it doesn't end."""
-    deadline = time.monotonic() + BOUND
-    while True:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        if time.monotonic() > deadline:
-            os.kill(pid, 9)
-        time.sleep(0.002)  # how often to look
 
 
 @pytest.fixture

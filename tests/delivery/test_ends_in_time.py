@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -143,14 +145,44 @@ def test_threads_of_clients_that_are_gone_end_when_their_events_are_delivered() 
     until(lambda: threading.active_count() <= before, 2.0)  # and not after `idle_time`
 
 
-def test_the_thread_of_a_client_that_idles_ends_with_its_last_reference() -> None:
+OTHER = """
+import sys, valued
+client = valued.Client(lambda _event: None, outbox=sys.argv[1])
+client.action("other", {"user.id": 1})
+assert client.flush(10)
+print("up", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("case", ["memory", "outbox", "outbox that others use", "after a retry"])
+def test_the_threads_of_a_client_that_idles_end_with_its_last_reference(
+    case: str, tmp_path: Path
+) -> None:
+    if "outbox" in case and sys.platform == "win32":
+        pytest.skip("no outbox here")
+    place = tmp_path / "outbox"
     delivered: list[Any] = []
-    before = threading.active_count()
-    client = valued.Client(delivered.append)
-    client.action("a", {"user.id": 1})
-    assert client.flush(10)
-    assert threading.active_count() > before
-    del client
-    gc.collect()
-    until(lambda: threading.active_count() <= before, 2.0)
+    trouble = [OSError("not now")] if "retry" in case else []
+
+    def deliver(event: dict[str, Any]) -> None:
+        if trouble:
+            raise trouble.pop()
+        delivered.append(event)
+
+    with contextlib.ExitStack() as stack:
+        if "others" in case:  # looking after them is no reason to stay
+            arguments = [sys.executable, "-c", OTHER, str(place)]
+            pipe = subprocess.PIPE
+            other = stack.enter_context(subprocess.Popen(arguments, stdin=pipe, stdout=pipe))
+            assert other.stdout
+            assert other.stdout.readline() == b"up\n"
+        before = threading.active_count()
+        client = valued.Client(deliver, outbox=place if "outbox" in case else None)
+        client.action("a", {"user.id": 1})
+        assert client.flush(10)
+        assert threading.active_count() > before
+        del client
+        gc.collect()
+        until(lambda: threading.active_count() <= before, 2.0)
     assert len(delivered) == 1

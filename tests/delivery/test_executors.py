@@ -17,19 +17,17 @@ import psutil
 import pytest
 
 import valued
-from tests.delivery.support import BOUND, InThread, record
+from tests.delivery.support import BOUND, InThread
 from tests.support.processes import Child, until
-from tests.support.server import Reply, Request, Server
 from valued import ImmediateExecutor, set_executor
 from valued._delivery.executors import (
     AS_MANY_AS_CALLERS,
     DEFAULT_WORKERS,
     ExecutorPlan,
     ExecutorSpec,
-    ThreadCache,
-    default_pool,
     plan_for,
 )
+from valued._delivery.threads import ThreadCache
 from valued._options import Options
 
 LONG = 3600.0  # seconds; nothing here idles so long
@@ -41,11 +39,17 @@ def soon(seconds: float = BOUND) -> float:
     return time.monotonic() + seconds
 
 
+def retire(cache: ThreadCache, deadline: float) -> bool:
+    """End the threads. Whether all had ended by then."""
+    cache.dismiss()
+    return cache.join(deadline)
+
+
 @pytest.fixture
 def cache() -> Iterator[ThreadCache]:
     cache = ThreadCache(LONG)
     yield cache
-    assert cache.retire(soon())
+    assert retire(cache, soon())
 
 
 class Job:
@@ -134,25 +138,26 @@ def test_a_thread_ends_when_it_has_idled_long_enough(idle_time: float) -> None:
         thread = thread_of_next_job(cache)
         thread.join(BOUND)
         assert not thread.is_alive()
-    assert cache.retire(0.0)
+    assert retire(cache, 0.0)
 
 
 def test_an_idle_time_of_ages_is_one() -> None:
     ages = ThreadCache(float(sys.maxsize))
     until_idle(ages, thread_of_next_job(ages))
-    assert ages.retire(soon())
+    assert retire(ages, soon())
 
 
 class LyingLock:
     """Says that it timed out, whatever happens, once the test has looked at that moment."""
 
-    def __init__(self, *, is_released: bool = True) -> None:
+    def __init__(self, instant: float = LONG) -> None:
+        self.instant = instant
         self._real = threading.Lock()
         self.timed_out, self.go_on = threading.Event(), threading.Event()
-        self.is_released = is_released
+        self.is_released = True
 
     def acquire(self, timeout: float = -1) -> bool:
-        if timeout == LONG:
+        if timeout == self.instant:
             self.timed_out.set()
             assert self.go_on.wait(BOUND)
             return False
@@ -178,7 +183,7 @@ def lying() -> Iterator[tuple[ThreadCache, LyingLock, threading.Thread]]:
     yield cache, locks[0], thread
     for lock in locks:
         lock.go_on.set()
-    assert cache.retire(soon())
+    assert retire(cache, soon())
 
 
 def test_race_between_idle_exit_and_job_assignment(lying: Any) -> None:
@@ -190,23 +195,16 @@ def test_race_between_idle_exit_and_job_assignment(lying: Any) -> None:
     assert ran == [thread]
     thread.join(BOUND)  # the lock lies once more: this time there was no job
     assert not thread.is_alive()
-    assert cache.retire(0.0)
+    assert retire(cache, 0.0)
 
 
 def test_race_between_idle_exit_and_retirement(lying: Any) -> None:
     cache, lock, thread = lying
-    assert not cache.retire(0.0)  # tells it to end, and has no time to wait
+    assert not retire(cache, 0.0)  # tells it to end, and has no time to wait
     lock.go_on.set()
     thread.join(BOUND)
     assert not thread.is_alive()
-    assert cache.retire(soon())
-
-
-def test_a_job_after_an_idle_exit_has_a_new_thread(lying: Any) -> None:
-    cache, lock, thread = lying
-    lock.go_on.set()
-    thread.join(BOUND)
-    assert thread_of_next_job(cache) is not thread
+    assert retire(cache, soon())
 
 
 def test_a_thread_that_was_chosen_by_a_call_that_broke_off_ends(lying: Any) -> None:
@@ -218,6 +216,20 @@ def test_a_thread_that_was_chosen_by_a_call_that_broke_off_ends(lying: Any) -> N
     assert not thread.is_alive()
 
 
+def test_a_thread_that_was_told_to_end_and_idles_for_an_instant_gets_no_job() -> None:
+    locks = [LyingLock(0), LyingLock(0)]
+    made: Any = iter(locks)
+    cache = ThreadCache(LONG, lambda: next(made))
+    (job,) = busy(cache)
+    cache.dismiss()
+    job.may_end.set()
+    assert locks[0].timed_out.wait(BOUND)
+    assert thread_of_next_job(cache) is not job.thread
+    locks[0].go_on.set()
+    job.end()
+    assert retire(cache, soon())
+
+
 def test_many_jobs_at_the_brink_of_idle_exit_run_once_each() -> None:
     cache = ThreadCache(0.000_1)
     ran: list[int] = []
@@ -227,23 +239,7 @@ def test_many_jobs_at_the_brink_of_idle_exit_run_once_each() -> None:
             time.sleep(0.000_1)  # about the idle time: any order will do
     until(lambda: len(ran) == 2_000)
     assert sorted(ran) == list(range(2_000))
-    assert cache.retire(soon())
-
-
-# -- no thread can be started ----------------------------------------------------------------------
-
-
-def test_where_no_thread_can_be_started_the_job_is_refused_and_nothing_is_left() -> None:
-    before = threading.stack_size(1 << 46)  # no memory for the stack: the real thing
-    try:
-        cache = ThreadCache(LONG)
-        with pytest.raises(RuntimeError, match="can't start new thread"):
-            cache.submit(print)
-        assert cache.retire(0.0)
-    finally:
-        threading.stack_size(before)
-    assert thread_of_next_job(cache).name == "valued-sender-2"
-    assert cache.retire(soon())
+    assert retire(cache, soon())
 
 
 @pytest.mark.parametrize("runs", [True, False], ids=["it runs", "it does not run yet"])
@@ -267,9 +263,9 @@ def test_a_thread_that_started_though_ctrl_c_came_meanwhile_is_not_forgotten(
     if not runs:
         start(made[0])  # the system had it, and had not let it run
     assert job.begun.wait(BOUND)
-    assert not cache.retire(0.0)
+    assert not retire(cache, 0.0)
     job.end()
-    assert cache.retire(soon())
+    assert retire(cache, soon())
 
 
 # -- retiring --------------------------------------------------------------------------------------
@@ -279,7 +275,7 @@ def test_retire_ends_idle_threads_and_later_jobs_start_new_ones(cache: ThreadCac
     jobs = busy(cache, 5)
     for job in jobs:
         job.may_end.set()
-    assert cache.retire(soon())
+    assert retire(cache, soon())
     assert not any(job.thread.is_alive() for job in jobs)
     assert thread_of_next_job(cache) not in [job.thread for job in jobs]
 
@@ -290,24 +286,10 @@ def test_retire_waits_for_those_at_work_until_the_deadline_and_they_end_after_it
     (job,) = busy(cache)
     thread_of_next_job(cache)
     began = time.monotonic()
-    assert not cache.retire(began + 0.05)
+    assert not retire(cache, began + 0.05)
     assert 0.05 <= time.monotonic() - began < 5
     job.end()
-    assert cache.retire(soon())
-
-
-def test_retire_from_a_thread_of_the_cache_counts_that_one_and_it_ends_after_its_job(
-    cache: ThreadCache,
-) -> None:
-    found: list[Any] = []
-    busy(cache)[0].may_end.set()
-    cache.submit(lambda: found.append((cache.retire(soon()), threading.current_thread())))
-    until(lambda: found)
-    ((all_ended, thread),) = found
-    assert not all_ended
-    thread.join(BOUND)
-    assert not thread.is_alive()
-    assert cache.retire(soon())
+    assert retire(cache, soon())
 
 
 def test_a_thread_that_is_about_to_idle_while_all_retire_leaves(cache: ThreadCache) -> None:
@@ -325,11 +307,11 @@ def test_a_thread_that_is_about_to_idle_while_all_retire_leaves(cache: ThreadCac
     cache.submit(lambda _held: Held.submitted.wait(BOUND), Held())
     Held.submitted.set()  # from here on its thread has the only reference
     assert Held.reached.wait(BOUND)
-    assert not cache.retire(0.0)
+    assert not retire(cache, 0.0)
     Held.go_on.set()
     Held.thread.join(BOUND)
     assert not Held.thread.is_alive()
-    assert cache.retire(soon())
+    assert retire(cache, soon())
 
 
 def test_a_thread_that_is_being_started_while_all_retire_leaves_after_its_job(
@@ -348,21 +330,12 @@ def test_a_thread_that_is_being_started_while_all_retire_leaves_after_its_job(
     job = Job()
     submitted = in_thread(cache.submit, job)
     assert reached.wait(BOUND)
-    assert not cache.retire(soon())  # and doesn't wait: it can't be joined yet
+    assert not retire(cache, soon())  # and doesn't wait: it can't be joined yet
     go_on.set()
     submitted.result(BOUND)
     assert job.begun.wait(BOUND)
     job.end()
-    assert cache.retire(soon())
-
-
-def test_many_that_retire_at_once_end_all_threads(in_thread: InThread) -> None:
-    for _ in range(50):
-        cache = ThreadCache(LONG)
-        for job in busy(cache, 3):
-            job.may_end.set()
-        retiring = [in_thread(cache.retire, soon()) for _ in range(4)]
-        assert all(each.result(BOUND) for each in retiring)
+    assert retire(cache, soon())
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/task"), reason="the kernel lists no threads")
@@ -373,7 +346,7 @@ def test_after_a_hundred_retirements_the_kernel_counted_no_thread_of_ours() -> N
     for number in range(100):
         for job in busy(cache, 1 + number % 4):
             job.may_end.set()
-        assert cache.retire(soon())
+        assert retire(cache, soon())
         assert {thread.id for thread in process.threads()} <= before
 
 
@@ -392,42 +365,16 @@ def test_retire_waits_until_the_kernel_has_forgotten_the_threads_too(
 
     monkeypatch.setattr(os, "stat", seen)
     thread_of_next_job(cache)
-    assert cache.retire(soon())
+    assert retire(cache, soon())
     assert len(looks) == 3
     missing = sys.maxsize
     thread_of_next_job(cache)
     began = time.monotonic()
-    assert not cache.retire(began + 0.05)
+    assert not retire(cache, began + 0.05)
     assert time.monotonic() - began < 5
 
 
 # -- forks -----------------------------------------------------------------------------------------
-
-
-def test_a_child_that_a_job_forked_ends_with_that_job() -> None:
-    cache = ThreadCache(LONG)
-    forked: list[int] = []
-
-    def job() -> None:
-        if pid := os.fork():
-            forked.append(pid)
-
-    cache.submit(job)
-    until(lambda: forked)
-    ended: list[tuple[int, int]] = []
-
-    def has_ended() -> bool:
-        ended.append(os.waitpid(forked[0], os.WNOHANG))
-        return ended[-1][0] == forked[0]
-
-    try:
-        until(has_ended)
-    except AssertionError:
-        os.kill(forked[0], 9)
-        os.waitpid(forked[0], 0)
-        raise
-    assert ended[-1][1] == 0
-    assert cache.retire(soon())
 
 
 def test_a_thread_that_finds_itself_in_a_child_neither_idles_nor_takes_jobs(
@@ -446,10 +393,10 @@ def test_a_thread_that_finds_itself_in_a_child_neither_idles_nor_takes_jobs(
     assert not threads[0].is_alive()
     ran: list[int] = []
     cache.submit(ran.append, 1)  # a greenlet that the parent was just starting
-    until(lambda: cache.retire(soon()))
+    until(lambda: retire(cache, soon()))
     monkeypatch.undo()
     assert ran == []
-    assert cache.retire(soon())
+    assert retire(cache, soon())
 
 
 # -- where a process delivers ----------------------------------------------------------------------
@@ -466,66 +413,46 @@ def warnings(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     return lambda: caplog.messages
 
 
-def test_the_default_is_a_pool_of_up_to_ten(threads: ThreadCache) -> None:
-    expected = ExecutorPlan(threads, DEFAULT_WORKERS, gradual=True)
-    assert DEFAULT_WORKERS == 10
-    assert plan_for(Options(), None, threads) == expected
-    assert plan_for(Options(max_workers=3), None, threads).limit == 3
-    assert default_pool(Options(), threads) == expected
+CALLERS = AS_MANY_AS_CALLERS
 
 
-def test_in_development_it_is_one_thread_unless_told_otherwise(
-    threads: ThreadCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("VALUED_ENV", "development")
-    assert plan_for(Options(), None, threads) == ExecutorPlan(threads, 1, gradual=True)
-    assert plan_for(Options(max_workers=4), None, threads).limit == 4
-
-
-def test_in_a_test_events_are_sent_in_the_call_unless_an_executor_is_given(
-    threads: ThreadCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("VALUED_ENV", "test")
-    plan = plan_for(Options(max_workers=2), None, threads)
-    assert isinstance(plan.executor, ImmediateExecutor)
-    assert (plan.limit, plan.immediate, plan.gradual) == (AS_MANY_AS_CALLERS, True, False)
-    with ThreadPoolExecutor(1) as pool:
-        assert plan_for(Options(), ExecutorSpec(pool), threads).executor is pool
-
-
-def uwsgi(monkeypatch: pytest.MonkeyPatch, **attributes: Any) -> None:
-    module: Any = types.SimpleNamespace(**{"masterpid": lambda: 0, **attributes})
-    monkeypatch.setitem(sys.modules, "uwsgi", module)
-
-
-@pytest.mark.parametrize("environment", ["production", "development", "test"])
-def test_in_uwsgi_without_threads_events_are_sent_in_the_call_which_is_logged(
+@pytest.mark.parametrize(
+    ("environment", "uwsgi", "limit", "warns"),
+    [
+        ("production", None, 10, False),
+        ("development", None, 1, False),
+        ("test", None, CALLERS, False),
+        *((each, {"has_threads": 0}, CALLERS, True) for each in ("production", "test")),
+        ("production", {"has_threads": 1}, 10, False),
+        ("production", {"has_threads": 1, "masterpid": os.getpid}, CALLERS, False),
+    ],
+)
+def test_where_events_are_sent_if_no_executor_is_given(
+    environment: str,
+    uwsgi: dict[str, Any] | None,
+    limit: int,
+    warns: bool,
     threads: ThreadCache,
     monkeypatch: pytest.MonkeyPatch,
     warnings: Callable[[], list[str]],
-    environment: str,
 ) -> None:
+    """On a pool, or (as many as callers) in the call. Python's own names are uWSGI's here."""
     monkeypatch.setenv("VALUED_ENV", environment)
-    uwsgi(monkeypatch, has_threads=0)
-    assert plan_for(Options(), None, threads).immediate
-    (warning,) = warnings()
-    assert "enable-threads" in warning
-
-
-def test_in_uwsgi_with_threads_only_its_master_is_different(
-    threads: ThreadCache, monkeypatch: pytest.MonkeyPatch, warnings: Callable[[], list[str]]
-) -> None:
-    uwsgi(monkeypatch, has_threads=1)
-    assert plan_for(Options(), None, threads).gradual
-    uwsgi(monkeypatch, has_threads=1, masterpid=os.getpid)
-    assert plan_for(Options(), None, threads).immediate
-    assert warnings() == []
+    if uwsgi is not None:
+        module: Any = types.SimpleNamespace(**{"masterpid": lambda: 0, **uwsgi})
+        monkeypatch.setitem(sys.modules, "uwsgi", module)
+    plan = plan_for(Options(), None, threads)
+    in_call = limit == CALLERS
+    assert (plan.limit, plan.immediate, plan.gradual) == (limit, in_call, not in_call)
+    assert isinstance(plan.executor, ImmediateExecutor if in_call else ThreadCache)
+    assert ["enable-threads" in line for line in warnings()] == [True] * warns
+    assert plan_for(Options(max_workers=4), None, threads).limit == (CALLERS if in_call else 4)
 
 
 def test_threads_of_a_uwsgi_worker_get_no_signal_and_their_maker_keeps_its_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    uwsgi(monkeypatch)
+    monkeypatch.setitem(sys.modules, "uwsgi", types.ModuleType("uwsgi"))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     masks: list[set[int]] = []
     cache = ThreadCache(LONG)
@@ -534,33 +461,23 @@ def test_threads_of_a_uwsgi_worker_get_no_signal_and_their_maker_keeps_its_own(
     assert {signal.SIGTERM, signal.SIGINT, signal.SIGHUP} <= masks[0]
     assert signal.SIGSEGV not in masks[0]
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
-    assert cache.retire(soon())
+    assert retire(cache, soon())
 
 
-def test_an_instance_is_used_as_it_is_and_stays_the_users(threads: ThreadCache) -> None:
-    with ThreadPoolExecutor(1) as pool:
-        plan = plan_for(Options(), ExecutorSpec(pool), threads)
-        assert plan == ExecutorPlan(pool, DEFAULT_WORKERS, burst=1)
-        assert plan_for(Options(max_workers=2), ExecutorSpec(pool), threads).limit == 2
-
-
-def test_a_function_and_a_class_are_factories_of_executors_that_are_ours(
-    threads: ThreadCache,
+@pytest.mark.parametrize("max_workers", [None, 2])
+@pytest.mark.parametrize("kind", ["function", "class", "instance"])
+def test_an_instance_stays_the_users_and_what_a_function_or_a_class_makes_is_ours(
+    kind: str, max_workers: int | None, threads: ThreadCache
 ) -> None:
-    made: list[ThreadPoolExecutor] = []
-
-    def factory() -> ThreadPoolExecutor:
-        made.append(ThreadPoolExecutor(2))
-        return made[-1]
-
-    plan = plan_for(Options(), ExecutorSpec(factory), threads)
-    assert plan == ExecutorPlan(made[0], DEFAULT_WORKERS, burst=1, owned=True)
-    plan = plan_for(Options(), ExecutorSpec(ThreadPoolExecutor), threads)
-    assert isinstance(plan.executor, ThreadPoolExecutor)
-    assert plan.owned
-    immediate = plan_for(Options(), ExecutorSpec(ImmediateExecutor), threads)
-    assert isinstance(immediate.executor, ImmediateExecutor)
-    assert immediate.immediate
+    with ThreadPoolExecutor(1) as pool:
+        given = {"function": lambda: pool, "class": ThreadPoolExecutor, "instance": pool}[kind]
+        plan = plan_for(Options(max_workers=max_workers), ExecutorSpec(given), threads)
+    assert (plan.executor is pool) is (kind != "class")
+    expected = ExecutorPlan(
+        plan.executor, max_workers or DEFAULT_WORKERS, burst=1, owned=kind != "instance"
+    )
+    assert plan == expected
+    assert DEFAULT_WORKERS == 10
 
 
 def test_a_factory_that_makes_no_executor_is_named_and_what_it_raises_is_raised(
@@ -600,19 +517,6 @@ def test_an_instance_made_before_a_fork_is_not_used_in_the_child_which_is_logged
         assert warnings() == []
 
 
-def test_the_default_executor_counts_where_a_client_names_none(threads: ThreadCache) -> None:
-    with ThreadPoolExecutor(1) as pool, ThreadPoolExecutor(1) as other:
-        set_executor(pool)
-        assert plan_for(Options(), None, threads).executor is pool
-        assert plan_for(Options(), ExecutorSpec(other), threads).executor is other
-        set_executor(ImmediateExecutor)
-        assert plan_for(Options(), None, threads).immediate
-        set_executor(lambda: other)
-        assert plan_for(Options(), None, threads).owned
-        set_executor(None)
-        assert plan_for(Options(), None, threads).gradual
-
-
 @pytest.mark.parametrize("executor", [5, "pool", object(), types.SimpleNamespace(submit=5)])
 def test_what_is_no_executor_is_refused_and_the_default_stays(
     executor: Any, threads: ThreadCache
@@ -630,92 +534,3 @@ def test_the_immediate_executor_calls_and_passes_on_what_that_raises() -> None:
     with pytest.raises(ZeroDivisionError):
         ImmediateExecutor().submit(divmod, 1, 0)
     assert repr(ImmediateExecutor()) == "ImmediateExecutor()"
-
-
-# -- the user's executors, in a client -------------------------------------------------------------
-
-
-def is_shut_down(pool: ThreadPoolExecutor) -> bool:
-    try:
-        pool.submit(int)
-    except RuntimeError:
-        return True
-    return False
-
-
-def test_a_factory_is_called_once_in_each_process_and_what_it_made_is_shut_down_by_close(
-    server: Server, fork: Fork
-) -> None:
-    made: list[ThreadPoolExecutor] = []
-
-    def factory() -> ThreadPoolExecutor:
-        made.append(ThreadPoolExecutor(3))
-        return made[-1]
-
-    client = valued.Client("token", server.url, executor=factory)
-    assert made == []
-    record(client, *"abc")
-    assert client.flush(BOUND)
-    assert len(made) == 1
-
-    def child() -> None:
-        made.clear()
-        record(client, *"def")
-        assert client.flush(BOUND)
-        record(client, "g")
-        assert client.close(BOUND)
-        assert len(made) == 1
-        assert is_shut_down(made[0])
-
-    assert fork(child).wait() == 0
-    assert not is_shut_down(made[0])
-    record(client, "h")
-    assert client.close(BOUND)
-    assert len(made) == 1
-    assert is_shut_down(made[0])
-    record(client, "i")  # a client that was closed and is used again has a new one
-    assert client.close(BOUND)
-    assert len(made) == 2
-    assert server.keys() == [*"abcdefghi"]
-
-
-def test_an_executor_that_others_use_is_shared_fairly_and_not_shut_down(server: Server) -> None:
-    opened = threading.Event()
-
-    def wait(_request: Request) -> Reply:
-        assert opened.wait(BOUND)
-        return Reply()
-
-    server.script = wait
-    with ThreadPoolExecutor(1) as pool:
-        with valued.Client("token", server.url, executor=pool, max_workers=2) as client:
-            record(client, *[f"event-{number:02}" for number in range(30)])
-            server.wait_for(1)
-            others = pool.submit(lambda: len(server.requests))
-            opened.set()
-            assert others.result(BOUND) <= 3  # not after all 30
-            assert client.flush(BOUND)
-        assert len(server.requests) == 30
-        assert not is_shut_down(pool)
-
-
-def test_a_child_of_a_client_with_an_instance_warns_once_and_sends(
-    server: Server, fork: Fork, warnings: Callable[[], list[str]]
-) -> None:
-    with ThreadPoolExecutor(1) as pool:
-        client = valued.Client("token", server.url, executor=pool)
-        record(client, "parent")
-        assert client.flush(BOUND)
-
-        def child() -> None:
-            record(client, *"abcdef")
-            assert client.flush(BOUND)
-            record(client, "g")
-            assert client.close(BOUND)
-            (warning,) = warnings()
-            assert "executor=lambda" in warning
-
-        assert fork(child).wait() == 0
-        assert client.close(BOUND)
-    assert server.keys() == [*"abcdefg", "parent"]
-    assert warnings() == []

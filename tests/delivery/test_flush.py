@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import signal
 import threading
 import time
 from typing import Any
@@ -25,7 +24,6 @@ from tests.delivery.support import (
 )
 from tests.support.inside import is_postponed
 from tests.support.processes import until
-from valued._delivery.queue import Checkpoint
 
 
 def test_a_flush_of_nothing_is_done_at_once_and_starts_nothing(make: Make) -> None:
@@ -110,18 +108,6 @@ def test_a_flush_covers_events_that_earlier_flushes_wait_for_or_gave_up_on() -> 
         assert late.result() == (True, 9.0)
 
 
-def test_several_flushes_return_each_at_its_own_event() -> None:
-    with Simulation() as simulation:
-        scenario = Scenario(simulation)
-        flushes = []
-        for seconds in (1, 2, 3):
-            scenario.accept(seconds)
-            flushes.append(scenario.flush())
-            simulation.run(seconds=0.0)
-        simulation.run()
-        assert [each.result() for each in flushes] == [(True, 1.0), (True, 3.0), (True, 6.0)]
-
-
 def test_a_flush_returns_false_at_its_deadline() -> None:
     with Simulation() as simulation:
         scenario = Scenario(simulation)
@@ -178,17 +164,6 @@ def test_a_flush_waits_for_a_retry_and_makes_it_when_it_is_due() -> None:
         assert tries == [0.0, 7.0]
 
 
-def test_a_flush_lets_no_event_wait_for_a_delivery_that_hangs() -> None:
-    with Simulation() as simulation:
-        scenario = Scenario(simulation, max_workers=2)
-        scenario.accept(50, 1, 1, 1)
-        flush = scenario.flush()
-        simulation.run(seconds=10.0)
-        assert figures(scenario.pipeline)["delivered"] == 3
-        simulation.run()
-        assert flush.result() == (True, 50.0)
-
-
 def test_an_event_that_a_flush_sent_itself_in_vain_is_retried_without_another_call() -> None:
     """While the factory makes an executor, a flush sends; its deadline comes before the retry."""
     jobs: list[Any] = []
@@ -241,30 +216,6 @@ def test_on_error_may_flush_and_waits_for_no_call_of_its_own(in_thread: InThread
     assert in_thread(client.flush, BOUND).result(BOUND)
     assert said == [True]
     assert client.close(BOUND)
-
-
-@pytest.mark.usefixtures("untraced")
-@pytest.mark.parametrize("call", ["action", "flush"])
-def test_a_signal_handler_may_flush_while_its_thread_records_or_flushes(
-    make: Make, service: Service, call: str
-) -> None:
-    said: list[bool] = []
-    client = make()
-    before = signal.signal(signal.SIGALRM, lambda *_: said.append(client.flush(BOUND)))
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
-        for number in range(200):
-            record(client, str(number))
-            if call == "flush":
-                client.flush(BOUND)
-        until(lambda: said)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert client.flush(BOUND)
-    assert all(said)
-    assert sorted(service.got, key=int) == [str(number) for number in range(200)]
 
 
 # -- on_error --------------------------------------------------------------------------------------
@@ -339,22 +290,6 @@ def test_an_on_error_that_an_exception_of_its_own_ends_is_waited_for_no_more() -
 
 
 # -- what is left of a flush -----------------------------------------------------------------------
-
-
-def checkpoints() -> int:
-    gc.collect()
-    return sum(type(thing) is Checkpoint for thing in gc.get_objects())
-
-
-@pytest.mark.parametrize("stuck", [False, True])
-def test_a_process_that_flushes_often_keeps_nothing_of_it(stuck: bool) -> None:
-    before = checkpoints()
-    post = Post()
-    if stuck:
-        post.accept(b"stuck")
-    for _ in range(10_000 if not stuck else 200):
-        assert post.is_settled() is not stuck
-    assert checkpoints() == before
 
 
 def test_a_flush_that_leaves_later_events_postponed_keeps_them() -> None:

@@ -12,13 +12,15 @@ from weakref import ref
 
 import pytest
 
-from valued._delivery import queue as module
-from valued._delivery.entry import Entry
+from valued._delivery import counts, queue
+from valued._delivery.entry import Entry, Run
 from valued._delivery.journal import Batch, Loaded, NoFile
-from valued._delivery.queue import Queue
-from valued._delivery.runs import Run
+from valued._delivery.queue import Checkpoint, Queue
 
-SOURCE = Path(module.__file__).read_text("utf-8").split("\n")
+SOURCES = {
+    module.__file__: Path(module.__file__).read_text("utf-8").split("\n")
+    for module in (counts, queue)
+}
 CALL = re.compile(r"\w\(")
 
 pytestmark = pytest.mark.usefixtures("untraced")
@@ -96,13 +98,13 @@ def recover(case: Case) -> None:
 def load(case: Case) -> None:
     file = NoFile()
     file.unread = 1
-    case.queue.book([file], awaited=True)
+    case.queue.counts.book(file)
     case.queue.add_loaded(Batch(file, (Loaded(1, 0.0, b"{}"),), 10, 0), 0.0)
 
 
 def take_and_flush(case: Case) -> None:
     entry = case.take()
-    assert not case.queue.is_settled(case.queue.checkpoint())
+    assert not Checkpoint(case.queue).is_settled()
     assert case.queue.sending() == 1
     case.queue.settle(entry, "delivered")
 
@@ -117,10 +119,10 @@ def traced(call: Callable[[Case], None], case: Case, at: int, do: Callable[[], N
 
     def trace(frame: FrameType, event: str, _argument: Any) -> Any:
         nonlocal lines
-        if frame.f_code.co_filename != module.__file__:
+        if (source := SOURCES.get(frame.f_code.co_filename)) is None:
             return None
         last, before[frame] = before.get(frame, 0), frame.f_lineno
-        is_instant = not last or frame.f_lineno <= last or CALL.search(SOURCE[last - 1])
+        is_instant = not last or frame.f_lineno <= last or CALL.search(source[last - 1])
         if event == "line" and is_instant:
             lines += 1
             if lines == at:

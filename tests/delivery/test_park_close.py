@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,6 +16,9 @@ from tests.delivery.conftest import Make
 from tests.delivery.simulation import Simulation, simulated
 from tests.delivery.support import BOUND, Jobs, Post, Service, figures, record, transient
 from tests.support.processes import until
+from valued._delivery.journal import NullJournal
+from valued._delivery.pipeline import Pipeline
+from valued._options import Options
 
 
 def test_close_ends_the_threads_and_the_next_event_starts_new_ones(
@@ -53,19 +58,7 @@ def test_what_close_could_not_wait_for_is_dropped_counted_and_logged(
     assert figures(client)["delivered"] == 1
 
 
-def test_close_drops_postponed_events_too() -> None:
-    def send(*_args: object) -> None:
-        raise transient(100.0)
-
-    post = Post(send)
-    post.accept(b"1", b"2")
-    post.jobs.run_one()
-    assert not post.pipeline.close(post.simulation.now)
-    assert post.figures() == {"accepted": 2, "dropped": 2, "closed": 2}
-    assert post.is_settled()
-
-
-def test_close_lets_flushes_return_that_wait_for_what_it_drops() -> None:
+def test_close_drops_postponed_events_too_and_flushes_that_wait_for_them_return() -> None:
     def send(*_args: object) -> None:
         raise transient(100.0)
 
@@ -78,6 +71,7 @@ def test_close_lets_flushes_return_that_wait_for_what_it_drops() -> None:
         simulation.start(pipeline.close, simulation.now)
         simulation.run(seconds=1.0)
         assert flush.result()
+        assert figures(pipeline) == {"accepted": 1, "dropped": 1, "closed": 1}
 
 
 def test_park_ends_the_threads_and_leaves_a_client_that_is_not_done_as_it_was(
@@ -97,6 +91,47 @@ def test_park_ends_the_threads_and_leaves_a_client_that_is_not_done_as_it_was(
     record(client, "c")
     assert client.park(BOUND)
     assert service.got == ["a", "b", "c"]
+
+
+class Watching(NullJournal):
+    """Stores nothing, and waits for deaths."""
+
+    stores = True
+
+    def __init__(self) -> None:
+        self.begun = 0
+        self.meanwhile: Callable[[], object] = lambda: None
+        self._end = threading.Event()
+
+    def watch(self) -> bool:
+        self._end.clear()
+        self.begun += 1
+        return True
+
+    def wait_for_deaths(self, timeout: float) -> bool:
+        self._end.wait(timeout)
+        return False
+
+    def unwatch(self) -> None:
+        self._end.set()
+        self.meanwhile()
+
+
+def test_park_waits_for_no_watch_that_a_worker_begins_meanwhile() -> None:
+    def record_late() -> None:
+        """Another thread records, until a worker of its event has begun to watch again."""
+        journal.meanwhile = lambda: None
+        until(lambda: pipeline.accept(b"late") or journal.begun == 2)
+
+    journal = Watching()
+    pipeline = Pipeline(lambda *_: None, Options(idle_time=3600.0), None, journal)
+    pipeline.accept(b"early")
+    assert pipeline.flush(time.monotonic() + BOUND)
+    journal.meanwhile = record_late
+    began = time.monotonic()
+    pipeline.park(began + BOUND)
+    assert time.monotonic() - began < BOUND / 2
+    assert pipeline.close(time.monotonic() + BOUND)
 
 
 def test_park_from_a_thread_of_the_pool_says_that_it_is_not_done() -> None:

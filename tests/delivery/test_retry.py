@@ -249,17 +249,6 @@ class Down:
             raise transient(self.retry_after)
 
 
-def test_an_event_is_tried_again_after_a_pause_and_not_before() -> None:
-    service = Down(retry_after=50.0)
-    service.post.accept(b"1")
-    service.post.go_on()
-    service.post.go_on(49.9)
-    assert len(service.tries) == 1
-    service.post.go_on(0.2)
-    assert len(service.tries) == 2
-    assert service.post.figures() == {"accepted": 1, "pending": 1, "retried": 1}
-
-
 def test_one_event_that_always_fails_neither_opens_it_nor_holds_up_others() -> None:
     service = Down(retry_after=1.0, retries=1000, max_workers=1)
     service.down = lambda body: body == b"bad"

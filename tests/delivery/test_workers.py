@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-import valued
 from tests.delivery.conftest import Make
 from tests.delivery.simulation import Simulation, simulated
 from tests.delivery.support import BOUND, Jobs, Post, Service, figures, record, transient
-from tests.support.inside import is_breaker_open, make_due, workers_of
+from tests.support.inside import make_due
 from tests.support.processes import until
 from valued._delivery import retry as _retry
+from valued._delivery.executors import ExecutorSpec
+from valued._delivery.journal import NullJournal
+from valued._delivery.pipeline import Pipeline
 from valued._delivery.workers import STALL_TIMEOUT
+from valued._options import Options
 
 
 class Endpoint:
@@ -171,21 +172,6 @@ def test_threads_of_the_pool_end_after_their_idle_time(make: Make, service: Serv
     until(lambda: set(threading.enumerate()) <= before)
 
 
-def test_the_last_reference_to_a_client_ends_its_threads() -> None:
-    before = set(threading.enumerate())
-
-    def use() -> None:
-        client = valued.Client(lambda _event: None, idle_time=3600.0)
-        record(client, "a")
-        assert client.flush(BOUND)
-        until(lambda: workers_of(client) == 0)
-        assert not set(threading.enumerate()) <= before
-
-    use()
-    gc.collect()
-    until(lambda: set(threading.enumerate()) <= before)
-
-
 # -- the user's executors --------------------------------------------------------------------------
 
 
@@ -219,23 +205,6 @@ def test_an_executor_sends_on_all_its_threads_after_an_outage() -> None:
     assert len(post.jobs.waiting) == 8
     post.go_on()
     assert post.figures()["delivered"] == 40 + _retry.DOWN_AFTER
-
-
-def test_an_executor_that_was_shut_down_is_replaced_with_one_warning(
-    make: Make, service: Service, caplog: pytest.LogCaptureFixture
-) -> None:
-    executor = ThreadPoolExecutor(1)
-    client = make(executor=executor)
-    record(client, "a")
-    assert client.flush(BOUND)
-    executor.shutdown()
-    record(client, *"bcdef")
-    assert client.flush(BOUND)
-    assert sorted(service.got) == [*"abcdef"]
-    (warning,) = caplog.messages
-    assert "ThreadPoolExecutor" in warning
-    assert "accepts no more work" in warning
-    assert "default pool" in warning
 
 
 def test_jobs_that_an_executor_cancels_cost_no_event_and_one_warning(
@@ -275,71 +244,94 @@ def test_a_job_that_is_cancelled_after_its_worker_was_forgotten_costs_nothing() 
     assert post.is_settled()
 
 
-def test_an_executor_that_cannot_run_jobs_costs_no_event(make: Make, service: Service) -> None:
-    class Broken:
-        def submit(self, _fn: Callable[..., Any], /, *_args: Any) -> Future[None]:
-            future: Future[None] = Future()
-            future.set_exception(ZeroDivisionError())  # as a process pool that can't pickle it
-            return future
-
-    client = make(executor=Broken())
-    record(client, "a")
-    assert client.flush(BOUND)
-    assert service.got == ["a"]
-
-
-def test_an_executor_that_raises_costs_no_event(
-    make: Make, service: Service, caplog: pytest.LogCaptureFixture
-) -> None:
+def refusing(error: BaseException) -> Callable[[], Jobs]:
     jobs = Jobs()
-    jobs.refusal = ZeroDivisionError("odd")
-    client = make(executor=jobs)
-    record(client, "a")
-    assert client.flush(BOUND)
-    assert service.got == ["a"]
-    assert "ZeroDivisionError: odd" in caplog.text
+    jobs.refusal = error
+    return lambda: jobs
 
 
-def test_an_interrupt_out_of_submit_is_the_callers_and_costs_no_event() -> None:
-    post = Post()
-    post.jobs.refusal = KeyboardInterrupt()
-    with pytest.raises(KeyboardInterrupt):
-        post.accept(b"a")
-    post.jobs.refusal = None
-    post.accept(b"b")
-    post.jobs.run()
-    assert post.sent == [b"a", b"b"]
+def failing_factory() -> Jobs:
+    raise ZeroDivisionError("odd")
 
 
-def test_a_factory_that_raises_is_logged_and_a_default_pool_sends(
-    make: Make, service: Service, caplog: pytest.LogCaptureFixture
+class Broken:
+    def submit(self, _fn: Callable[..., Any], /, *_args: Any) -> Future[None]:
+        future: Future[None] = Future()
+        future.set_exception(ZeroDivisionError("odd"))  # as a process pool that can't pickle it
+        return future
+
+
+@pytest.mark.parametrize(
+    ("factory", "said"),
+    [
+        (
+            refusing(ZeroDivisionError("odd")),
+            "accepts no more work (ZeroDivisionError: odd)",
+        ),
+        (Broken, "(Broken) accepts no more work (a job did not run: odd)"),
+        (failing_factory, "no executor could be made: a default pool sends the events"),
+    ],
+)
+def test_an_executor_that_runs_no_job_costs_no_event_and_one_line(
+    factory: Callable[[], Any],
+    said: str,
+    make: Make,
+    service: Service,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def factory() -> ThreadPoolExecutor:
-        raise ZeroDivisionError
-
     client = make(executor=factory)
-    record(client, "a")
+    record(client, *"abc")
     assert client.flush(BOUND)
-    assert service.got == ["a"]
-    assert "no executor could be made" in caplog.text
+    assert sorted(service.got) == [*"abc"]
+    (line,) = caplog.messages
+    assert said in line
 
 
-def test_an_interrupt_out_of_a_factory_is_the_callers_and_costs_no_event(make: Make) -> None:
+def test_a_factory_is_called_once_though_an_event_and_the_journal_need_an_executor_meanwhile() -> (
+    None
+):
+    class Journal(NullJournal):
+        stores = True
+
+        def next_due(self) -> float | None:
+            return 0.0
+
+    def factory() -> Jobs:
+        made.append(Jobs())
+        pipeline.accept(b"meanwhile")
+        return made[-1]
+
+    made: list[Jobs] = []
+    sent: list[bytes] = []
+    pipeline = Pipeline(
+        lambda body, *_: sent.append(body), Options(), ExecutorSpec(factory), Journal()
+    )
+    pipeline.accept(b"first")
+    made[0].run()
+    assert pipeline.close(None)
+    assert len(made) == 1
+    assert sent == [b"first", b"meanwhile"]
+
+
+@pytest.mark.parametrize("of", ["submit", "factory"])
+def test_an_interrupt_is_the_callers_and_costs_no_event(of: str) -> None:
     made: list[Jobs] = []
 
     def factory() -> Jobs:
         made.append(Jobs())
         if len(made) == 1:
-            raise KeyboardInterrupt
+            made[0].refusal = KeyboardInterrupt()
+            if of == "factory":
+                raise KeyboardInterrupt
         return made[-1]
 
-    client = make(executor=factory)
+    post = Post(executor=factory)
     with pytest.raises(KeyboardInterrupt):
-        record(client, "a")
-    record(client, "b")
+        post.accept(b"a")
+    made[0].refusal = None
+    post.accept(b"b")
     made[-1].run()
-    assert client.flush(BOUND)
-    assert figures(client) == {"accepted": 2, "delivered": 2}
+    assert post.sent == [b"a", b"b"]
 
 
 def test_what_was_warned_of_an_executor_is_logged_once_for_each_client(
@@ -491,42 +483,6 @@ def test_a_probe_that_hangs_is_followed_by_another_one() -> None:
         assert figures(pipeline)["delivered"] == 20
 
 
-def test_in_an_outage_one_event_at_a_time_goes_and_then_all(make: Make, service: Service) -> None:
-    service.failure = ConnectionError("down")
-    client = make(retries=1000)
-    record(client, *map(str, range(30)))
-    until(lambda: is_breaker_open(client))
-    service.failure = None
-    make_due(client)
-    assert client.flush(BOUND)
-    assert sorted(service.got, key=int) == [*map(str, range(30))]
-    assert not is_breaker_open(client)
-
-
-def test_what_callers_send_while_the_breaker_is_open_is_no_probe() -> None:
-    def send(_body: bytes, _key: str, _seconds: float) -> None:
-        tries.append(simulation.now)
-        raise ConnectionError("down")
-
-    tries: list[float] = []
-    down = _retry.DOWN_AFTER
-    with Simulation() as simulation:
-        pipeline, _ = simulated(
-            simulation,
-            send,
-            executor=valued.ImmediateExecutor(),
-            max_queue=down,
-            overflow="caller_runs",
-            retries=2,
-        )
-        for _ in range(down + 20):  # the last 20 fail in their callers: the queue is full
-            simulation.start(pipeline.accept, b"{}")
-        simulation.run()
-        assert len(tries) == down + 20
-        # Three failed probes would have used up the attempts of all that wait.
-        assert figures(pipeline) == {"accepted": down + 20, "pending": down + 20}
-
-
 def test_an_exit_out_of_a_transport_costs_no_event_and_no_worker(
     make: Make, service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -541,16 +497,3 @@ def test_an_exit_out_of_a_transport_costs_no_event_and_no_worker(
     make_due(client)
     assert client.flush(BOUND)
     assert sorted(service.got) == ["a", "b"]
-
-
-def test_a_worker_is_started_for_an_event_that_comes_as_the_last_one_ends(make: Make) -> None:
-    """Without a flush, which would start one, too: 2,000 events, each as a worker may end."""
-    got: list[str] = []
-    client = valued.Client(lambda event: got.append(event["key"]), max_workers=1)
-    for number in range(2_000):
-        record(client, str(number))
-        if number % 3 == 0:
-            until(lambda: len(got) == number + 1)  # noqa: B023
-            time.sleep(0)
-    until(lambda: len(got) == 2_000)
-    assert client.close(BOUND)

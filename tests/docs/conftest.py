@@ -10,7 +10,7 @@ import pytest
 
 from tests.docs.live import Service
 from tests.docs.support import TOKEN
-from tests.support import redis as redis_support
+from tests.support.redis import Redis
 from tests.support.server import Server
 
 
@@ -46,11 +46,7 @@ def folder(service: Service, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def redis(monkeypatch: pytest.MonkeyPatch) -> Iterator[redis_support.Redis]:
-    """A broker of this test's own, named in ``REDIS_URL``."""
-    if redis_support.PROGRAM is None:
-        pytest.skip("redis-server is not installed")
-    server = redis_support.Redis()
-    monkeypatch.setenv("REDIS_URL", server.url)
-    yield server
-    server.close()
+def redis(redis_server: Redis, monkeypatch: pytest.MonkeyPatch) -> Redis:
+    """A broker, named in ``REDIS_URL``."""
+    monkeypatch.setenv("REDIS_URL", redis_server.url)
+    return redis_server

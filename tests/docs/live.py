@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +14,8 @@ import pytest
 
 from tests.docs.support import blocks
 from tests.support.documents import write_files
-from tests.support.processes import until
+from tests.support.processes import run
+from tests.support.programs import Program
 from tests.support.server import Reply, Request, Server
 
 #: Seconds until an answer, so that there is something left to deliver when a process ends.
@@ -52,46 +48,24 @@ def needs(*names: str) -> None:
 
 def run_python(folder: Path, *arguments: str) -> str:
     """What Python, run with *arguments* in *folder*, printed; it must end well."""
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = run(*arguments, cwd=folder, env=None)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "not delivered" not in done.stderr
     return done.stdout
 
 
-class Running:
+class Running(Program):
     """A program that runs until it is told to end; the service holds its answers until then."""
 
     def __init__(self, folder: Path, service: Service, *arguments: str) -> None:
         self._service = service
-        self._log = folder / "log"
         service.ends.clear()
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, *arguments],
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-
-    def said(self) -> str:
-        """What it has printed so far."""
-        return self._log.read_text("utf-8")
+        super().__init__(folder / "log", *arguments, cwd=folder)
 
     def find(self, pattern: str) -> str:
         """What it has printed that matches, once it has; the first group of it."""
-        until(lambda: re.search(pattern, self.said()) or self.process.poll() is not None, 20)
-        match = re.search(pattern, self.said())
-        assert match is not None, self.said()
-        return match[1]
+        found: re.Match[str] = self.wait_until(lambda: re.search(pattern, self.said()))
+        return found[1]
 
     def tell(self, number: signal.Signals, recorded: int) -> None:
         """Signal the process itself, and none of its children; most of *recorded* is pending."""
@@ -104,21 +78,6 @@ class Running:
         self.tell(number, recorded)
         assert self.process.wait(20) == status, self.said()
         assert "not delivered" not in self.said()
-
-    def close(self) -> None:
-        """End it, and all that it started; may be called again."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(10)
-
-
-@contextlib.contextmanager
-def running(folder: Path, service: Service, *arguments: str) -> Iterator[Running]:
-    program = Running(folder, service, *arguments)
-    try:
-        yield program
-    finally:
-        program.close()
 
 
 def whose(event: dict[str, Any]) -> tuple[str, Any, Any]:

@@ -8,7 +8,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.support.documents import Block, sections, write_files
+from tests.support.processes import run
 from tests.support.server import Server
 
 TOKEN = "a-token-of-the-reader"
@@ -80,16 +80,7 @@ def python(
     environment: dict[str, str] | None = None,
 ) -> str:
     """What Python, run with *arguments* in *folder*, printed; it must end well and quietly."""
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    done = run(*arguments, cwd=folder, env=environment, stdin=subprocess.DEVNULL, timeout=timeout)
     assert done.returncode == 0, done.stdout + done.stderr
     if quiet:
         assert done.stderr == ""

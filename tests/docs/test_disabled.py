@@ -16,11 +16,13 @@ from tests.docs.support import blocks
 from tests.docs.test_readme import CASES as README
 from tests.docs.test_tutorial import CASES as TUTORIAL
 from tests.prefork.test_django_example import use
-from tests.support import celery, redis
-from tests.support.django_site import BOUND, ROOT, Served, free_port
+from tests.support.celery import Worker
+from tests.support.django_site import Served
 from tests.support.documents import write_files
 from tests.support.gunicorn import Gunicorn
 from tests.support.processes import run
+from tests.support.programs import BOUND, ROOT, free_port
+from tests.support.redis import Redis
 from tests.support.server import Server
 from tests.support.uvicorn import ASGIServer
 
@@ -107,35 +109,27 @@ def test_example_can_be_imported_with_no_variable_but_that_one(
 def test_flask_example_serves(tmp_path: Path) -> None:
     pytest.importorskip("gunicorn")
     pytest.importorskip("flask")
-    configuration = (EXAMPLES / "gunicorn.conf.py").read_text("utf-8")
-    gunicorn = Gunicorn(
-        tmp_path,
-        "flask_app:app",
-        *("--chdir", str(EXAMPLES), "--workers", "1"),
-        configuration=configuration,
-    )
-    try:
+    with Gunicorn(
+        *(tmp_path, "flask_app:app", "--chdir", str(EXAMPLES), "--workers", "1"),
+        configuration=(EXAMPLES / "gunicorn.conf.py").read_text("utf-8"),
+    ) as gunicorn:
         for user in (None, "7"):
             assert status(gunicorn.port, "GET", "/reports/12", user) == 200
             assert status(gunicorn.port, "POST", "/reports", user) == 201
         gunicorn.stop()
         gunicorn.assert_said_nothing()
-    finally:
-        gunicorn.kill()
 
 
 def test_fastapi_example_serves(tmp_path: Path) -> None:
     for name in ("fastapi", "uvicorn", "celery"):
         pytest.importorskip(name)
-    uvicorn = ASGIServer(tmp_path, "uvicorn", "fastapi_app:app", "--app-dir", str(EXAMPLES))
-    try:
+    app = ("fastapi_app:app", "--app-dir", str(EXAMPLES))
+    with ASGIServer(tmp_path, "uvicorn", *app) as uvicorn:
         for user in (None, "7"):
             assert status(uvicorn.port, "GET", "/reports/12", user) == 200
             assert status(uvicorn.port, "POST", "/reports/12", user) == 202
         uvicorn.stop()
         assert uvicorn.complaints() == []
-    finally:
-        uvicorn.kill()
 
 
 def test_django_example_is_checked_migrated_and_served(tmp_path: Path) -> None:
@@ -146,37 +140,25 @@ def test_django_example_is_checked_migrated_and_served(tmp_path: Path) -> None:
     assert "Applying reports" not in runs("manage.py", "migrate", cwd=PROJECT)
     runs("manage.py", "demo", "--only-make", cwd=PROJECT)
     port = free_port()
-    served = Served(
-        *(tmp_path, dict(os.environ), str(PROJECT / "manage.py"), "runserver", "--noreload"),
-        f"127.0.0.1:{port}",
-        port=port,
-    )
-    try:
+    command = (str(PROJECT / "manage.py"), "runserver", "--noreload", f"127.0.0.1:{port}")
+    with Served(tmp_path, dict(os.environ), *command, port=port) as served:
         use(port, "ada")
         served.end(signal.SIGTERM)
-        assert not re.search("Traceback|valued:", served.log())
-    finally:
-        served.kill()
+        assert not re.search("Traceback|valued:", served.said())
 
 
-def test_celery_example_does_its_tasks(tmp_path: Path) -> None:
+def test_celery_example_does_its_tasks(redis_server: Redis, tmp_path: Path) -> None:
     pytest.importorskip("celery")
     pytest.importorskip("redis")
-    if redis.PROGRAM is None:
-        pytest.skip("no redis-server here")
-    with contextlib.closing(redis.Redis()) as broker:
-        tasks = [("update_profile", 7), *[("generate", number, 7) for number in range(5)]]
-        worker = celery.Worker(
-            EXAMPLES / "celery_tasks.py",
-            tmp_path,
-            *("--concurrency", "2"),
-            environment={"CELERY_BROKER_URL": broker.url},
-            tasks=tasks,
-        )
-        with contextlib.closing(worker):
-            worker.wait_until(lambda: worker.said().count(" succeeded in ") == len(tasks))
-            assert worker.stop() == 0
-            assert worker.complaints() == []
+    tasks = [("update_profile", 7), *[("generate", number, 7) for number in range(5)]]
+    with Worker(
+        *(EXAMPLES / "celery_tasks.py", tmp_path, "--concurrency", "2"),
+        environment={"CELERY_BROKER_URL": redis_server.url},
+        tasks=tasks,
+    ) as worker:
+        worker.wait_until(lambda: worker.said().count(" succeeded in ") == len(tasks))
+        assert worker.stop() == 0
+        assert worker.complaints() == []
 
 
 def test_command_says_that_nothing_was_sent() -> None:

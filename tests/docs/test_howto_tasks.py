@@ -17,17 +17,17 @@ from typing import Any
 import pytest
 
 from tests.docs.live import (
+    Running,
     Service,
     assert_each_has_its_user,
     needs,
     run_python,
-    running,
     write_page,
 )
 from tests.docs.support import Case, Cases, run_section, runs
-from tests.support import redis as redis_support
 from tests.support.documents import ROOT
 from tests.support.processes import until
+from tests.support.redis import Redis
 from tests.support.server import Server
 
 #: Calls a task as a worker does, in this process.
@@ -56,7 +56,7 @@ def test_section_runs_as_printed(page: str, title: str, shell: Path, server: Ser
 
 @runs("howto/celery", _LINES, "The user and the customer")
 def test_celery_tasks_have_their_users_and_their_worker_delivers_at_its_end(
-    folder: Path, service: Service, redis: redis_support.Redis
+    folder: Path, service: Service, redis: Redis
 ) -> None:
     needs("celery", "redis")
     sender = """
@@ -76,7 +76,7 @@ send_invoice.delay(7, 42)
     command = ("-W", "ignore", "-m", "celery", "--app", "tasks", "worker", "--pool", "threads")
     options = ("--concurrency", "2", "--without-gossip", "--without-mingle", "--loglevel", "INFO")
     more_tasks = ("--include", "invoices")
-    with running(folder, service, *command, *options, *more_tasks) as worker:
+    with Running(folder, service, *command, *options, *more_tasks) as worker:
         until(lambda: worker.said().count("succeeded in") == 52, 20)
         worker.stop(52)
     wanted = [
@@ -134,7 +134,7 @@ def test_the_user_of_djangos_scope_travels_to_a_task_without_connecting(
 
 @runs("howto/rq", _LINES, "A queue class of your own", "Other worker classes")
 def test_rq_jobs_have_their_users_and_their_work_horses_deliver(
-    folder: Path, service: Service, redis: redis_support.Redis
+    folder: Path, service: Service, redis: Redis
 ) -> None:
     needs("rq")
     sender = """
@@ -224,13 +224,13 @@ broker.join("default", timeout=20_000)
 def test_a_dramatiq_message_has_its_senders_user_and_its_worker_delivers_at_its_end(
     folder: Path,
     service: Service,
-    redis: redis_support.Redis,
+    redis: Redis,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     needs("dramatiq", "redis")
     monkeypatch.setenv("dramatiq_worker_timeout", "100")  # ms, after which it sees that it ends
     write_page(folder, "howto/dramatiq", _LINES, more=_MORE_ACTORS, sender=_SEND)
-    with running(
+    with Running(
         folder, service, "-m", "dramatiq", "more", "--processes", "2", "--threads", "3"
     ) as worker:
         run_python(folder, "sender.py")
@@ -296,13 +296,13 @@ def test_a_huey_task_has_its_user_and_nothing_is_lost_when_the_consumer_ends_or_
     (folder / "journal").touch()
     run_python(folder, "-c", "import more; more.send()")
     consumer = ("-m", "huey.bin.huey_consumer", "more.huey", "--workers", "3", "-k", kind)
-    with running(folder, service, *consumer) as consuming:
+    with Running(folder, service, *consumer) as consuming:
         until(lambda: (folder / "journal").stat().st_size == len(_JOBS), 20)
         if kind == "thread":
             consuming.tell(signal.SIGHUP, len(_JOBS))
             # Killed at once: what it had before was delivered before it began again.
             until(lambda: consuming.said().count("Huey consumer started") == 2, 20)
-            consuming.close()
+            consuming.kill()
         else:
             consuming.stop(len(_JOBS))
     assert_each_has_its_user(service, _JOBS)

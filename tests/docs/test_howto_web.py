@@ -23,7 +23,7 @@ import pytest
 import requests
 
 import valued
-from tests.docs.live import Service, needs, run_python, running, whose, write_page
+from tests.docs.live import Running, Service, needs, run_python, whose, write_page
 from tests.docs.support import Case, Cases, blocks, document, python, run_section, runs
 from tests.support.documents import doctree, write_files
 from tests.support.processes import until
@@ -240,7 +240,7 @@ def _assert_serves(
 ) -> None:
     """Visitors, and an end while their events are pending: each arrives, and has its user."""
     shown: list[dict[str, Any]] = []
-    with running(folder, service, *listening.command) as program:
+    with Running(folder, service, *listening.command) as program:
         url = program.find(listening.says)
         if see:
             _visit_as_printed(page, url)
@@ -504,7 +504,7 @@ def test_django_lines_are_all_that_a_new_project_needs(
 
     sessions = [line.split() for line in run_python(folder, "-c", _MAKE_USERS).splitlines()]
     server = _gunicorn("mysite.wsgi")
-    with running(folder, service, *server.command) as program:
+    with Running(folder, service, *server.command) as program:
         wanted = _visit_django(program.find(server.says), sessions)
         program.stop(len(wanted))
     assert _in_order(_arrived(service)) == _in_order(wanted)
@@ -607,7 +607,7 @@ def test_gunicorns_uvicorn_workers_deliver_without_a_lifespan(
     write_page(folder, "howto/gunicorn", "UvicornWorker without a lifespan")
     write_page(folder, "howto/fastapi", "Any ASGI application")
     server = _gunicorn("--preload", "plain:app")
-    with running(folder, service, *server.command) as program:
+    with Running(folder, service, *server.command) as program:
         url = program.find(server.says)
         _knock(url)
         program.stop(_KNOCKS)
@@ -626,7 +626,7 @@ def test_gunicorns_new_worker_delivers_what_a_killed_one_left(
     monkeypatch.setenv("VALUED_OUTBOX", str(folder / "outbox"))
     write_page(folder, "howto/gunicorn", _LINES, "Killed workers: an outbox")
     server = _gunicorn("app:app")
-    with running(folder, service, *server.command) as program:
+    with Running(folder, service, *server.command) as program:
         url, pid = program.find(server.says), int(program.find(r"Booting worker with pid: (\d+)"))
         for _ in range(30):
             headers = {"X-User-Id": "7"}
@@ -653,7 +653,7 @@ def test_uvicorn_delivers_before_it_ends(
     write_page(folder, "howto/uvicorn", title)
     assert _serve("howto/uvicorn") == ["uvicorn", "app:app"]
     server = _uvicorn(app)
-    with running(folder, service, *server.command) as program:
+    with Running(folder, service, *server.command) as program:
         url = program.find(server.says)
         _visit_as_printed("howto/uvicorn", url)
         _knock(url)

@@ -99,8 +99,7 @@ def test_during_an_outage_requests_are_answered_and_their_events_arrive_after_it
     write_page(shell, "tutorial", ACCOUNTS)
     [line] = [it.code for it in blocks("tutorial", "Go to production") if it.language == "console"]
     program, *options = shlex.split(line.removeprefix("$ "))
-    gunicorn = Running(shell, service, "-m", program, *options, "--graceful-timeout", "10")
-    try:
+    with Running(shell, service, "-m", program, *options, "--graceful-timeout", "10") as gunicorn:
         service.ends.set()
         url = gunicorn.find(r"Listening at: (\S+)")
         for number in range(8):
@@ -114,8 +113,6 @@ def test_during_an_outage_requests_are_answered_and_their_events_arrive_after_it
         taken = {it.headers["Idempotency-Key"] for it in service.requests}
         assert len(taken) == 8
         assert "not delivered" not in gunicorn.said()
-    finally:
-        gunicorn.close()
 
 
 def test_its_pictures_are_there() -> None:

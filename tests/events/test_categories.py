@@ -13,7 +13,6 @@ import pytest
 
 import valued
 from tests.support.processes import run
-from valued._events import values as _values
 
 URL = "https://example.com/reports"
 
@@ -177,16 +176,6 @@ def test_action_and_sync_without_a_user_or_customer_are_refused(
     )
 
 
-def test_party_calls_without_an_id_are_refused(recorder: valued.Client) -> None:
-    for call in (recorder.sync_user, recorder.sync_customer):
-        for data in (None, {}, {"name": "Ada"}, {"id": None}):
-            assert problems(call, data)[0].startswith("Missing user.id or customer.id")
-
-
-def test_page_view_needs_a_user_beside_a_customer(recorder: valued.Client) -> None:
-    assert problems(recorder.page_view, URL, {"customer.id": 1})[0].startswith("Missing user.id:")
-
-
 @pytest.mark.parametrize("identity", [0, -1, 2**64, "x", " ", "0"])
 @pytest.mark.parametrize("name", ["user", "customer"])
 def test_id_is_an_int_or_a_text_that_is_not_empty(
@@ -262,38 +251,12 @@ def test_sync_takes_one_party_at_a_time(recorder: valued.Client) -> None:
     assert problems(recorder.sync_user, {"id": 1}, id=True)[0].startswith("user.id")
 
 
-def test_fields_win_over_data_and_merge_with_it(
-    recorder: valued.Client, sent: list[dict[str, Any]]
-) -> None:
-    recorder.action("k", {"user": {"id": 1, "name": "Ada"}}, user={"id": 2}, team="a")
-    assert sent[0]["user"] == {"id": 2, "name": "Ada"}
-    assert sent[0]["team"] == "a"
-
-
 def test_event_has_its_fixed_fields_first_and_its_time_last(
     recorder: valued.Client, sent: list[dict[str, Any]]
 ) -> None:
     recorder.action("k", {"user.id": 1, "category": "sync", "key": "other", "b": 1})
     assert list(sent[0]) == ["category", "key", "user", "b", "occured_at"]
     assert (sent[0]["category"], sent[0]["key"]) == ("action", "k")
-
-
-def test_refused_event_leaves_the_client_and_its_other_events_as_they_were(
-    recorder: valued.Client, sent: list[dict[str, Any]]
-) -> None:
-    recorder.action("first", {"user.id": 1})
-    data = {"user": {"name": "Ada"}, "attributes": {"a": [1]}}
-    before = json.dumps(data)
-    for call in (recorder.sync, recorder.config):
-        problems(call, data)
-    problems(recorder.action, "k", data)
-    with pytest.raises(valued.SerializationError):
-        recorder.action("k", data, value=object())
-    assert json.dumps(data) == before
-    recorder.action("second", {"user.id": 1})
-    assert [event["key"] for event in sent] == ["first", "second"]
-    stats = recorder.stats()
-    assert (stats["accepted"], stats["delivered"], stats["dropped"]) == (2, 2, 0)
 
 
 # -- config ----------------------------------------------------------------------------------------
@@ -333,7 +296,7 @@ def test_config_without_content_is_refused(recorder: valued.Client, data: Any) -
     )
 
 
-@pytest.mark.parametrize("bad", [0, "", False, {}, 5, "s3cret", {"name": "s3cret"}])
+@pytest.mark.parametrize("bad", [0, False, {}, 5, "s3cret", {"name": "s3cret"}])
 @pytest.mark.parametrize("name", ["goals", "signals"])
 def test_config_takes_lists_only(recorder: valued.Client, name: str, bad: Any) -> None:
     other = {"goals": "signals", "signals": "goals"}[name]
@@ -346,7 +309,7 @@ def test_config_takes_lists_only(recorder: valued.Client, name: str, bad: Any) -
     ("entry", "expected"),
     [
         ("s3cret", ["signals[1]: expected a mapping, got str"]),
-        (None, ["signals[1]: expected a mapping, got NoneType"]),
+        (None, ["signals[1]: expected a mapping, got nothing"]),
         ({}, ["signals[1].name: ", "signals[1].action_key: "]),
         ({"name": "", "action_key": "k"}, ["signals[1].name: "]),
         ({"name": "s3cret", "action_key": 5}, ["signals[1].action_key: "]),
@@ -428,17 +391,6 @@ EVENTS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: event["category"])
 def test_validate_accepts_what_a_call_would_send(event: dict[str, Any]) -> None:
     assert valued.validate(event) is None
-
-
-def test_every_event_that_is_sent_is_valid(
-    recorder: valued.Client, sent: list[dict[str, Any]]
-) -> None:
-    recorder.action("k", {"user.id": 1})
-    recorder.page_view(URL, {"user.id": 1})
-    recorder.sync_user(id=1)
-    recorder.config(goals=[GOAL])
-    for event in sent:
-        valued.validate(event)
 
 
 @pytest.mark.parametrize("category", [None, "", "page_view", "s3cret", 5, ["action"], {"a": 1}])
@@ -635,15 +587,10 @@ def test_time_is_local_to_the_second_with_its_offset_across_changes_of_the_clock
     assert refusal.startswith("occured_at: there is no such time; ")
 
 
-def test_time_is_made_once_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_values.time, "time", lambda: 1_774_745_999.2)
-    assert _values.now() is _values.now()
-
-
 @pytest.mark.parametrize("name", ["user", "customer"])
 def test_a_sync_of_one_party_without_its_id_says_where_it_goes(
     recorder: valued.Client, name: str
 ) -> None:
-    for data in ({"name": "x"}, {f"{name}.id": 1}, {}):
+    for data in (None, {"name": "x"}, {f"{name}.id": 1}, {}, {"id": None}):
         with pytest.raises(valued.ValidationError, match=rf"as in sync_{name}\(\{{'id': 1\}}\)"):
             getattr(recorder, f"sync_{name}")(data)

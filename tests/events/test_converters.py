@@ -109,6 +109,7 @@ MOMENT = datetime.datetime(2024, 2, 29, 23, 59, 59, 5)
         ({3, 1, 2}, [1, 2, 3]),
         (frozenset({"b", "a"}), ["a", "b"]),
         (set(), []),
+        ({None, (2,)} - {(2,)}, [None]),
         ({"b": 1, "a": 2}.keys(), ["a", "b"]),
         (range(3), [0, 1, 2]),
         (collections.deque([1, {"a.b": 2}]), [1, {"a": {"b": 2}}]),
@@ -141,25 +142,18 @@ def test_str_enum_goes_as_its_text() -> None:
     assert type(valued.normalize(plan.PRO)) is str
 
 
-def test_set_that_can_not_be_sorted_goes_whole_in_any_order() -> None:
-    plain = valued.normalize({1, "a", None, (2, "b")})
-    assert len(plain) == 4
-    assert all(item in plain for item in (1, "a", None, [2, "b"]))
-
-
-def test_set_with_a_bad_item_is_refused_with_its_place() -> None:
-    assert refusal({"tags": {math.nan}}).path == "tags[0]"
-
-
-@pytest.mark.parametrize("text", ["NaN", "sNaN", "Infinity", "-Infinity"])
-def test_decimal_that_is_no_number_is_refused(text: str) -> None:
-    error = refusal({"price": decimal.Decimal(text)})
-    assert str(error) == ("price: JSON has no NaN and no infinity: send None instead")
-
-
-@pytest.mark.parametrize("value", [Ratio("nan"), fractions.Fraction(1, 2) * math.inf])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *map(decimal.Decimal, ("NaN", "sNaN", "Infinity", "-Infinity")),
+        Ratio("nan"),
+        fractions.Fraction(1, 2) * math.inf,
+        {math.nan},
+    ],
+    ids=str,
+)
 def test_converted_number_is_checked_like_any_other(value: object) -> None:
-    assert "JSON has no NaN" in refusal({"a": value}).reason
+    assert refusal({"a": value}).reason == "JSON has no NaN and no infinity: send None instead"
 
 
 @pytest.mark.parametrize("value", [b"text", bytearray(b"text"), memoryview(b"text")])
@@ -174,18 +168,6 @@ def test_bytes_are_refused_with_what_to_do(value: object) -> None:
     )
     names = {"value": value, "base64": base64}
     assert valued.normalize([eval(decoded, names), eval(encoded, names)]) == ["text", "dGV4dA=="]
-
-
-def test_generator_is_refused_with_what_to_do() -> None:
-    error = refusal({"items": (number for number in range(3))})
-    assert str(error) == "items: a generator can be read only once: send list(value)"
-
-
-@pytest.mark.parametrize("value", [object(), map(str, []), 1j, User, print])
-def test_value_without_a_converter_is_refused_by_its_class(value: object) -> None:
-    cls = type(value)
-    error = refusal({"a": value})
-    assert error.reason.startswith(f"no converter for {cls.__module__}.{cls.__qualname__}: ")
 
 
 def test_dataclass_that_lacks_a_field_is_reported_with_its_cause() -> None:
@@ -217,18 +199,6 @@ def test_most_specific_class_by_mro_converts() -> None:
     valued.register(Animal, lambda _: "animal")
     valued.register(Dog, lambda _: "dog")
     assert valued.normalize([Animal(), Dog(), Puppy()]) == ["animal", "dog", "dog"]
-
-
-def test_mro_decides_between_two_bases() -> None:
-    class Tame:
-        pass
-
-    class Cat(Tame, Animal):
-        pass
-
-    valued.register(Animal, lambda _: "animal")
-    valued.register(Tame, lambda _: "tame")
-    assert valued.normalize(Cat()) == "tame"
 
 
 def test_late_registration_counts_for_a_class_that_was_looked_up_before() -> None:
@@ -373,17 +343,6 @@ def test_method_beats_what_its_class_inherits(base: type) -> None:
     assert valued.normalize({"a": value}) == {"a": "method"}
 
 
-def test_method_of_a_dataclass_beats_its_fields() -> None:
-    @dataclasses.dataclass
-    class Secretive:
-        secret: str
-
-        def to_valued_data(self) -> object:
-            return "method"
-
-    assert valued.normalize(Secretive("x")) == "method"
-
-
 def test_method_beats_an_abc_that_its_own_class_is_registered_with() -> None:
     reptile = abc.ABCMeta("Reptile", (), {})
     named = abc.ABCMeta("Named", (), {})
@@ -489,6 +448,7 @@ class Proxy:
 def test_proxy_of_plain_data_goes_as_what_it_stands_for(value: Any) -> None:
     plain = valued.normalize({"a": Proxy(lambda: value)})["a"]
     assert plain == value
+    assert valued.normalize({Proxy(lambda: "user.id"): 1}) == {"user": {"id": 1}}
     assert type(plain) is type(value)
 
 
@@ -500,10 +460,6 @@ def test_proxy_of_an_object_goes_as_that_object() -> None:
     assert valued.normalize(Proxy(Account)) == {"kind": "method of the base"}
     assert valued.normalize(Proxy(lambda: Location("NZ"))) == {"country": "NZ", "region": None}
     assert f"no converter for {__name__}.Animal" in refusal(Proxy(Animal)).reason
-
-
-def test_proxy_of_a_text_is_a_key() -> None:
-    assert valued.normalize({Proxy(lambda: "user.id"): 1}) == {"user": {"id": 1}}
 
 
 def test_proxy_that_stands_for_nothing_now_is_reported_with_its_cause() -> None:
@@ -567,20 +523,6 @@ def test_converter_that_raises_is_reported_with_its_exception_as_the_cause() -> 
     assert error.__cause__ is failure
 
 
-def test_exception_that_ends_the_program_goes_through_a_converter() -> None:
-    def convert(_: Dog) -> object:
-        raise KeyboardInterrupt
-
-    valued.register(Dog, convert)
-    with pytest.raises(KeyboardInterrupt):
-        valued.normalize(Dog())
-
-
-def test_data_that_a_converter_returned_is_named_by_its_place() -> None:
-    valued.register(Dog, lambda _: {"owner": [object()]})
-    assert refusal({"dog": Dog()}).path == "dog.owner[0]"
-
-
 # -- register --------------------------------------------------------------------------------------
 
 
@@ -600,7 +542,7 @@ def test_register_returns_the_converter_as_a_call_and_as_a_decorator() -> None:
 
 @pytest.mark.parametrize(
     "cls",
-    [Animal(), "Animal", None, list[int], 5],
+    [Animal(), "Animal", list[int], 5],
     ids=lambda value: str(type(value)),
 )
 def test_register_refuses_what_is_no_class(cls: Any) -> None:
@@ -661,22 +603,6 @@ def test_registration_by_another_thread_during_a_look_up_is_missed_by_neither(
     leave.set()
     assert looked_up.result(10) in ("animal", "dog")  # it began before
     assert valued.normalize(Dog()) == "dog"
-
-
-def test_dispatcher_is_made_once_after_a_registration(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[object] = []
-
-    def counted(function: Any) -> Any:
-        made.append(function)
-        return dispatcher(function)
-
-    dispatcher = functools.singledispatch
-    monkeypatch.setattr(functools, "singledispatch", counted)
-    valued.register(Dog, lambda _: "dog")
-    valued.register(Animal, lambda _: "animal")
-    assert made == []
-    assert valued.normalize([Dog(), Animal(), Dog()]) == ["dog", "animal", "dog"]
-    assert len(made) == 1
 
 
 def test_registrations_of_many_threads_all_count(in_thread: Any) -> None:

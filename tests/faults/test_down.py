@@ -42,17 +42,6 @@ def test_events_of_an_outage_arrive_once_it_is_over(serve: Any, connect: Any) ->
     assert (stats["delivered"], stats["failed"], stats["dropped"]) == (10, 0, 0)
 
 
-def test_an_outage_that_does_not_end_is_told_to_on_error(connect: Any) -> None:
-    nobody = Nobody()
-    client = connect(nobody, retries=2)
-    client.record("a")
-    assert client.flush(10)
-    ((error, event),) = client.given_up(1)
-    assert (error.status, error.attempts, event["key"]) == (None, 3, "a")
-    assert "refused" in str(error).lower()
-    nobody.leave()
-
-
 def test_an_outage_costs_a_few_log_lines_and_no_token(connect: Any, caplog: Any) -> None:
     nobody = Nobody()
     client = connect(nobody)

@@ -11,11 +11,10 @@ from tests.faults._raw import Peer, answer, answering
 from tests.support.processes import run_program
 
 
-@pytest.mark.parametrize("status", ["500 Oops", "502 Bad Gateway", "503 Busy", "408 Timeout"])
-def test_a_failure_that_may_pass_is_tried_again_and_the_event_arrives(
-    status: str, serve: Any, connect: Any
+def test_a_failure_that_may_pass_is_tried_again_with_the_same_bytes_on_the_same_connection(
+    serve: Any, connect: Any
 ) -> None:
-    server = serve(answering(answer(status)))
+    server = serve(answering(answer("503 Busy")))
     client = connect(server)
     client.record("a")
     assert client.flush(10)
@@ -28,19 +27,14 @@ def test_a_failure_that_may_pass_is_tried_again_and_the_event_arrives(
     assert client.told == []
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422])
-def test_a_refusal_is_final_and_on_error_hears_of_it(status: int, serve: Any, connect: Any) -> None:
-    server = serve(answering(answer(f"{status} No", body=b"reasons")))
-    client = connect(server)
+def test_a_refusal_is_of_one_event_and_the_others_are_delivered(serve: Any, connect: Any) -> None:
+    client = connect(serve(answering(answer("403 No", body=b"reasons"))))
     client.record("a", "b")
     assert client.flush(10)
-    assert len(server.keys) == 2
-    ((error, event),) = client.given_up(1)
-    assert (error.status, error.attempts, error.body) == (status, 1, "reasons")
-    assert event["key"] in ("a", "b")
+    ((error, _event),) = client.given_up(1)
+    assert (error.status, error.attempts, error.body) == (403, 1, "reasons")
     assert "s3cret" not in f"{error!r} {error} {vars(error)}"
-    stats = client.stats()
-    assert (stats["delivered"], stats["failed"], stats["retried"]) == (1, 1, 0)
+    assert client.stats()["delivered"] == 1
 
 
 def test_retry_after_is_waited_for(serve: Any, connect: Any) -> None:

@@ -1,4 +1,4 @@
-"""Every fault mode in every setting: what happens, is counted, is logged, and what on_error gets.
+"""Every fault mode in several settings: what happens, is counted, logged, and told to on_error.
 
 A setting is where deliveries run, and on which side of a fork the event was recorded: before it,
 in the parent, or across it, in the child, by the client that it inherited.
@@ -21,6 +21,7 @@ import pytest
 import valued
 from tests.faults._raw import RawServer
 from tests.faults.modes import MODES, SLOW, Mode, Outcome, Script
+from tests.support.processes import VANISHED, vanish
 from tests.support.tls import Authority
 from valued._delivery import retry as _retry
 
@@ -70,7 +71,7 @@ class Setting:
         """Record; fork while that is under way; look at it in the parent."""
         self.script.left = misbehave
         self.client.record("a")
-        assert self._fork(lambda: None).wait() == 0
+        assert self._fork(vanish).wait() == VANISHED
         check()
 
     def across(self, misbehave: float, check: Callable[[], object]) -> None:
@@ -142,8 +143,13 @@ def _assert_figures(client: Any, **expected: int) -> None:
     assert stats["pending"] == stats["dropped"] == 0
 
 
-ALL = [(executor, fork_is) for executor in EXECUTORS for fork_is in ("before", "across")]
-POOL = [("default pool", "before"), ("default pool", "across")]
+#: A promise that is tested once for each mode is tested with each executor, on both sides.
+EACH = [("default pool", "across"), ("ImmediateExecutor", "before"), ("factory", "across")]
+#: One that is tested twice, in half of that each time.
+HALVES = (
+    [("default pool", "across"), ("ImmediateExecutor", "before")],
+    [("default pool", "before"), ("factory", "across")],
+)
 
 
 def everywhere(name: Any, settings: list[tuple[str, str]]) -> Any:
@@ -156,9 +162,7 @@ def _names(*outcomes: Outcome) -> list[str]:
     return [name for name, mode in MODES.items() if mode.outcome in outcomes]
 
 
-# That it passes, and that it lasts, make all settings together: in each of them all
-# twice would cost the suite a third of a minute more.
-@everywhere(_names(Outcome.RETRY), [*POOL, ("ImmediateExecutor", "across"), ("factory", "before")])
+@everywhere(_names(Outcome.RETRY), HALVES[0])
 def test_a_fault_that_passes_costs_an_attempt_and_one_log_line(
     name: str, executor: str, fork_is: str, setting: Any, caplog: Any
 ) -> None:
@@ -179,7 +183,7 @@ def test_a_fault_that_passes_costs_an_attempt_and_one_log_line(
     assert len({here.server.headers[n]["idempotency-key"] for n in mine}) == 1
 
 
-@everywhere(_names(Outcome.RETRY), [*POOL, ("ImmediateExecutor", "before"), ("factory", "across")])
+@everywhere(_names(Outcome.RETRY), HALVES[1])
 def test_a_fault_that_lasts_is_given_up_counted_logged_and_told(
     name: str, executor: str, fork_is: str, setting: Any, caplog: Any
 ) -> None:
@@ -204,7 +208,7 @@ def test_a_fault_that_lasts_is_given_up_counted_logged_and_told(
     assert here.script.attempts == 2
 
 
-@everywhere(_names(Outcome.FINAL), ALL)
+@everywhere(_names(Outcome.FINAL), EACH)
 def test_a_permanent_refusal_fails_at_once_and_is_counted_logged_and_told(
     name: str, executor: str, fork_is: str, setting: Any, caplog: Any
 ) -> None:
@@ -224,7 +228,7 @@ def test_a_permanent_refusal_fails_at_once_and_is_counted_logged_and_told(
     assert here.script.attempts == 1
 
 
-@everywhere(_names(Outcome.SUCCESS), ALL)
+@everywhere(_names(Outcome.SUCCESS), EACH)
 def test_what_goes_wrong_after_a_success_changes_nothing_and_is_not_said(
     name: str, executor: str, fork_is: str, setting: Any, caplog: Any
 ) -> None:

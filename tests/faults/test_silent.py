@@ -6,6 +6,8 @@ import json
 import time
 from typing import Any
 
+import pytest
+
 from tests.faults._raw import Peer
 from tests.support.processes import run_program
 
@@ -14,17 +16,6 @@ def silent(peer: Peer) -> None:
     while peer.read_request() is not None:
         pass
     peer.server.over.wait(30)
-
-
-def test_an_attempt_ends_at_its_timeout_and_another_one_follows(serve: Any, connect: Any) -> None:
-    server = serve(silent)
-    client = connect(server, timeout=0.2, retries=1)
-    client.record("a")
-    assert client.flush(10)
-    ((error, _),) = client.given_up(1)
-    assert (error.status, error.attempts) == (None, 2)
-    assert "timed out" in str(error).lower()
-    assert server.keys == ["a", "a"]
 
 
 def test_the_caller_does_not_notice(serve: Any, connect: Any) -> None:
@@ -38,24 +29,18 @@ def test_the_caller_does_not_notice(serve: Any, connect: Any) -> None:
     assert client.close(0.05) is False
 
 
-def test_the_end_of_a_process_is_bounded_and_says_what_was_not_delivered(serve: Any) -> None:
+@pytest.mark.parametrize("seconds", ["0.5", "0"])
+def test_the_end_of_a_process_is_bounded_and_says_what_was_not_delivered(
+    seconds: str, serve: Any
+) -> None:
     server = serve(silent)
-    done = run_program("ends_with_events_pending.py", server.url, "0.5")
+    done = run_program("ends_with_events_pending.py", server.url, seconds)
     ended = time.time()
     assert done.returncode == 0
     report = json.loads(done.stdout)
-    # The end takes its 0.5 s, and what the interpreter needs: not the 10 s of an attempt.
-    assert 0.5 <= ended - report["ends"] < 5.0
+    # The end takes its time, and what the interpreter needs: not the 10 s of an attempt.
+    assert float(seconds) <= ended - report["ends"] < 5.0
     assert report["pending"] == 3
     assert "the process ends with 3 events not delivered" in done.stderr
-    assert "shutdown_timeout (0.5 s)" in done.stderr
+    assert f"shutdown_timeout ({seconds} s)" in done.stderr
     assert "s3cret" not in done.stdout + done.stderr
-
-
-def test_a_shutdown_timeout_of_nothing_ends_at_once_and_says_so(serve: Any) -> None:
-    server = serve(silent)
-    done = run_program("ends_with_events_pending.py", server.url, "0")
-    ended = time.time()
-    assert done.returncode == 0
-    assert ended - json.loads(done.stdout)["ends"] < 5.0
-    assert "the process ends with 3 events not delivered" in done.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 import html
 import io
@@ -129,6 +130,15 @@ FORMS = {
     "bytes, each": each("\\x{:02x}".format),
     "upper case": TOKEN.upper(),
     "upper case in url": in_url(TOKEN.upper()),
+    "octal": each("\\{:03o}".format),
+    "braces": each("\\u{{{:x}}}".format),
+    "padded braces": each("\\u{{{:06X}}}".format),
+    "broken across lines": "\r\n  ".join(TOKEN[at : at + 10] for at in range(0, len(TOKEN), 10)),
+    "hex": TOKEN.encode().hex(),
+    "HEX": TOKEN.encode().hex().upper(),
+    "base64": base64.b64encode(TOKEN.encode()).decode(),
+    "base64 in json": in_json(base64.b64encode(TOKEN.encode()).decode()),
+    "base64 in url": in_url(base64.b64encode(TOKEN.encode()).decode().rstrip("=")),
     "mixed": "sk&lowbar;live%2f4eC39\\u002eHq-Ly~jWDa&#43;rj\\u003d=",
 }
 
@@ -137,6 +147,28 @@ FORMS = {
 @pytest.mark.parametrize("frame", ["{}", "Token <{}> unknown", "a\\n{} ", '{{"token": "{}"}}'])
 def test_the_token_is_found_in_each_form(form: str, frame: str) -> None:
     assert redacted(frame.format(form), TOKEN) == frame.format(SHOWN)
+
+
+@pytest.mark.parametrize("before", range(7))
+@pytest.mark.parametrize("behind", range(4))
+@pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode, base64.encodebytes])
+def test_the_token_is_found_in_base64_of_more_data_wherever_it_is_in_it(
+    encode: Callable[[bytes], bytes], before: int, behind: int
+) -> None:
+    data = b"<user>:"[:before] + TOKEN.encode() + b"/end"[:behind]
+    shown = redacted(f"Basic {encode(data).decode()} refused", TOKEN)
+    # No more is left of it than the code of its neighbours, whose bits it shares.
+    left = shown.replace("Basic ", "").replace(" refused", "").replace(SHOWN, "")
+    assert SHOWN in shown
+    assert len(left.strip()) <= (before * 8 // 6) + (behind * 8 // 6) + 3
+
+
+def test_what_is_not_found_is_as_the_documents_say() -> None:
+    reversed_token, part = TOKEN[::-1], TOKEN[:20]
+    double = base64.b64encode(base64.b64encode(TOKEN.encode())).decode()
+    for text in (reversed_token, part, double, base64.b64encode(in_url(TOKEN).encode()).decode()):
+        assert redacted(text, TOKEN) == text
+    assert redacted("YW55IG1hbg== 616e79", "any") == "YW55IG1hbg== 616e79"  # a short one
 
 
 def test_each_place_is_found() -> None:
@@ -193,6 +225,8 @@ def test_any_token_of_the_characters_of_rfc_6750_is_found(token: str, frame: str
         in_html(token),
         in_url(token),
         "".join(f"&#{ord(character)};" for character in token),
+        token.encode().hex(),
+        base64.b64encode(token.encode()).decode(),
     ):
         shown = redacted(f"{frame} {form} {frame}", token)
         assert SHOWN in shown

@@ -434,6 +434,7 @@ def test_what_is_left_at_the_end_is_logged(caplog: pytest.LogCaptureFixture) -> 
         return Reply()
 
     server = Server(script)
+    valued.disconnect()  # a second connect that differs would be logged, too
     client = valued.connect("test-token", server.url, shutdown_timeout=0.2)
     one(ScopeMiddleware(lives), {"type": "lifespan"}, *LIFE)
     answer.set()

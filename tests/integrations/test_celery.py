@@ -5,6 +5,7 @@ Workers are real ones. Each task is given the user that it has to have, and its 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -16,8 +17,7 @@ from typing import Any
 import pytest
 
 import valued
-from tests.support import redis
-from tests.support.celery import Worker, filesystem
+from tests.support.celery import Worker
 from tests.support.processes import PROGRAMS, run
 from tests.support.server import Server
 from valued._process import tasks as _celery
@@ -35,37 +35,20 @@ PROGRAM = PROGRAMS / "celery_scopes.py"
 Start = Callable[..., Worker]
 
 
-@pytest.fixture(scope="module")
-def redis_server() -> Iterator[redis.Redis | None]:
-    """A Redis server; None where there is no such program."""
-    server = redis.Redis() if redis.PROGRAM else None
-    yield server
-    if server is not None:
-        server.close()
-
-
-@pytest.fixture
-def broker(redis_server: redis.Redis | None, tmp_path: Path) -> dict[str, str]:
-    """Redis where it can be had, else files."""
-    if redis_server is None:
-        return filesystem(tmp_path / "broker")
-    redis_server.clear()
-    return {"BROKER": redis_server.url}
-
-
 @pytest.fixture
 def start(server: Server, broker: dict[str, str], tmp_path: Path) -> Iterator[Start]:
     """Start a worker whose events go to the server."""
-    workers: list[Worker] = []
+    with contextlib.ExitStack() as workers:
 
-    def start(*options: str, tasks: Sequence[tuple[Any, ...]] = (), **environment: str) -> Worker:
-        environment = {**broker, **reporting_to(server), **environment}
-        workers.append(Worker(PROGRAM, tmp_path, *options, environment=environment, tasks=tasks))
-        return workers[-1]
+        def start(
+            *options: str, tasks: Sequence[tuple[Any, ...]] = (), **environment: str
+        ) -> Worker:
+            environment = {**broker, **reporting_to(server), **environment}
+            return workers.enter_context(
+                Worker(PROGRAM, tmp_path, *options, environment=environment, tasks=tasks)
+            )
 
-    yield start
-    for worker in workers:
-        worker.close()
+        yield start
 
 
 def reporting_to(server: Server) -> dict[str, str]:

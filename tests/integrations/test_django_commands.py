@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.support.django_site import MODULE, ROOT, Served, Site, free_port
+from tests.support.django_site import MODULE, Served, Site
 from tests.support.processes import run
+from tests.support.programs import ROOT, free_port
 from tests.support.server import Server
 
 pytest.importorskip("django")
@@ -95,8 +96,8 @@ def test_runserver_needs_no_token_and_warns_once(site: Site, tmp_path: Path) -> 
         served.end(signal.SIGINT)
     finally:
         served.kill()
-    assert served.log().count("nothing is sent: there is no token") == 1
-    assert "Traceback" not in served.log()
+    assert served.said().count("nothing is sent: there is no token") == 1
+    assert "Traceback" not in served.said()
 
 
 def test_fresh_project_with_a_login_needs_no_more_than_six_lines(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import signal
 import time
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.django_site import MODULE, Served, Site, Visitors, free_port
+from tests.support.django_site import MODULE, Served, Site, Visitors
+from tests.support.programs import free_port
 from tests.support.server import Reply, Request, Server
 
 pytest.importorskip("django")
@@ -33,17 +35,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 @pytest.fixture
 def start(tmp_path: Path, server: Server, site: Site) -> Iterator[Start]:
     """Start a server of the site; what it said is in the report of a failure."""
-    started: list[Served] = []
+    with contextlib.ExitStack() as started:
 
-    def start(*command: str, port: int | None = None, **valued: object) -> Served:
-        environment = site.environment(TOKEN="any", ENDPOINT=server.url, **valued)
-        started.append(Served(tmp_path, environment, *command, port=port))
-        return started[-1]
+        def start(*command: str, port: int = 0, **valued: object) -> Served:
+            environment = site.environment(TOKEN="any", ENDPOINT=server.url, **valued)
+            return started.enter_context(Served(tmp_path, environment, *command, port=port))
 
-    yield start
-    for one in started:
-        one.kill()
-        print(one.log())
+        yield start
 
 
 def slowly(_request: Request) -> Reply:
@@ -97,7 +95,7 @@ def test_each_event_is_of_the_user_who_asked_and_none_is_lost_at_the_end(
     visitors.visit(each=8)
     running.end(signal.SIGTERM)
     visitors.assert_each_is_recorded_once_for_its_user(server.events, PAGES)
-    assert "Traceback" not in running.log()
+    assert "Traceback" not in running.said()
 
 
 RUNSERVER = {
@@ -127,7 +125,7 @@ def test_runserver_loses_nothing_at_its_end(
     visitors.visit(each=6)
     running.end(number, of=whom)
     visitors.assert_each_is_recorded_once_for_its_user(server.events, PAGES)
-    assert "Traceback" not in running.log()
+    assert "Traceback" not in running.said()
 
 
 DROPPED = {

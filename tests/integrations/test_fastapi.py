@@ -5,6 +5,7 @@ Each request has a user of its own, or none, and each of its events says which: 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
@@ -17,8 +18,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.programs import BOUND
 from tests.support.server import Reply, Server
-from tests.support.uvicorn import BOUND, KINDS, ASGIServer, Visitors, headers_of
+from tests.support.uvicorn import KINDS, ASGIServer, Visitors, headers_of
 
 pytest.importorskip("uvicorn")
 pytest.importorskip("fastapi")
@@ -35,26 +37,22 @@ Start = Callable[..., ASGIServer]
 @pytest.fixture
 def start(tmp_path: Path, server: Server) -> Iterator[Start]:
     """Start a kind of server; what it said is in the report of a failure."""
-    started: list[ASGIServer] = []
+    with contextlib.ExitStack() as started:
 
-    def start(kind: str, **options: Any) -> ASGIServer:
-        if kind.startswith("gunicorn"):
-            pytest.importorskip("gunicorn")
-            pytest.importorskip("uvicorn_worker")
-        started.append(
-            ASGIServer(
-                *(tmp_path, kind, APP),
-                VALUED_TOKEN="test-token",
-                VALUED_ENDPOINT=server.url,
-                CLIENT_OPTIONS=json.dumps(options),
+        def start(kind: str, **options: Any) -> ASGIServer:
+            if kind.startswith("gunicorn"):
+                pytest.importorskip("gunicorn")
+                pytest.importorskip("uvicorn_worker")
+            return started.enter_context(
+                ASGIServer(
+                    *(tmp_path, kind, APP),
+                    VALUED_TOKEN="test-token",
+                    VALUED_ENDPOINT=server.url,
+                    CLIENT_OPTIONS=json.dumps(options),
+                )
             )
-        )
-        return started[-1]
 
-    yield start
-    for one in started:
-        one.kill()
-        print(one.said())
+        yield start
 
 
 def expected(requests: dict[str, str]) -> Counter[tuple[str, str]]:

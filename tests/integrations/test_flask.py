@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 import valued
-from tests.support.gunicorn import BOUND, WORKERS, Gunicorn
+from tests.support.gunicorn import WORKERS, Gunicorn
+from tests.support.programs import BOUND
 from tests.support.server import Server
 
 flask = pytest.importorskip("flask")

@@ -29,18 +29,10 @@ from valued.integrations.rq import Queue, SimpleWorker, Worker, scope_meta  # no
 Command = tuple[list[str], dict[str, str]]
 
 
-@pytest.fixture(scope="module")
-def redis_server() -> Iterator[redis.Redis]:
-    server = redis.Redis()
-    yield server
-    server.close()
-
-
 @pytest.fixture
 def connection(redis_server: redis.Redis) -> Iterator[Any]:
     from redis import Redis
 
-    redis_server.clear()
     with Redis.from_url(redis_server.url) as connection:
         yield connection
 

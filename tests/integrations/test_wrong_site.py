@@ -16,7 +16,8 @@ import pytest
 
 import valued
 from tests.programs.wrong_site.calls import FIGURES, SECRET, WRONG, before_send
-from tests.support.gunicorn import BOUND, Gunicorn
+from tests.support.gunicorn import Gunicorn
+from tests.support.programs import BOUND
 from tests.support.server import Reply, Server
 from tests.support.uvicorn import ASGIServer
 

@@ -25,8 +25,9 @@ import pytest
 
 import valued
 from tests.support.processes import PROGRAMS, run, run_program
+from tests.support.programs import BOUND
 from tests.support.server import Server
-from tests.support.uwsgi import BOUND, UWSGI
+from tests.support.uwsgi import UWSGI
 from valued.integrations.wsgi import ScopeMiddleware
 
 Environ = dict[str, Any]

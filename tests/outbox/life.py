@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from typing import Any
 
 from tests.support.clock import Clock
-from valued._outbox.identity import ProcessIdentity
 from valued._outbox.journal import Journal
-from valued._outbox.segments import Loaded, Segment, Stored
+from valued._outbox.owners import ProcessIdentity
+from valued._outbox.segments import Batch, Segment, Stored
 from valued._process.reporting import Reporter
 
 
@@ -67,16 +66,30 @@ class Life:
         """End without a word, as by SIGKILL."""
         self.alive.discard(self.pid)
 
-    def append(self, event: int, *, spill: bool = False) -> Stored | None:
+    def append(self, event: int, *, spill: bool = False) -> Stored:
         stored = self.journal.append(body(event), spill=spill)
-        if stored is not None:
-            stored.file.known += stored.size
-            if spill:
-                stored.file.unread += 1
-            else:
-                stored.file.unsettled += 1
-                self.stored[event] = stored
+        assert stored is not None
+        stored.file.known += stored.size
+        if spill:
+            stored.file.unread += 1
+        else:
+            stored.file.unsettled += 1
+            self.stored[event] = stored
         return stored
+
+    def record(self, *events: int, spill: bool = False) -> None:
+        for event in events:
+            self.append(event, spill=spill)
+
+    def refuses(self, event: int, *, spill: bool = False) -> bool:
+        """Whether the disk does not take this event."""
+        return self.journal.append(body(event), spill=spill) is None
+
+    def number(self, event: int) -> int:
+        """The descriptor of the file that an event is in."""
+        file = self.stored[event].file.file
+        assert file is not None
+        return file.number
 
     def settle(self, event: int) -> None:
         stored = self.stored.pop(event)
@@ -112,10 +125,11 @@ class Life:
         self.journal.loaded(batch)
         return found
 
-    def read(self, events: int) -> Sequence[Loaded]:
+    def read(self, events: int) -> Batch:
         """The next events that are on the disk only; the counts stay as they are."""
         batch = self.journal.load(events, 10**6)
-        return () if batch is None else batch.events
+        assert batch is not None
+        return batch
 
     def load_all(self) -> list[int]:
         found: list[int] = []
@@ -125,6 +139,11 @@ class Life:
 
     def maintain(self) -> None:
         self.lost += self.journal.maintain()
+
+    def tidy(self) -> None:
+        """Maintain until there is nothing to do."""
+        while self.journal.is_untidy():
+            self.maintain()
 
     def release(self) -> None:
         self.lost += self.journal.release()

@@ -24,29 +24,27 @@ class Change(NamedTuple):
         return f"{self.kind} {self.target} {more!r}"
 
 
-class File:
-    def __init__(self, number: int) -> None:
-        self.number = number
-        self.content = b""
-        self.links = 1
-        self.changed = 0.0
+class Node:
+    """A file, with its *number*; or a directory, which has none."""
+
+    def __init__(self, number: int, changed: float) -> None:
+        self.number, self.changed = number, changed
+        self.content, self.links = b"", 1
 
 
-class Folder:
-    def __init__(self) -> None:
-        self.entries: dict[str, File | Folder] = {}
-        self.changed = 0.0
+def above(path: str) -> str:
+    return path.rpartition("/")[0]
 
 
 class MemoryDisk:
     """Starts with an empty root. *now*: its time, which a test may set."""
 
     def __init__(self) -> None:
-        self.root = Folder()
-        self.files: dict[int, File] = {}
+        self.nodes = {"": Node(0, 0.0)}  # by path, each before those in it
+        self.files: dict[int, Node] = {}
         self.changes: list[Change] = []
         self.now = 1_000_000.0
-        self._open: dict[int, File | str] = {}
+        self._open: dict[int, Node | str] = {}
         self._next = 100
 
     # -- repeating ---------------------------------------------------------------------------------
@@ -55,38 +53,23 @@ class MemoryDisk:
         """The same content, in a disk of its own; nothing is open."""
         other = MemoryDisk()
         other.now = self.now
-
-        def copy(folder: Folder) -> Folder:
-            made = Folder()
-            made.changed = folder.changed
-            for name, node in folder.entries.items():
-                if isinstance(node, Folder):
-                    made.entries[name] = copy(node)
-                else:
-                    file = other.files[node.number] = File(node.number)
-                    file.content, file.changed = node.content, node.changed
-                    made.entries[name] = file
-            return made
-
-        other.root = copy(self.root)
+        for path, node in self.nodes.items():
+            copy = other.nodes[path] = Node(node.number, node.changed)
+            copy.content = node.content
+            if node.number:
+                other.files[node.number] = copy
         return other
 
     def repeat(self, change: Change) -> None:
         """Make a change that another disk recorded. One that is impossible here is left out."""
         kind, target, more = change
         try:
-            if kind == "write":
-                if isinstance(target, int) and target in self.files:
-                    assert isinstance(more, bytes)
-                    self.files[target].content += more
+            if kind == "write" and target in self.files:
+                self.files[target].content += more  # type: ignore[operator]
             elif kind == "create":
-                assert isinstance(target, str)
-                assert isinstance(more, int)
-                self._create(target, more)
+                self._add(str(target), int(more))
             elif kind == "rename":
-                assert isinstance(target, str)
-                assert isinstance(more, str)
-                self.rename(target, more)
+                self.rename(str(target), str(more))
             elif kind in ("mkdir", "rmdir", "unlink", "utime"):
                 getattr(self, kind)(target)
         except OSError:
@@ -95,30 +78,25 @@ class MemoryDisk:
 
     # -- paths -------------------------------------------------------------------------------------
 
-    def _find(self, path: str) -> File | Folder:
-        node: File | Folder = self.root
-        for part in path.strip("/").split("/"):
-            if not part:
-                continue
-            if not isinstance(node, Folder):
+    def _find(self, path: str, *, folder: bool = False) -> Node:
+        node = self.nodes.get(path.rstrip("/"))
+        if node is None:
+            if path and self._find(above(path.rstrip("/"))).number:
                 raise NotADirectoryError(errno.ENOTDIR, "not a directory", path)
-            if part not in node.entries:
-                raise FileNotFoundError(errno.ENOENT, "not there", path)
-            node = node.entries[part]
+            raise FileNotFoundError(errno.ENOENT, "not there", path)
+        if folder and node.number:
+            raise NotADirectoryError(errno.ENOTDIR, "not a directory", path)
         return node
 
-    def _parent(self, path: str) -> tuple[Folder, str]:
-        above, _, name = path.rstrip("/").rpartition("/")
-        folder = self._find(above)
-        if not isinstance(folder, Folder):
-            raise NotADirectoryError(errno.ENOTDIR, "not a directory", path)
-        return folder, name
+    def _inside(self, path: str) -> list[str]:
+        return [one for one in self.nodes if one and above(one) == path.rstrip("/")]
 
-    def _create(self, path: str, number: int) -> File:
-        folder, name = self._parent(path)
-        file = folder.entries[name] = self.files[number] = File(number)
-        file.changed = self.now
-        return file
+    def _add(self, path: str, number: int) -> Node:
+        self._find(above(path), folder=True)
+        node = self.nodes[path] = Node(number, self.now)
+        if number:
+            self.files[number] = node
+        return node
 
     # -- the functions of `os` ---------------------------------------------------------------------
 
@@ -128,24 +106,20 @@ class MemoryDisk:
         except FileNotFoundError:
             if not flags & os.O_CREAT:
                 raise
-            number = len(self.files) + 1
-            node = self._create(path, number)
-            self.changes.append(Change("create", path, number))
+            node = self._add(path, len(self.files) + 1)
+            self.changes.append(Change("create", path, node.number))
         else:
             if flags & os.O_EXCL:
                 raise FileExistsError(errno.EEXIST, "exists", path)
         self._next += 1
-        self._open[self._next] = path if isinstance(node, Folder) else node
+        self._open[self._next] = node if node.number else path
         return self._next
 
-    def _file(self, descriptor: int) -> File:
+    def _file(self, descriptor: int) -> Node:
         file = self._open.get(descriptor)
-        if not isinstance(file, File):
+        if not isinstance(file, Node):
             raise OSError(errno.EBADF, "no such file is open")
         return file
-
-    def read(self, descriptor: int, count: int, /) -> bytes:
-        return self._file(descriptor).content[:count]
 
     def pread(self, descriptor: int, count: int, position: int, /) -> bytes:
         return self._file(descriptor).content[position : position + count]
@@ -158,9 +132,8 @@ class MemoryDisk:
         return len(data)
 
     def close(self, descriptor: int, /) -> None:
-        if descriptor not in self._open:
+        if self._open.pop(descriptor, None) is None:
             raise OSError(errno.EBADF, "not open")
-        del self._open[descriptor]
 
     def fstat(self, descriptor: int, /) -> os.stat_result:
         return self._stat(self._file(descriptor))
@@ -169,68 +142,49 @@ class MemoryDisk:
         return self._stat(self._find(path))
 
     @staticmethod
-    def _stat(node: File | Folder) -> os.stat_result:
-        changed = int(node.changed)
-        user = os.geteuid()
-        if isinstance(node, Folder):
-            return os.stat_result(
-                (stat.S_IFDIR | 0o700, 0, 1, 2, user, 0, 0, changed, changed, changed)
-            )
+    def _stat(node: Node) -> os.stat_result:
+        mode = stat.S_IFREG | 0o600 if node.number else stat.S_IFDIR | 0o700
+        times = (int(node.changed),) * 3
         size = len(node.content)
-        mode = stat.S_IFREG | 0o600
-        return os.stat_result(
-            (mode, node.number, 1, node.links, user, 0, size, changed, changed, changed)
-        )
+        return os.stat_result((mode, node.number, 1, node.links, os.geteuid(), 0, size, *times))
 
     def fsync(self, descriptor: int, /) -> None:
-        path = self._open[descriptor]
-        assert isinstance(path, str)
-        self.changes.append(Change("sync directory", path))
+        self.changes.append(Change("sync directory", str(self._open[descriptor])))
 
     def fdatasync(self, descriptor: int, /) -> None:
         self.changes.append(Change("sync", self._file(descriptor).number))
 
     def listdir(self, path: str, /) -> list[str]:
-        folder = self._find(path)
-        if not isinstance(folder, Folder):
-            raise NotADirectoryError(errno.ENOTDIR, "not a directory", path)
-        return list(folder.entries)
+        self._find(path, folder=True)
+        return [one.rpartition("/")[2] for one in self._inside(path)]
 
     def mkdir(self, path: str, mode: int = 0o777, /) -> None:
-        folder, name = self._parent(path)
-        if name in folder.entries:
+        if path in self.nodes:
             raise FileExistsError(errno.EEXIST, "exists", path)
-        made = folder.entries[name] = Folder()
-        made.changed = self.now
+        self._add(path, 0)
         self.changes.append(Change("mkdir", path))
 
     def rmdir(self, path: str, /) -> None:
-        folder = self._find(path)
-        if not isinstance(folder, Folder):
-            raise NotADirectoryError(errno.ENOTDIR, "not a directory", path)
-        if folder.entries:
+        self._find(path, folder=True)
+        if self._inside(path):
             raise OSError(errno.ENOTEMPTY, "not empty", path)
-        above, name = self._parent(path)
-        del above.entries[name]
+        del self.nodes[path]
         self.changes.append(Change("rmdir", path))
 
     def rename(self, source: str, target: str, /) -> None:
-        node = self._find(source)
-        above, name = self._parent(source)
-        new_above, new_name = self._parent(target)
-        there = new_above.entries.get(new_name)
-        if isinstance(node, Folder) and isinstance(there, Folder) and there.entries:
+        self._find(source)
+        self._find(above(target), folder=True)
+        if self._inside(target):
             raise OSError(errno.ENOTEMPTY, "not empty", target)
-        del above.entries[name]
-        new_above.entries[new_name] = node
+        for path in [one for one in self.nodes if f"{one}/".startswith(f"{source}/")]:
+            self.nodes[target + path.removeprefix(source)] = self.nodes.pop(path)
         self.changes.append(Change("rename", source, target))
 
     def unlink(self, path: str, /) -> None:
         node = self._find(path)
-        if isinstance(node, Folder):
+        if not node.number:
             raise IsADirectoryError(errno.EISDIR, "a directory", path)
-        above, name = self._parent(path)
-        del above.entries[name]
+        del self.nodes[path]
         node.links -= 1
         self.changes.append(Change("unlink", path))
 

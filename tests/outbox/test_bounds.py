@@ -16,8 +16,7 @@ def test_oldest_files_are_dropped_and_reported(make: Make, place: Path) -> None:
     life = make(segment_size=300, max_size=2000)
     for event in range(100):
         life.append(event)
-        while life.journal.is_untidy():
-            life.maintain()
+        life.tidy()
     assert total(place) <= 2000 + 400
     assert {why for _, why in life.lost} == {"size"}
     assert {file.lost for file, _ in life.lost} == {"size"}
@@ -31,10 +30,8 @@ def test_oldest_files_are_dropped_and_reported(make: Make, place: Path) -> None:
 
 def test_events_on_the_disk_only_are_dropped_too(make: Make, place: Path) -> None:
     life = make(segment_size=300, max_size=1000)
-    for event in range(100):
-        life.append(event, spill=True)
-    while life.journal.is_untidy():
-        life.maintain()
+    life.record(*range(100), spill=True)
+    life.tidy()
     dropped = sum(file.unread for file, _ in life.lost)
     assert dropped > 0
     assert len(life.load_all()) == 100 - dropped
@@ -45,20 +42,16 @@ def test_what_was_taken_over_goes_first(make: Make, place: Path) -> None:
     life.append(0)
     leave(place, 1, events=30)
     life.claim_all()
-    while life.journal.is_untidy():
-        life.maintain()
+    life.tidy()
     assert [(file.adopted, why) for file, why in life.lost] == [(True, "size")]
     assert files(place) != []
 
 
 def test_file_that_is_being_read_is_kept(make: Make) -> None:
     life = make(segment_size=300, max_size=100)
-    for event in range(20):
-        life.append(event, spill=True)
-    batch = life.journal.load(2, 1000)
-    assert batch is not None
-    while life.journal.is_untidy():
-        life.maintain()
+    life.record(*range(20), spill=True)
+    batch = life.read(2)
+    life.tidy()
     assert batch.file not in [file for file, _ in life.lost]
 
 
@@ -66,8 +59,7 @@ def test_many_directories_are_measured_in_steps(make: Make, place: Path, disk: F
     life = make(disk, segment_size=30)
     life.append(0)
     leave(place, 600, owner="unclaimed")
-    life.append(1)
-    life.append(2)
+    life.record(1, 2)
     steps = 0
     while life.journal.is_untidy():
         del disk.calls[:]
@@ -79,13 +71,10 @@ def test_many_directories_are_measured_in_steps(make: Make, place: Path, disk: F
 
 def test_size_of_others_counts_and_is_not_touched(make: Make, place: Path) -> None:
     other = make(segment_size=300)
-    for event in range(100):
-        other.append(event)
+    other.record(*range(100))
     before = total(place)
     life = make(segment_size=300, max_size=1000)
-    for event in range(20):
-        life.append(event)
-    while life.journal.is_untidy():
-        life.maintain()
+    life.record(*range(20))
+    life.tidy()
     assert life.lost != []
     assert total(place) >= before

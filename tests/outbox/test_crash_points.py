@@ -8,7 +8,6 @@ and no event that was noted as settled.
 
 from __future__ import annotations
 
-import io
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -19,6 +18,7 @@ from tests.outbox.life import Life
 from tests.outbox.memory import Change, MemoryDisk
 from valued._errors import DeliveryError
 from valued._outbox import records
+from valued._outbox.disk import read_file
 
 PATH = "/valued-outbox-in-memory"
 
@@ -222,31 +222,19 @@ def check(disk: MemoryDisk, calls: list[Call], made: int, shown: list[Change]) -
     life.release()
     assert not life.lost, story
     left = disk.listdir(f"{PATH}/v1/events"), disk.listdir(f"{PATH}/v1/owners")
-    young = [name for name in left[1] if len(disk_content(disk, f"{PATH}/v1/owners/{name}")) < 100]
+    young = [name for name in left[1] if len(read_file(disk, f"{PATH}/v1/owners/{name}")) < 100]
     assert (left[0], [name for name in left[1] if name not in young]) == ([], []), story
 
 
-def disk_content(disk: MemoryDisk, path: str) -> bytes:
-    descriptor = disk.open(path, 0)
-    try:
-        return disk.read(descriptor, 10**9)
-    finally:
-        disk.close(descriptor)
-
-
 def rejected_in(disk: MemoryDisk) -> set[str]:
-    found = set()
-    for name in disk.listdir(f"{PATH}/v1/rejected"):
-        content = io.BytesIO(disk_content(disk, f"{PATH}/v1/rejected/{name}"))
-
-        def read_at(count: int, at: int, content: io.BytesIO = content) -> bytes:
-            content.seek(at)
-            return content.read(count)
-
-        for record in records.scan(read_at, 0, len(content.getvalue())):
-            if isinstance(record, records.Record):
-                found.add(record.payload.split(b'"')[3].decode())
-    return found
+    folder = f"{PATH}/v1/rejected"
+    contents = [read_file(disk, f"{folder}/{name}") for name in disk.listdir(folder)]
+    return {
+        record.payload.split(b'"')[3].decode()
+        for content in contents
+        for record in records.scan(content)
+        if isinstance(record, records.Record)
+    }
 
 
 @pytest.mark.parametrize("life", LIVES)

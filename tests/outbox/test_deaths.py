@@ -11,13 +11,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import valued
+from tests.outbox.conftest import Fork, New
 from tests.support.processes import VANISHED, Child, until, vanish
 from tests.support.server import Server
 from valued._outbox import deaths
@@ -53,25 +54,9 @@ def service() -> Service:
     return Service()
 
 
-Make = Callable[..., valued.Client]
-
-
 @pytest.fixture
-def make(place: Path, service: Service) -> Iterator[Make]:
-    clients: list[valued.Client] = []
-
-    def make(**options: Any) -> valued.Client:
-        clients.append(valued.Client(service, outbox=str(place), **options))
-        return clients[-1]
-
-    yield make
-    for client in clients:
-        client.close(10)
-
-
-@pytest.fixture
-def client(make: Make) -> valued.Client:
-    return make()
+def client(new: New, service: Service) -> valued.Client:
+    return new(service)
 
 
 def record(client: valued.Client, key: str) -> None:
@@ -122,7 +107,7 @@ def names() -> list[str]:
 
 
 def test_parent_that_recorded_before_it_forked_delivers_what_killed_children_left(
-    client: valued.Client, service: Service, told: Told, fork: Callable[..., Child]
+    client: valued.Client, service: Service, told: Told, fork: Fork
 ) -> None:
     record(client, "parent")
     settle(client)
@@ -139,7 +124,7 @@ def test_parent_that_recorded_before_it_forked_delivers_what_killed_children_lef
 
 
 def test_child_that_was_killed_before_its_first_worker_ran_is_noticed(
-    client: valued.Client, service: Service, fork: Callable[..., Child]
+    client: valued.Client, service: Service, fork: Fork
 ) -> None:
     record(client, "parent")
     settle(client)
@@ -194,7 +179,7 @@ def test_events_of_a_multiprocessing_pool_arrive_after_its_block(
 
 @pytest.mark.parametrize("first", ["dead", "living"])
 def test_sibling_delivers_what_a_killed_one_left(
-    place: Path, told: Told, fork: Callable[..., Child], first: str
+    place: Path, told: Told, fork: Fork, first: str
 ) -> None:
     ready, go = Told(), Told()
 
@@ -233,7 +218,7 @@ def test_sibling_delivers_what_a_killed_one_left(
 
 
 def test_parked_process_has_no_thread_and_is_not_woken(
-    client: valued.Client, service: Service, told: Told, fork: Callable[..., Child]
+    client: valued.Client, service: Service, told: Told, fork: Fork
 ) -> None:
     record(client, "parent")
     settle(client)
@@ -255,7 +240,7 @@ def test_parked_process_has_no_thread_and_is_not_woken(
 
 
 def test_threads_of_a_process_that_is_alone_end_after_idle_time(
-    make: Make, monkeypatch: pytest.MonkeyPatch
+    new: New, service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rounds: list[bool] = []
     wait = deaths.Deaths.wait
@@ -265,7 +250,7 @@ def test_threads_of_a_process_that_is_alone_end_after_idle_time(
         return rounds[-1]
 
     monkeypatch.setattr(deaths.Deaths, "wait", counted)
-    client = make(idle_time=0.2)
+    client = new(service, idle_time=0.2)
     record(client, "alone")
     settle(client)
     until(lambda: names() == [])
@@ -275,9 +260,9 @@ def test_threads_of_a_process_that_is_alone_end_after_idle_time(
 
 
 def test_thread_stays_beyond_idle_time_while_a_child_is_known_to_live(
-    make: Make, service: Service, told: Told, fork: Callable[..., Child]
+    new: New, service: Service, told: Told, fork: Fork
 ) -> None:
-    client = make(idle_time=0.2)
+    client = new(service, idle_time=0.2)
     record(client, "parent")
     settle(client)
 
@@ -295,7 +280,7 @@ def test_thread_stays_beyond_idle_time_while_a_child_is_known_to_live(
 
 
 def test_descriptors_do_not_add_up_over_children(
-    client: valued.Client, service: Service, fork: Callable[..., Child]
+    client: valued.Client, service: Service, fork: Fork
 ) -> None:
     record(client, "parent")
     settle(client)
@@ -321,9 +306,7 @@ def processes_held() -> list[str]:
     return [one for one in found if "pidfd" in one]
 
 
-def test_child_has_none_of_the_descriptors(
-    client: valued.Client, told: Told, fork: Callable[..., Child]
-) -> None:
+def test_child_has_none_of_the_descriptors(client: valued.Client, told: Told, fork: Fork) -> None:
     record(client, "parent")
     settle(client)
 

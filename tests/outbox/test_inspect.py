@@ -46,8 +46,7 @@ def test_owners_and_their_events_are_shown(client: valued.Client, place: Path) -
 
 def test_settled_events_are_not_shown(make: Make, place: Path) -> None:
     life = make()
-    for event in (1, 2, 3):
-        life.append(event)
+    life.record(*(1, 2, 3))
     life.settle(2)
     outbox = valued.Outbox(place)
     assert [event["n"] for event in outbox.events()] == [1, 3]

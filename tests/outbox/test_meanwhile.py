@@ -5,21 +5,17 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.outbox.conftest import FaultyDisk, Lines, Make, files
-from tests.outbox.life import body
+from tests.outbox import bad
+from tests.outbox.conftest import FaultyDisk, Held, Hooked, InThread, Lines, Make, files, inside
+from tests.outbox.life import Life, body
 from tests.outbox.test_claim import leave
-from tests.outbox.test_interrupted import Held
 from tests.support.clock import Clock
 from valued._outbox import records
-from valued._outbox.claims import SCAN_INTERVAL
 
-InThread = Callable[..., "Future[Any]"]
 FULL = OSError(errno.EIO, "broken")
 
 
@@ -50,9 +46,7 @@ def test_note_that_failed_is_forgotten_with_its_file(
     assert not life.journal.is_untidy()
 
 
-def test_claimed_file_with_records_of_another_kind_has_its_events(make: Make, place: Path) -> None:
-    life = make()
-    life.append(0)
+def test_claimed_file_with_records_of_another_kind_has_its_events(life: Life, place: Path) -> None:
     leave(place, 1, events=2)
     path = place / "v1" / "events" / f"{0:032x}.unclaimed" / "0000000001.events"
     with path.open("ab") as file:
@@ -62,13 +56,11 @@ def test_claimed_file_with_records_of_another_kind_has_its_events(make: Make, pl
 
 
 def test_claimed_file_that_vanishes_is_passed_over(make: Make, place: Path) -> None:
-    class Vanishing(FaultyDisk):
-        def open(self, path: str, *more: int) -> int:
-            if path.endswith("0000000001.events") and f"{1:032x}" in path:
-                os.unlink(path)
-            return os.open(path, *more)
+    def vanish() -> None:
+        [path] = place.glob(f"v1/events/{1:032x}.*/*.events")
+        path.unlink()
 
-    life = make(Vanishing())
+    life = make(Hooked("open", vanish, part=f"{1:032x}"))
     life.append(0)
     leave(place, 3)
     assert life.claim_all() == 2
@@ -94,67 +86,84 @@ def test_claimed_file_of_settled_events_that_can_not_be_removed_is_removed_later
     ("function", "part"), [("listdir", f"{0:032x}."), ("open", ".events"), ("open", ".settled")]
 )
 def test_process_without_descriptors_claims_later_what_it_could_not_read(
-    function: str, part: str, make: Make, place: Path, disk: FaultyDisk, clock: Clock
+    function: str, part: str, life: Life, place: Path, disk: FaultyDisk, clock: Clock
 ) -> None:
-    life = make(disk)
-    life.append(0)
     leave(place, 2)
     disk.errors[function] = OSError(errno.EMFILE, "too many open files")
     disk.paths = part
     assert life.claim_all() == 0
     disk.errors.clear()
-    assert not [*(place / "v1" / "damaged").iterdir()]
+    assert inside(place, "damaged") == []
     clock.now += 1
     life.claim_all()
     assert sum(file.unread for file in life.files) == 2
 
 
 def test_directory_that_can_not_be_listed_costs_itself(
-    make: Make, place: Path, disk: FaultyDisk
+    life: Life, place: Path, disk: FaultyDisk
 ) -> None:
-    life = make(disk)
-    life.append(0)
     leave(place, 3)
     disk.errors["listdir"], disk.paths = OSError(errno.EACCES, "denied"), f"{1:032x}."
     assert life.claim_all() == 2
-    assert len([*(place / "v1" / "damaged").iterdir()]) == 1
+    assert len(inside(place, "damaged")) == 1
 
 
-def test_unknown_file_that_can_not_be_set_aside_is_logged_once(
-    make: Make, place: Path, clock: Clock, log: Lines
+def test_unknown_file_that_can_not_be_set_aside_is_logged_once_a_minute(
+    life: Life, place: Path, disk: FaultyDisk, log: Lines
 ) -> None:
-    class Stuck(FaultyDisk):
-        def rename(self, source: str, target: str) -> None:
-            if "damaged" in target:
-                raise OSError(errno.EACCES, "denied")
-            os.rename(source, target)
-
-    life = make(Stuck())
-    life.append(0)
     leave(place, 1)
     (place / "v1" / "events" / f"{0:032x}.unclaimed" / "other").touch()
+    disk.errors["rename"], disk.paths = OSError(errno.EACCES, "denied"), "/other"
     assert life.claim_all() == 1
+    assert life.load_all() == [1]
+    life.settle(1)
     for _ in range(3):
-        assert life.load_all() in ([1], [])
-        if 1 in life.stored:
-            life.settle(1)
         life.maintain()
-        clock.now += SCAN_INTERVAL
         life.claim_all()
-    assert len(log.about("set aside")) == 1
+    assert len(log.about("were not set aside")) + len(log.about("was not set aside")) == 1
     assert len([*place.rglob("other")]) == 1
+
+
+@pytest.mark.parametrize("name", ["1/0000000002.events", "1/0000000001.settled", "1/other", "7"])
+def test_bad_file_costs_itself(name: str, life: Life, place: Path, log: Lines) -> None:
+    leave(place, 3)
+    directory, _, file = name.partition("/")
+    bad.garbage(place / "v1" / "events" / f"{int(directory):032x}.unclaimed" / file)
+    assert life.claim_all() == 3
+    assert life.load_all() == [1, 1, 1]
+    assert len(inside(place, "damaged")) == len(log.about("set aside")) == 1
+
+
+@pytest.mark.parametrize("what", [bad.a_link_to_itself, bad.a_directory, bad.a_fifo, bad.garbage])
+def test_bad_mark_costs_a_lease(what: Callable[[Path], None], life: Life, place: Path) -> None:
+    leave(place, 3)
+    leave(place, 1, owner="e" * 32, first=10)
+    what(place / "v1" / "owners" / ("e" * 32))
+    os.utime(place / "v1" / "owners" / ("e" * 32), (1, 1), follow_symlinks=False)
+    assert life.claim_all() == 4
+    assert not os.path.lexists(place / "v1" / "owners" / ("e" * 32))
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.EACCES])
+@pytest.mark.parametrize("function", ["open", "pread"])
+def test_file_that_can_not_be_read_costs_itself(
+    function: str, error: int, life: Life, place: Path, disk: FaultyDisk
+) -> None:
+    leave(place, 3)
+    disk.paths = f"{1:032x}" if function == "open" else ""
+    disk.errors[function] = OSError(error, "broken")
+    assert life.claim_all() == (2 if function == "open" else 0)
+    assert len(inside(place, "damaged")) == (1 if function == "open" else 3)
 
 
 def test_directory_that_can_not_be_measured_does_not_count(
     make: Make, place: Path, disk: FaultyDisk
 ) -> None:
     life = make(disk, segment_size=300, max_size=2_000)
-    for event in range(20):
-        life.append(event)
+    life.record(*range(20))
     leave(place, 1, events=500)
     disk.errors["listdir"], disk.paths = FULL, f"{0:032x}.unclaimed"
-    while life.journal.is_untidy():
-        life.maintain()
+    life.tidy()
     assert life.lost == []
 
 
@@ -162,77 +171,55 @@ def test_directory_that_can_not_be_measured_does_not_count(
 def test_error_that_a_release_by_another_thread_causes_is_no_trouble(
     what: OSError, make: Make, log: Lines
 ) -> None:
-    class Releasing(FaultyDisk):
-        on = ""
+    def release() -> None:
+        life.release()
+        raise what
 
-        def fail(self, name: str) -> None:
-            if self.on == name:
-                self.on = ""
-                life.release()
-                raise what
-
-        def open(self, path: str, *more: int) -> int:
-            self.fail("open")
-            return os.open(path, *more)
-
-        def listdir(self, path: str) -> list[str]:
-            self.fail("listdir")
-            return os.listdir(path)
-
-    disk = Releasing()
+    disk = Hooked("open", release, times=0)
     life = make(disk, segment_size=1)
     life.append(1)
-    disk.on = "open"
-    assert life.append(2) is not None
-    disk.on = "listdir"
+    disk.times = 1
+    life.append(2)
+    disk.name, disk.times = "listdir", 1
     assert life.claim() == 0
-    assert life.append(3, spill=True) is not None
-    disk.on = "open"
+    life.append(3, spill=True)
+    disk.name, disk.times = "open", 1
     assert life.load() == []
-    assert life.append(4) is not None
+    life.append(4)
     assert log.lines == []
     life.release()
     assert make().claim_all() == 4
 
 
 def test_event_is_in_memory_only_where_each_try_meets_a_release(make: Make) -> None:
-    class Releasing(FaultyDisk):
-        def open(self, path: str, *more: int) -> int:
-            if path.endswith(".events"):
-                life.release()
-            return os.open(path, *more)
-
-    life = make(Releasing())
-    assert life.append(1) is None
+    life = make(Hooked("open", lambda: life.release(), part=".events", times=99))
+    assert life.refuses(1)
 
 
 def test_batch_of_a_file_that_was_handed_over_is_followed_by_the_next_file(make: Make) -> None:
     life = make()
     life.append(1, spill=True)
-    batch = life.journal.load(10, 1000)
-    assert batch is not None
+    batch = life.read(10)
     life.release()
     life.append(2, spill=True)
-    following = life.journal.load(10, 1000)
+    following = life.read(10)
     assert batch.file.lost == "handed_over"
-    assert following is not None
     assert [one.body for one in following.events] == [body(2)]
     life.journal.loaded(batch)
-    assert life.journal.load(10, 1000) is following
+    assert life.read(10) is following
 
 
 def test_file_that_could_not_be_read_is_not_handed_over(
     make: Make, place: Path, disk: FaultyDisk
 ) -> None:
     life = make(disk)
-    life.append(1, spill=True)
-    life.append(2, spill=True)
+    life.record(1, 2, spill=True)
     assert life.load(1) == [1]
     disk.errors["pread"] = FULL
     assert (life.load(), life.missing) == ([], 1)
     life.release()
     assert life.lost == []  # the only copy of the first event is in memory
-    assert [*(place / "v1" / "events").iterdir()] == []
+    assert inside(place, "events") == []
 
 
 def test_end_of_a_file_that_a_thread_writes_to_is_read_when_it_is_written(
@@ -240,8 +227,7 @@ def test_end_of_a_file_that_a_thread_writes_to_is_read_when_it_is_written(
 ) -> None:
     disk = Held(3)
     life = make(disk)
-    life.append(1, spill=True)
-    life.append(2, spill=True)
+    life.record(1, 2, spill=True)
     writing = in_thread(life.append, 3, spill=True)
     assert disk.inside.wait(10)
     os.truncate(files(place)[0], files(place)[0].stat().st_size - 1)
@@ -261,10 +247,8 @@ def test_size_that_is_exceeded_drops_no_file_that_a_thread_writes_to(
     life.append(0)
     writing = in_thread(life.append, 1)
     assert disk.inside.wait(10)
-    for event in range(2, 60):
-        life.append(event)
-    while life.journal.is_untidy():
-        life.maintain()
+    life.record(*range(2, 60))
+    life.tidy()
     disk.go_on.set()
     stored = writing.result(10)
     assert {why for _, why in life.lost} == {"size"}

@@ -7,19 +7,25 @@ import io
 import json
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from tests.outbox.conftest import FaultyDisk
-from tests.support.processes import VANISHED, Child, vanish
-from valued._outbox import identity, marks
-from valued._outbox.identity import SystemProcesses, identify
-from valued._outbox.marks import ALIVE, DEAD, ELSEWHERE, EXPIRED, LEASE
-from valued._outbox.paths import OutboxPaths
+from tests.outbox.conftest import FaultyDisk, Fork
+from tests.support.processes import VANISHED, vanish
+from valued._outbox import owners
+from valued._outbox.owners import (
+    ALIVE,
+    DEAD,
+    ELSEWHERE,
+    EXPIRED,
+    LEASE,
+    OutboxPaths,
+    SystemProcesses,
+    identify,
+)
 
 NAME = "a" * 32
 HERE = SystemProcesses()
@@ -42,32 +48,27 @@ def write_mark(paths: OutboxPaths, now: float = 0.0, **changes: Any) -> str:
 
 
 def state(paths: OutboxPaths, now: float = 0.0, owner: str = NAME, disk: Any = os) -> str:
-    return marks.state(disk, paths, HERE, owner, paths.path + "/none", now)
+    return owners.state(disk, paths, HERE, owner, paths.path + "/none", now)
 
 
-def test_this_process_is_alive() -> None:
-    assert HERE.is_alive(HERE.here()) is True
+@pytest.mark.parametrize(
+    ("changed", "alive"),
+    [
+        ({}, True),
+        ({"start": "1"}, False),  # the pid is used again
+        ({"pid": 2**22 + 1}, False),  # no process has it
+        ({"boot": "another"}, None),
+        ({"namespace": "another"}, None),
+        ({"host": "another"}, None),
+        ({"start": ""}, None),  # it did not know its own start
+    ],
+    ids=str,
+)
+def test_who_is_alive(changed: dict[str, Any], alive: bool | None) -> None:
+    assert HERE.is_alive(HERE.here()._replace(**changed)) is alive
 
 
-def test_pid_that_is_used_again_is_another_process() -> None:
-    assert HERE.is_alive(HERE.here()._replace(start="1")) is False
-
-
-def test_pid_that_no_process_has_is_dead() -> None:
-    assert HERE.is_alive(HERE.here()._replace(pid=2**22 + 1)) is False
-
-
-@pytest.mark.parametrize("part", ["boot", "namespace", "host"])
-def test_process_elsewhere_can_not_be_seen(part: str) -> None:
-    changed: Any = {part: "another"}
-    assert HERE.is_alive(HERE.here()._replace(**changed)) is None
-
-
-def test_process_that_does_not_know_its_own_start_can_not_be_seen() -> None:
-    assert HERE.is_alive(HERE.here()._replace(start="")) is None
-
-
-def test_zombie_is_dead_and_a_stopped_process_is_alive(fork: Callable[..., Child]) -> None:
+def test_zombie_is_dead_and_a_stopped_process_is_alive(fork: Fork) -> None:
     child = fork(signal.pause)
     there = identify(child.pid)
     os.kill(child.pid, signal.SIGSTOP)
@@ -77,7 +78,7 @@ def test_zombie_is_dead_and_a_stopped_process_is_alive(fork: Callable[..., Child
     assert HERE.is_alive(there) is False
 
 
-def test_child_has_an_identity_and_names_of_its_own(fork: Callable[..., Child]) -> None:
+def test_child_has_an_identity_and_names_of_its_own(fork: Fork) -> None:
     HERE.names().add("parent")
     parent = HERE.here()
 
@@ -95,11 +96,11 @@ def test_where_there_is_no_proc_psutil_tells(monkeypatch: pytest.MonkeyPatch) ->
     def fail(path: Any, *_args: Any, **_options: Any) -> io.BytesIO:
         raise FileNotFoundError(errno.ENOENT, "not there", path)
 
-    monkeypatch.setattr(identity, "open", fail, raising=False)
+    monkeypatch.setattr(owners, "open", fail, raising=False)
     monkeypatch.setattr(os.path, "exists", lambda _path: False)
-    assert identity._start(os.getpid()) == repr(psutil.Process().create_time())
-    assert identity._start(2**22 + 1) is None
-    assert identity._pid_space() == ("", "")
+    assert owners._start(os.getpid()) == repr(psutil.Process().create_time())
+    assert owners._start(2**22 + 1) is None
+    assert owners._pid_space() == ("", "")
 
 
 def test_owner_whose_process_is_alive_keeps_all_however_old_its_heartbeat_is(
@@ -107,11 +108,6 @@ def test_owner_whose_process_is_alive_keeps_all_however_old_its_heartbeat_is(
 ) -> None:
     write_mark(paths)
     assert state(paths, now=1e9) == ALIVE
-
-
-def test_owner_whose_pid_is_used_again_is_dead(paths: OutboxPaths) -> None:
-    write_mark(paths, start="1")
-    assert state(paths) == DEAD
 
 
 def test_owner_of_this_process_that_it_does_not_know_was_there_before_an_exec(
@@ -150,7 +146,7 @@ def test_process_that_may_not_be_looked_at_is_alive(
     def hidden(_pid: int) -> str:
         raise PermissionError(errno.EACCES, "hidden")
 
-    monkeypatch.setattr(identity, "_start", hidden)
+    monkeypatch.setattr(owners, "_start", hidden)
     assert state(paths) == ALIVE
 
 
@@ -168,38 +164,35 @@ def test_mark_that_does_not_fit_on_the_disk_is_removed(
 ) -> None:
     disk.cut = 10
     with pytest.raises(OSError, match="No space"):
-        marks.write_mark(disk, paths.mark(NAME), HERE)
+        owners.write_mark(disk, paths.mark(NAME), HERE)
     assert os.listdir(paths.owners) == []
 
 
-# -- the directory ---------------------------------------------------------------------------------
+def test_owner_without_a_mark_and_a_directory_began_just_now(paths: OutboxPaths) -> None:
+    assert [state(paths, now, "e" * 32) for now in (0.0, 1e9)] == [ELSEWHERE, ELSEWHERE]
 
 
-def test_missing_place_is_fine_where_it_can_be_made(tmp_path: Path) -> None:
-    paths = OutboxPaths(str(tmp_path / "a" / "b" / "outbox"))
-    assert paths.problems() == []
-    paths.make(os)
-    assert sorted(os.listdir(paths.path + "/v1")) == ["damaged", "events", "owners", "rejected"]
+def test_zombie_is_dead_for_psutil_too(fork: Fork) -> None:
+    child = fork(signal.pause)
+    assert owners._start_by_psutil(child.pid) is not None
+    os.kill(child.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert owners._start_by_psutil(child.pid) is None
 
 
-@pytest.mark.parametrize("inside", ["", "v1", "v1/owners"])
-def test_symbolic_link_is_not_followed(inside: str, tmp_path: Path) -> None:
-    path = tmp_path / "outbox"
-    (tmp_path / "elsewhere").mkdir(0o700)
-    (path / inside).parent.mkdir(0o700, parents=True, exist_ok=True)
-    (path / inside).symlink_to(tmp_path / "elsewhere")
-    if not path.is_symlink():
-        path.chmod(0o700)
-    with pytest.raises(NotADirectoryError, match="symbolic link"):
-        OutboxPaths(str(path)).make(os)
+def test_process_whose_start_may_not_be_read_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hidden(process: psutil.Process) -> float:
+        raise psutil.AccessDenied(process.pid)
+
+    monkeypatch.setattr(psutil.Process, "create_time", hidden)
+    with pytest.raises(PermissionError, match="it is hidden"):
+        owners._start_by_psutil(os.getpid())
 
 
-def test_directory_that_is_open_to_others_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "outbox"
-    path.mkdir(0o755)
-    assert "open to others (mode 0755)" in OutboxPaths(str(path)).problems()[0]
+def test_process_that_ends_while_it_is_looked_at_is_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ended(io.BytesIO):
+        def read(self, _size: int | None = -1) -> bytes:
+            raise ProcessLookupError
 
-
-def test_file_is_no_directory(tmp_path: Path) -> None:
-    (tmp_path / "outbox").touch()
-    assert "not a directory" in OutboxPaths(str(tmp_path / "outbox")).problems()[0]
+    monkeypatch.setattr(owners, "open", lambda *_args, **_more: Ended(), raising=False)
+    assert owners._start(os.getppid()) is None

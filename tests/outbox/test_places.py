@@ -10,13 +10,32 @@ from pathlib import Path
 import pytest
 
 from tests.outbox.conftest import FaultyDisk
-from valued._outbox.paths import OutboxPaths
+from valued._outbox.owners import OutboxPaths
 
 
 def problem(path: Path) -> str:
     [text] = OutboxPaths(str(path)).problems()
     assert text.startswith(f"outbox: {path}: ")
     return text.removeprefix(f"outbox: {path}: ")
+
+
+def test_missing_place_is_fine_where_it_can_be_made(tmp_path: Path) -> None:
+    paths = OutboxPaths(str(tmp_path / "a" / "b" / "outbox"))
+    assert paths.problems() == []
+    paths.make(os)
+    assert sorted(os.listdir(paths.path + "/v1")) == ["damaged", "events", "owners", "rejected"]
+
+
+@pytest.mark.parametrize("inside", ["", "v1", "v1/owners"])
+def test_symbolic_link_is_not_followed(inside: str, tmp_path: Path) -> None:
+    path = tmp_path / "outbox"
+    (tmp_path / "elsewhere").mkdir(0o700)
+    (path / inside).parent.mkdir(0o700, parents=True, exist_ok=True)
+    (path / inside).symlink_to(tmp_path / "elsewhere")
+    if not path.is_symlink():
+        path.chmod(0o700)
+    with pytest.raises(NotADirectoryError, match="symbolic link"):
+        OutboxPaths(str(path)).make(os)
 
 
 def test_parent_directories_are_made_with_the_usual_permissions(tmp_path: Path) -> None:

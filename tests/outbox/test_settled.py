@@ -5,27 +5,21 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
-from tests.outbox.conftest import FaultyDisk, Make, files
+from tests.outbox.conftest import FaultyDisk, Make, files, found, inside
 from tests.support.clock import Clock
-from valued._errors import DeliveryError
-from valued._outbox.notes import OPEN_FILES
+from valued._outbox.files import OPEN_FILES
 
 
 def test_settled_event_is_not_found_by_another_process(make: Make) -> None:
     one = make()
-    one.append(1)
-    one.append(2)
+    one.record(1, 2)
     one.settle(1)
-    one.die()
-    two = make()
-    assert two.claim() == 1
-    assert two.load_all() == [2]
+    assert found(make, one) == [2]
 
 
 def test_note_that_fails_is_written_later(make: Make, disk: FaultyDisk, clock: Clock) -> None:
     one = make(disk)
-    one.append(1)
-    one.append(2)
+    one.record(1, 2)
     disk.errors["open"] = OSError(errno.ENOSPC, "full")
     one.settle(1)
     one.maintain()
@@ -34,28 +28,21 @@ def test_note_that_fails_is_written_later(make: Make, disk: FaultyDisk, clock: C
     clock.now += 1
     assert one.journal.is_untidy()
     one.maintain()
-    one.die()
-    two = make()
-    two.claim()
-    assert two.load_all() == [2]
+    assert found(make, one) == [2]
 
 
 def test_note_that_was_cut_is_written_again_at_release(make: Make, disk: FaultyDisk) -> None:
     one = make(disk)
-    one.append(1)
-    one.append(2)
+    one.record(1, 2)
     disk.cut = 20
     one.settle(1)
     one.release()
-    two = make()
-    two.claim()
-    assert two.load_all() == [2]
+    assert found(make) == [2]
 
 
 def test_file_whose_events_are_all_settled_is_removed(make: Make, place: Path) -> None:
     life = make(segment_size=100)
-    for event in range(6):
-        life.append(event)
+    life.record(*range(6))
     for event in range(6):
         life.settle(event)
     assert life.journal.is_untidy()
@@ -63,13 +50,12 @@ def test_file_whose_events_are_all_settled_is_removed(make: Make, place: Path) -
     assert len(files(place)) == len(files(place, "*.settled")) == 1  # the current one
     assert not life.journal.is_untidy()
     life.release()
-    assert [*(place / "v1" / "events").iterdir(), *(place / "v1" / "owners").iterdir()] == []
+    assert inside(place, "events", "owners") == []
 
 
 def test_files_that_are_open_are_few(make: Make, disk: FaultyDisk) -> None:
     life = make(disk, segment_size=30)
-    for event in range(60):
-        life.append(event)
+    life.record(*range(60))
     life.maintain()
     for event in range(60):
         life.settle(event)
@@ -86,8 +72,7 @@ def test_event_whose_caller_was_interrupted_is_found_by_this_process(
     life = make(segment_size=100)
     life.append(1)
     life.journal.append(b'{"n":2}', spill=False)  # its call ended before the pipeline knew of it
-    life.append(3)
-    life.append(4)
+    life.record(3, 4)
     life.settle(1)
     life.settle(3)
     life.maintain()
@@ -123,20 +108,3 @@ def test_late_caller_keeps_its_event(make: Make, clock: Clock) -> None:
     late.file.unsettled -= 1
     life.maintain()
     assert late.file.removed
-
-
-def test_rejected_event_is_kept_with_the_answer(make: Make, place: Path) -> None:
-    life = make()
-    life.journal.reject("key-1", b'{"n":1}', DeliveryError("no", 422, 1, 0.0, "why"))
-    [path] = (place / "v1" / "rejected").iterdir()
-    assert b'"idempotency_key": "key-1", "status": 422' in path.read_bytes()
-
-
-def test_rejected_event_that_can_not_be_stored_is_logged(
-    make: Make, disk: FaultyDisk, log: object
-) -> None:
-    life = make(disk)
-    disk.errors["open"] = OSError(errno.ENOSPC, "full")
-    life.journal.reject("key-1", b'{"n":1}', DeliveryError("no", 422, 1, 0.0, "why"))
-    disk.errors.clear()
-    assert log.about("could not be stored")  # type: ignore[attr-defined]

@@ -6,6 +6,7 @@ that: each event once, with the pid of the process that recorded it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -19,10 +20,10 @@ import psutil
 import pytest
 
 import valued
-from tests.support import redis
-from tests.support.celery import CELERY_GRACE, Worker, filesystem, gate, is_billiards
-from tests.support.cli import listening
+from tests.support.celery import CELERY_GRACE, Worker, gate, is_billiards
+from tests.support.cli import Listening
 from tests.support.processes import PROGRAMS, run
+from tests.support.redis import Redis
 from tests.support.server import Reply, Request, Server
 
 pytest.importorskip("celery")
@@ -30,24 +31,6 @@ if not hasattr(os, "fork"):
     pytest.skip("Celery has no prefork pool here", allow_module_level=True)
 
 Start = Callable[..., Worker]
-
-
-@pytest.fixture(scope="module")
-def redis_server() -> Iterator[redis.Redis | None]:
-    """A Redis server; None where there is no such program."""
-    server = redis.Redis() if redis.PROGRAM else None
-    yield server
-    if server is not None:
-        server.close()
-
-
-@pytest.fixture
-def broker(redis_server: redis.Redis | None, tmp_path: Path) -> dict[str, str]:
-    """Where the application finds its broker: Redis where it can be had, else files."""
-    if redis_server is None:
-        return filesystem(tmp_path / "broker")
-    redis_server.clear()
-    return {"BROKER": redis_server.url}
 
 
 class Holding:
@@ -97,34 +80,25 @@ def service(holding: Holding) -> Iterator[Server]:
 @pytest.fixture
 def start(broker: dict[str, str], tmp_path: Path) -> Iterator[Start]:
     """Start a worker whose events go to a server; it is ended after the test."""
-    workers: list[Worker] = []
+    with contextlib.ExitStack() as workers:
 
-    def start(
-        server: Server,
-        *options: str,
-        tasks: Sequence[tuple[Any, ...]] = (),
-        broker: dict[str, str] = broker,
-        **environment: str,
-    ) -> Worker:
-        workers.append(
-            Worker(
-                PROGRAMS / "celery_app.py",
-                tmp_path,
-                *options,
-                environment={
-                    "VALUED_TOKEN": "test-token",
-                    "VALUED_ENDPOINT": server.url,
-                    **broker,
-                    **environment,
-                },
-                tasks=tasks,
+        def start(
+            server: Server,
+            *options: str,
+            tasks: Sequence[tuple[Any, ...]] = (),
+            **environment: str,
+        ) -> Worker:
+            variables = {"VALUED_TOKEN": "test-token", "VALUED_ENDPOINT": server.url, **broker}
+            return workers.enter_context(
+                Worker(
+                    PROGRAMS / "celery_app.py",
+                    *(tmp_path, *options),
+                    environment={**variables, **environment},
+                    tasks=tasks,
+                )
             )
-        )
-        return workers[-1]
 
-    yield start
-    for worker in workers:
-        worker.close()
+        yield start
 
 
 def assert_each_once(worker: Worker, server: Server) -> None:
@@ -141,19 +115,13 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "celery_tasks.py"
 PREFORK = ("--pool", "prefork", "--concurrency")
 
 
-@pytest.mark.parametrize("kind", ["redis", "filesystem"])
 def test_children_that_are_replaced_after_five_tasks_send_each_event_once(
-    kind: str, start: Start, server: Server, broker: dict[str, str], tmp_path: Path
+    start: Start, server: Server, broker: dict[str, str]
 ) -> None:
-    if kind == "filesystem" and "FOLDER" not in broker:
-        broker = filesystem(tmp_path / "broker")
-    elif kind == "redis" and "FOLDER" in broker:
-        pytest.skip("there is no redis-server")
     # A task that is tried again sends a message while the worker reads: see `Worker`.
-    again = 0 if kind == "filesystem" else 2
+    again = 0 if "FOLDER" in broker else 2
     tasks = [("work",)] * (20 - 3 * again) + [("retry",)] * again  # the latter run three times
-    options = (*PREFORK, "2", "--max-tasks-per-child", "5")
-    worker = start(server, *options, tasks=tasks, broker=broker)
+    worker = start(server, *PREFORK, "2", "--max-tasks-per-child", "5", tasks=tasks)
 
     worker.wait_until(lambda: len(worker.recorded()) == 20)
     # A warm shutdown just as a child has done its last task makes Celery wait half a minute for it.
@@ -418,29 +386,22 @@ child.join()
 
 
 def test_the_example_records_each_task_once(
-    redis_server: redis.Redis | None, tmp_path: Path
+    redis_server: Redis, listener: Listening, tmp_path: Path
 ) -> None:
-    if redis_server is None:
-        pytest.skip("there is no redis-server, which is the example's broker")
-    redis_server.clear()
-    with listening() as listener:
-        environment = {
-            "VALUED_TOKEN": "test-token",
-            "VALUED_ENDPOINT": listener.url,
-            "CELERY_BROKER_URL": redis_server.url,
-            # Of a fork beside threads, from Python 3.12 on: the parent parks its client before.
-            "PYTHONWARNINGS": "always:This process",
-        }
-        options = (*PREFORK, "2", "--max-tasks-per-child", "10")
-        worker = Worker(EXAMPLE, tmp_path, *options, environment=environment)
-        try:
-            filled = run(str(EXAMPLE), env={**os.environ, **environment})
-            assert (filled.returncode, filled.stdout, filled.stderr) == (0, "", "")
-            worker.wait_until(lambda: worker.said().count(" succeeded in ") == 40)
-            assert worker.stop() == 0
-        finally:
-            worker.close()
-        received = listener.end()
+    environment = {
+        "VALUED_TOKEN": "test-token",
+        "VALUED_ENDPOINT": listener.url,
+        "CELERY_BROKER_URL": redis_server.url,
+        # Of a fork beside threads, from Python 3.12 on: the parent parks its client before.
+        "PYTHONWARNINGS": "always:This process",
+    }
+    options = (*PREFORK, "2", "--max-tasks-per-child", "10")
+    with Worker(EXAMPLE, tmp_path, *options, environment=environment) as worker:
+        filled = run(str(EXAMPLE), env={**os.environ, **environment})
+        assert (filled.returncode, filled.stdout, filled.stderr) == (0, "", "")
+        worker.wait_until(lambda: worker.said().count(" succeeded in ") == 40)
+        assert worker.stop() == 0
+    received = listener.end()
 
     assert worker.complaints() == []
     events = [line["event"] for line in received]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,12 @@ from typing import Any
 import pytest
 import requests
 
-from tests.support import celery, redis
-from tests.support.cli import Listening, listening
-from tests.support.django_site import ROOT, Served, free_port
+from tests.support.celery import Worker
+from tests.support.cli import Listening
+from tests.support.django_site import Served
 from tests.support.processes import run
+from tests.support.programs import ROOT, free_port
+from tests.support.redis import Redis
 
 pytest.importorskip("django")
 pytest.importorskip("celery")
@@ -30,12 +31,6 @@ REPORTS = 3
 
 
 @pytest.fixture
-def listener() -> Iterator[Listening]:
-    with listening() as listener:
-        yield listener
-
-
-@pytest.fixture
 def environment(environment: None, tmp_path: Path, listener: Listening) -> dict[str, str]:
     return {
         **os.environ,
@@ -45,16 +40,6 @@ def environment(environment: None, tmp_path: Path, listener: Listening) -> dict[
         "VALUED_TOKEN": "any-token",
         "VALUED_ENDPOINT": listener.url,
     }
-
-
-@pytest.fixture
-def broker() -> Iterator[redis.Redis]:
-    if redis.PROGRAM is None:
-        pytest.skip("no redis-server here")
-    pytest.importorskip("redis")
-    broker = redis.Redis()
-    yield broker
-    broker.close()
 
 
 def use(port: int, name: str) -> None:
@@ -105,44 +90,33 @@ def test_one_command_serves_the_example_and_runs_its_tasks(
     environment: dict[str, str], listener: Listening, tmp_path: Path
 ) -> None:
     port = free_port()
-    served = Served(
-        *(tmp_path, environment, str(PROJECT / "manage.py"), "demo", f"127.0.0.1:{port}"),
-        port=port,
-    )
-    try:
+    command = (str(PROJECT / "manage.py"), "demo", f"127.0.0.1:{port}")
+    with Served(tmp_path, environment, *command, port=port) as served:
         use_by_all(port)
         served.end(signal.SIGTERM)
         assert_each_is_of_who_asked(listener.end())
-    finally:
-        served.kill()
-        print(served.log())
 
 
 def test_user_of_the_request_travels_to_the_worker(
-    environment: dict[str, str], listener: Listening, broker: redis.Redis, tmp_path: Path
+    environment: dict[str, str], listener: Listening, redis_server: Redis, tmp_path: Path
 ) -> None:
-    environment["CELERY_BROKER_URL"] = broker.url
+    environment["CELERY_BROKER_URL"] = redis_server.url
     done = run(str(PROJECT / "manage.py"), "demo", "--only-make", env=environment)
     assert done.returncode == 0, done.stderr
-    worker = celery.Worker(
-        PROJECT / "reports", tmp_path, "--concurrency", "2", environment=environment
-    )
-    try:
-        served = Served(
+    with (
+        Worker(
+            PROJECT / "reports", tmp_path, "--concurrency", "2", environment=environment
+        ) as worker,
+        Served(
             *(tmp_path, environment, "-m", "gunicorn", "--bind", "127.0.0.1:0", "--workers", "2"),
             *("--no-control-socket", "--preload", "reports.wsgi:application"),
-        )
-        try:
-            worker.wait_until_ready()
-            use_by_all(served.port)
-            tasks = REPORTS * len(USERS)
-            worker.wait_until(lambda: worker.said().count("succeeded in") == tasks)
-            served.end(signal.SIGTERM)
-            assert worker.stop() == 0
-            assert_each_is_of_who_asked(listener.end())
-            assert worker.complaints() == []
-        finally:
-            served.kill()
-            print(served.log())
-    finally:
-        worker.close()
+        ) as served,
+    ):
+        worker.wait_until_ready()
+        use_by_all(served.port)
+        tasks = REPORTS * len(USERS)
+        worker.wait_until(lambda: worker.said().count("succeeded in") == tasks)
+        served.end(signal.SIGTERM)
+        assert worker.stop() == 0
+        assert_each_is_of_who_asked(listener.end())
+        assert worker.complaints() == []

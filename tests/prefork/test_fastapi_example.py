@@ -5,33 +5,25 @@ from __future__ import annotations
 import contextlib
 import http.client
 from collections import Counter
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support import redis
 from tests.support.celery import Worker
-from tests.support.cli import Listening, listening
-from tests.support.gunicorn import BOUND, ROOT
+from tests.support.cli import Listening
+from tests.support.programs import BOUND, ROOT
+from tests.support.redis import Redis
 from tests.support.uvicorn import ASGIServer
 
 for _name in ("uvicorn", "fastapi", "celery"):
     pytest.importorskip(_name)
 
 EXAMPLES = ROOT / "examples"
-REPORTS = range(1, 61)
+REPORTS = range(1, 25)
 
 Event = tuple[str, str | None, int]  # what happened, whose it is, the number of the report
-Start = Callable[..., ASGIServer]
-
-
-@pytest.fixture
-def listener() -> Iterator[Listening]:
-    with listening() as listener:
-        yield listener
 
 
 @pytest.fixture
@@ -40,22 +32,9 @@ def environment(environment: None, listener: Listening) -> dict[str, str]:
     return {"VALUED_TOKEN": "any-token", "VALUED_ENDPOINT": listener.url}
 
 
-@pytest.fixture
-def start(tmp_path: Path, environment: dict[str, str]) -> Iterator[Start]:
-    """Start the server; what it said is in the report of a failure."""
-    started: list[ASGIServer] = []
-
-    def start(kind: str, **more: str) -> ASGIServer:
-        options = ("--app-dir", str(EXAMPLES))
-        started.append(
-            ASGIServer(tmp_path, kind, "fastapi_app:app", *options, **environment, **more)
-        )
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.kill()
-        print(one.said())
+def start(kind: str, folder: Path, environment: dict[str, str]) -> ASGIServer:
+    options = ("--app-dir", str(EXAMPLES))
+    return ASGIServer(folder, kind, "fastapi_app:app", *options, **environment)
 
 
 def user_of(number: int) -> str | None:
@@ -110,33 +89,29 @@ def report_of(source: dict[str, str] | None = None, report: int = 0, **_more: ob
 
 @pytest.mark.parametrize("kind", ["uvicorn", "uvicorn, 2 workers"])
 def test_example_records_views_and_actions_of_those_who_asked(
-    kind: str, listener: Listening, start: Start
+    kind: str, listener: Listening, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    running = start(kind)
-    visit_all(running.port)
-    running.stop()
+    with start(kind, tmp_path, environment) as running:
+        visit_all(running.port)
+        running.stop()
     assert received(listener.end()) == expected()
     assert running.complaints() == []
 
 
 def test_example_records_what_a_worker_does_for_those_who_asked(
-    listener: Listening, start: Start, environment: dict[str, str], tmp_path: Path
+    listener: Listening, redis_server: Redis, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    if redis.PROGRAM is None:
-        pytest.skip("no redis-server here")
-    broker = redis.Redis()
-    with contextlib.closing(broker):
-        environment["CELERY_BROKER_URL"] = broker.url
-        running = start("uvicorn")
-        worker = Worker(
-            EXAMPLES / "fastapi_app:tasks", tmp_path, "-c", "2", environment=environment
-        )
-        with contextlib.closing(worker):
-            visit_all(running.port)
-            # Who isn't signed in has a report rendered, too, and no event.
-            worker.wait_until(lambda: worker.said().count(" succeeded in ") == len(REPORTS))
-            assert worker.stop() == 0
-            assert worker.complaints() == []
+    environment["CELERY_BROKER_URL"] = redis_server.url
+    app = EXAMPLES / "fastapi_app:tasks"
+    with (
+        start("uvicorn", tmp_path, environment) as running,
+        Worker(app, tmp_path, "-c", "2", environment=environment) as worker,
+    ):
+        visit_all(running.port)
+        # Who isn't signed in has a report rendered, too, and no event.
+        worker.wait_until(lambda: worker.said().count(" succeeded in ") == len(REPORTS))
+        assert worker.stop() == 0
+        assert worker.complaints() == []
         running.stop()
     lines = listener.end()
     assert received(lines) == expected()

@@ -8,18 +8,16 @@ import itertools
 import os
 import re
 import shlex
-import subprocess
-import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.support.cli import Listening, listening
-from tests.support.gunicorn import BOUND, LOOK_AGAIN, ROOT, Gunicorn
+from tests.support.cli import Listening
+from tests.support.gunicorn import Gunicorn
+from tests.support.programs import BOUND, ROOT, Program
 
 pytest.importorskip("gunicorn")
 pytest.importorskip("flask")
@@ -31,32 +29,8 @@ USERS = ["", *map(str, range(1, 11))]  # the first is not signed in
 
 
 @pytest.fixture
-def listener() -> Iterator[Listening]:
-    with listening() as listener:
-        yield listener
-
-
-@pytest.fixture
-def gunicorn(tmp_path: Path, listener: Listening) -> Iterator[Callable[[str], Gunicorn]]:
-    """Start it with a configuration; what it said is in the report of a failure."""
-    started: list[Gunicorn] = []
-
-    def start(configuration: str) -> Gunicorn:
-        gunicorn = Gunicorn(
-            tmp_path,
-            "flask_app:app",
-            *("--chdir", str(EXAMPLE.parent)),
-            configuration=configuration,
-            VALUED_TOKEN="any-token",
-            VALUED_ENDPOINT=listener.url,
-        )
-        started.append(gunicorn)
-        return gunicorn
-
-    yield start
-    for one in started:
-        one.kill()
-        print(one.said())
+def variables(listener: Listening) -> dict[str, str]:
+    return {"VALUED_TOKEN": "any-token", "VALUED_ENDPOINT": listener.url}
 
 
 def visit(port: int, name: str, user: str, method: str, path: str) -> tuple[int, int]:
@@ -74,9 +48,28 @@ def visit(port: int, name: str, user: str, method: str, path: str) -> tuple[int,
 
 @pytest.mark.parametrize("preload", ["as it is", "without preload"])
 def test_example_records_pages_and_actions_of_those_who_are_signed_in(
-    preload: str, listener: Listening, gunicorn: Callable[[str], Gunicorn]
+    preload: str, listener: Listening, variables: dict[str, str], tmp_path: Path
 ) -> None:
-    running = gunicorn(CONFIGURATION + ("preload_app = False\n" if preload != "as it is" else ""))
+    more = "preload_app = False\n" if preload != "as it is" else ""
+    with Gunicorn(
+        *(tmp_path, "flask_app:app", "--chdir", str(EXAMPLE.parent)),
+        configuration=CONFIGURATION + more,
+        **variables,
+    ) as running:
+        asked = visit_all(running)
+        running.stop()
+        running.assert_said_nothing()
+    arrived = []
+    for line in listener.end():
+        event = line["event"]
+        attributes = event["attributes"]
+        what = event["key"] if event["category"] == "action" else attributes["source"]["url"]
+        arrived.append((attributes["id"], event["user"]["id"], what, line["pid"]))
+    assert collections.Counter(arrived) == collections.Counter(it for it in asked if it[1])
+
+
+def visit_all(running: Gunicorn) -> list[tuple[str, str, str, int]]:
+    """Ask so often that each worker has answered: id, user, what is recorded, and by whom."""
 
     def ask(number: int) -> tuple[str, str, str, int]:
         user, post = USERS[number % len(USERS)], number % 4 == 0
@@ -94,15 +87,7 @@ def test_example_records_pages_and_actions_of_those_who_are_signed_in(
         while len(asked) < REQUESTS or {pid for *_, pid in asked} != workers:
             assert time.monotonic() < deadline
             asked += visitors.map(ask, itertools.islice(numbers, REQUESTS))
-    running.stop()
-    arrived = []
-    for line in listener.end():
-        event = line["event"]
-        attributes = event["attributes"]
-        what = event["key"] if event["category"] == "action" else attributes["source"]["url"]
-        arrived.append((attributes["id"], event["user"]["id"], what, line["pid"]))
-    assert collections.Counter(arrived) == collections.Counter(it for it in asked if it[1])
-    running.assert_said_nothing()
+    return asked
 
 
 def test_example_runs_by_the_commands_that_it_says(listener: Listening, tmp_path: Path) -> None:
@@ -110,23 +95,13 @@ def test_example_runs_by_the_commands_that_it_says(listener: Listening, tmp_path
     commands = [shlex.split(line[6:]) for line in text.splitlines() if line.startswith("    $ ")]
     assert [command[0] for command in commands] == ["valued", "export", "gunicorn", *["curl"] * 3]
     settings = dict(setting.split("=", 1) for setting in commands[1][1:])
-    log = tmp_path / "log"
-    with log.open("wb") as said:
-        running = subprocess.Popen(
-            [sys.executable, "-m", *commands[2], "--bind", "127.0.0.1:0", "--workers", "1"],
-            cwd=ROOT,
-            env={**os.environ, **settings, "VALUED_ENDPOINT": listener.url, "HOME": str(tmp_path)},
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
-        )
-    try:
-        deadline = time.monotonic() + BOUND
+    with Program(
+        tmp_path / "log",
+        *("-m", *commands[2], "--bind", "127.0.0.1:0", "--workers", "1"),
+        env={**os.environ, **settings, "VALUED_ENDPOINT": listener.url, "HOME": str(tmp_path)},
+    ) as running:
         pattern = r"Listening at: http://127\.0\.0\.1:(\d+)"
-        while (found := re.search(pattern, log.read_text("utf-8"))) is None:
-            assert running.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(LOOK_AGAIN)
+        found = running.wait_until(lambda: re.search(pattern, running.said()))
         for command in commands[3:]:
             request = urllib.request.Request(
                 command[-1].replace(":8000", f":{found[1]}"),
@@ -134,12 +109,8 @@ def test_example_runs_by_the_commands_that_it_says(listener: Listening, tmp_path
                 headers={"X-User-Id": "7"} if "X-User-Id: 7" in command else {},
             )
             urllib.request.urlopen(request, timeout=BOUND).close()
-        running.terminate()
-        assert running.wait(BOUND) == 0
-    finally:
-        running.kill()
-        running.wait(BOUND)
-        print(log.read_text("utf-8"))
+        running.process.terminate()
+        assert running.process.wait(BOUND) == 0
     events = [line["event"] for line in listener.end()]
     what = sorted((event["category"], event["user"]["id"]) for event in events)
     assert what == [("action", "7"), ("pageview", "7")]

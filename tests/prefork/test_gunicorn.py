@@ -1,11 +1,13 @@
 """Gunicorn itself, stopped, reloaded, recycled and timed out under load.
 
 What is compared is always the same: the answers that visitors got, and the events that arrived.
+Each promise has a few kinds of workers here; ``tests/soak/test_gunicorn.py`` has all of them.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import http.client
 import json
 import re
@@ -18,7 +20,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.gunicorn import BOUND, Gunicorn, Visitors
+from tests.support.gunicorn import Gunicorn, Visitors
+from tests.support.programs import BOUND
 from tests.support.server import Reply, Request, Server
 
 pytest.importorskip("gunicorn")
@@ -44,37 +47,33 @@ Start = Callable[..., Gunicorn]
 @pytest.fixture
 def start(tmp_path: Path, server: Server) -> Iterator[Start]:
     """Start Gunicorn with two workers; what it said is in the report of a failure."""
-    started: list[Gunicorn] = []
+    with contextlib.ExitStack() as started:
 
-    def start(kind: str, *options: str, python: tuple[str, ...] = (), configuration: str = "",
-              **more: str) -> Gunicorn:  # fmt: skip
-        worker_class, *how = kind.split(", ")
-        if worker_class == "gevent":
-            pytest.importorskip("gevent")
-            if "patched early" in how:
-                configuration = PATCH + configuration
-            else:
-                python += LATE
-        threads = ("--threads", "3") if worker_class == "gthread" else ()
-        preload = ("--preload",) if "preload" in how else ()
-        started.append(
-            Gunicorn(
-                *(tmp_path, APP, "--worker-class", worker_class),
-                *(*threads, *preload, *options),
-                python=python,
-                configuration=configuration,
-                VALUED_TOKEN="test-token",
-                VALUED_ENDPOINT=server.url,
-                ASK=f"http://127.0.0.1:{server.port}/ask",
-                **more,
+        def start(kind: str, *options: str, python: tuple[str, ...] = (), configuration: str = "",
+                  **more: str) -> Gunicorn:  # fmt: skip
+            worker_class, *how = kind.split(", ")
+            if worker_class == "gevent":
+                pytest.importorskip("gevent")
+                if "patched early" in how:
+                    configuration = PATCH + configuration
+                else:
+                    python += LATE
+            threads = ("--threads", "3") if worker_class == "gthread" else ()
+            preload = ("--preload",) if "preload" in how else ()
+            return started.enter_context(
+                Gunicorn(
+                    *(tmp_path, APP, "--worker-class", worker_class),
+                    *(*threads, *preload, *options),
+                    python=python,
+                    configuration=configuration,
+                    VALUED_TOKEN="test-token",
+                    VALUED_ENDPOINT=server.url,
+                    ASK=f"http://127.0.0.1:{server.port}/ask",
+                    **more,
+                )
             )
-        )
-        return started[-1]
 
-    yield start
-    for gunicorn in started:
-        gunicorn.kill()
-        print(gunicorn.said())
+        yield start
 
 
 @pytest.fixture
@@ -132,17 +131,16 @@ def assert_connections_were_kept(server: Server) -> None:
     assert max(counted.values()) <= CONNECTIONS
 
 
-ALL = [
-    "sync", "sync, preload", "gthread", "gthread, preload",
-    "gevent", "gevent, preload", "gevent, patched early, preload",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize(
+    "kind", ["sync, preload", "gthread", "gevent, preload", "gevent, patched early, preload"]
+)
 def test_each_answer_has_its_events_once_though_sigterm_came_under_load(
     kind: str, start: Start, server: Server
 ) -> None:
-    gunicorn = start(kind)
+    end_under_load(start(kind), server)
+
+
+def end_under_load(gunicorn: Gunicorn, server: Server) -> None:
     visitors = Visitors(gunicorn.port)
     visitors.wait_for(200)
     workers = gunicorn.workers()
@@ -159,18 +157,19 @@ def test_each_answer_has_its_events_once_though_sigterm_came_under_load(
 @pytest.mark.parametrize(
     ("kind", "then"),
     [
-        ("sync, preload", "at once"),
         ("sync, preload", "until idle"),
         ("gthread, preload", "until told"),
-        ("gevent, preload", "until told"),
         ("gevent, patched early, preload", "at once"),
         ("gevent, patched early, preload", "until told"),
-        ("gevent, patched early, preload", "until idle"),
     ],
 )
 def test_events_of_a_preloading_master_are_sent_by_it_alone(
     kind: str, then: str, start: Start, server: Server, gate: Gate
 ) -> None:
+    record_before_the_fork(kind, then, start, server, gate)
+
+
+def record_before_the_fork(kind: str, then: str, start: Start, server: Server, gate: Gate) -> None:
     if then != "until told":
         gate.open.set()
     gunicorn = start(
@@ -191,9 +190,8 @@ def test_events_of_a_preloading_master_are_sent_by_it_alone(
     gunicorn.assert_said_nothing(besides=NO_LOOK_UP)
 
 
-@pytest.mark.parametrize("kind", ["sync, preload", "gevent, patched early, preload"])
 def test_events_that_wait_for_another_attempt_in_a_master_are_sent_by_it_alone(
-    kind: str, start: Start, server: Server
+    start: Start, server: Server
 ) -> None:
     refused: list[str] = []
     all_are_refused = threading.Event()
@@ -211,7 +209,7 @@ def test_events_that_wait_for_another_attempt_in_a_master_are_sent_by_it_alone(
         return Reply()
 
     server.script = script
-    gunicorn = start(kind, AT_IMPORT="until told")
+    gunicorn = start("gevent, patched early, preload", AT_IMPORT="until told")
     visitors = Visitors(gunicorn.port)
     visitors.wait_for_pids(gunicorn.workers())
     gunicorn.wait_until(lambda: len(split(server)["import"]) == 24)
@@ -240,7 +238,7 @@ def test_events_of_the_import_are_each_workers_own_without_preload(
     gunicorn.assert_said_nothing(besides=NO_LOOK_UP)
 
 
-@pytest.mark.parametrize("kind", ["sync, preload", "gthread", "gevent, patched early, preload"])
+@pytest.mark.parametrize("kind", ["gthread", "gevent, patched early, preload"])
 def test_workers_that_are_recycled_under_load_lose_nothing(
     kind: str, start: Start, server: Server
 ) -> None:
@@ -256,16 +254,13 @@ def test_workers_that_are_recycled_under_load_lose_nothing(
     gunicorn.assert_said_nothing(besides=NO_LOOK_UP)
 
 
-@pytest.mark.parametrize("kind", ["sync, preload", "gthread", "gevent"])
-def test_workers_that_are_reloaded_under_load_lose_nothing(
-    kind: str, start: Start, server: Server
-) -> None:
-    gunicorn = start(kind)
+def test_workers_that_are_reloaded_under_load_lose_nothing(start: Start, server: Server) -> None:
+    gunicorn = start("sync, preload")
     visitors = Visitors(gunicorn.port)
     visitors.wait_for(50)
     old = gunicorn.workers()
     visitors.wait_for_pids(old)
-    gunicorn.send(signal.SIGHUP)
+    gunicorn.process.send_signal(signal.SIGHUP)
     new = gunicorn.workers(besides=old)
     visitors.wait_for_pids(new)
     gunicorn.stop()
@@ -302,7 +297,7 @@ def test_worker_that_is_killed_by_its_timeout_loses_no_more_than_what_was_in_it(
 
     server.script = script
     gunicorn = start("sync, preload", "--timeout", "2")
-    before = Visitors(gunicorn.port, "before")
+    before = Visitors(gunicorn.port, "before-")
     before.wait_for_pids(gunicorn.workers())
     before.leave()
     server.wait_for(before.count_of_events())  # so nothing else is in the worker that is killed
@@ -327,7 +322,7 @@ def test_worker_that_is_killed_by_its_timeout_loses_no_more_than_what_was_in_it(
     assert gunicorn.complaints()[0] == "WORKER TIMEOUT (pid)"
 
 
-@pytest.mark.parametrize("kind", ["sync", "gthread, preload", "gevent, patched early, preload"])
+@pytest.mark.parametrize("kind", ["gthread, preload", "gevent, patched early, preload"])
 def test_workers_leave_in_time_though_the_service_never_answers(
     kind: str, start: Start, server: Server, gate: Gate
 ) -> None:
@@ -358,8 +353,9 @@ PARKING = {
 @pytest.mark.parametrize(
     ("kind", "where"),
     [
-        *(("sync, preload", where) for where in PARKING),
         ("gevent, patched early, preload", "by the application"),
+        ("sync, preload", "when_ready"),
+        ("sync, preload", "pre_fork"),
     ],
 )
 def test_no_warning_of_a_fork_names_a_master_that_was_parked(

@@ -284,10 +284,8 @@ def test_events_of_a_gunicorn_worker_that_its_timeout_kills_arrive(
 ) -> None:
     pytest.importorskip("gunicorn")
     pytest.importorskip("flask")
-    gunicorn = Gunicorn(
-        tmp_path,
-        "tests.programs.gunicorn_app:app",
-        *("--preload", "--timeout", "1"),
+    with Gunicorn(
+        *(tmp_path, "tests.programs.gunicorn_app:app", "--preload", "--timeout", "1"),
         configuration="def post_fork(server, worker):\n"
         "    from tests.programs.gunicorn_app import client\n"
         "    client.adopt()\n",
@@ -295,8 +293,7 @@ def test_events_of_a_gunicorn_worker_that_its_timeout_kills_arrive(
         VALUED_ENDPOINT=server.url,
         VALUED_OUTBOX=str(tmp_path / "outbox"),
         ASK=f"http://127.0.0.1:{server.port}/ask",
-    )
-    try:
+    ) as gunicorn:
         connection = http.client.HTTPConnection("127.0.0.1", gunicorn.port, timeout=20)
         # The interpreter's lock is held from the event on: nothing can send it.
         connection.request("POST", "/hang-in-c", headers={"X-Request-Id": "killed"})
@@ -305,8 +302,6 @@ def test_events_of_a_gunicorn_worker_that_its_timeout_kills_arrive(
         connection.close()
         until(lambda: "hanging" in keys(server), 30)
         assert keys(server).count("hanging") == 1
-    finally:
-        gunicorn.kill()
 
 
 def keys(server: Server) -> list[str]:
@@ -318,7 +313,7 @@ IN_A_NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
 
 
 def test_a_disk_that_is_full_for_a_while_costs_no_event(tmp_path: Path, server: Server) -> None:
-    mount = f"mount -t tmpfs -o size=256k,mode=0700 tmpfs {tmp_path}"
+    mount = f"mount -t tmpfs -o size=64k,mode=0700 tmpfs {tmp_path}"
     if (
         not shutil.which("unshare")
         or subprocess.run(

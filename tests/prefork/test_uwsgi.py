@@ -6,6 +6,7 @@ arrived. The client is made at import, in the master unless the applications are
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import re
 import signal
@@ -19,8 +20,9 @@ import psutil
 import pytest
 
 from tests.support.hold import Hold
+from tests.support.programs import BOUND
 from tests.support.server import Reply, Server
-from tests.support.uwsgi import BOUND, UWSGI, Load, Uwsgi, ids, version
+from tests.support.uwsgi import UWSGI, Load, Uwsgi, ids, version
 
 pytestmark = pytest.mark.skipif(not UWSGI.exists(), reason="no uwsgi is installed for this Python")
 
@@ -39,23 +41,22 @@ Start = Callable[..., Uwsgi]
 @pytest.fixture
 def start(tmp_path: Path, server: Server) -> Iterator[Start]:
     """Start uWSGI with the tests' application; its log is in the report of a failure."""
-    started: list[Uwsgi] = []
+    with contextlib.ExitStack() as started:
 
-    def start(*options: str, threads_by_option: bool = True, **more: Any) -> Uwsgi:
-        if OSAFTERFORK in options and sys.version_info >= (3, 13):
-            pytest.skip("Python 3.13 aborts: the child unlocks what nobody had locked")
-        if more.get("threads", 1) > 1 and version() < ALWAYS_THREADS:
-            pytest.skip("such a uWSGI with several threads hangs at a graceful end, of any program")
-        if threads_by_option and version() < ALWAYS_THREADS:
-            options = ("--enable-threads", *options)
-        environment = {"VALUED_TOKEN": "test-token", "VALUED_ENDPOINT": server.url}
-        started.append(Uwsgi(tmp_path, *options, **{**environment, **more}))
-        return started[-1]
+        def start(*options: str, threads_by_option: bool = True, **more: Any) -> Uwsgi:
+            if OSAFTERFORK in options and sys.version_info >= (3, 13):
+                pytest.skip("Python 3.13 aborts: the child unlocks what nobody had locked")
+            if more.get("threads", 1) > 1 and version() < ALWAYS_THREADS:
+                pytest.skip(
+                    "such a uWSGI with several threads hangs at a graceful end, of any program"
+                )
+            if threads_by_option and version() < ALWAYS_THREADS:
+                options = ("--enable-threads", *options)
+            environment = {"VALUED_TOKEN": "test-token", "VALUED_ENDPOINT": server.url}
+            uwsgi = Uwsgi(tmp_path, *options, **{**environment, **more})
+            return started.enter_context(uwsgi)
 
-    yield start
-    for uwsgi in started:
-        uwsgi.kill()
-        print(uwsgi.log())
+        yield start
 
 
 def received(server: Server, beginning: str = "") -> list[str]:
@@ -106,7 +107,7 @@ def test_as_many_events_as_requests_and_each_worker_sends_its_own(
     with uwsgi.load() as load:
         load.wait_for(60)
     uwsgi.stop()
-    assert load.unanswered == []
+    assert load.unanswered == {}
     assert received(server) == sorted(ids(answers + load.answers) + received(server, "import"))
     assert senders(server, "request") == workers
     at_import = received(server, "import")
@@ -247,7 +248,7 @@ def test_workers_that_are_replaced_under_load_lose_nothing(start: Start, server:
     with uwsgi.load() as load:
         uwsgi.wait_until(lambda: not uwsgi.workers() & old)
     server.wait_for(1 + len(load.answers))
-    assert load.unanswered == []
+    assert load.unanswered == {}
     assert received(server, "load") == ids(load.answers)
     assert len(received(server, "import")) == 1
     assert uwsgi.complaints() == []

@@ -358,14 +358,23 @@ def test_what_comes_too_late_is_said_once(caplog: pytest.LogCaptureFixture) -> N
     assert len(caplog.records) == 1
 
 
-def test_one_event_that_is_left_is_told_in_the_singular(caplog: pytest.LogCaptureFixture) -> None:
-    opened = threading.Event()
-    client = valued.Client(lambda _event: opened.wait(10), shutdown_timeout=0.1)
-    client.action("a", {"user.id": 1})
-    assert not valued.flush_all()
-    opened.set()
-    assert client.flush(10)
-    client.close(10)
-    (line,) = caplog.messages
-    assert line.startswith("1 event is not delivered after 0.1 s: if the process ends now, it is l")
-    assert line.endswith("ost, unless it is in an outbox")
+#: Alone in its process, since all clients of a process are flushed.
+ONE_LEFT = """
+import threading
+import valued
+opened = threading.Event()
+client = valued.Client(lambda _event: opened.wait(10), shutdown_timeout=0.1)
+client.action("a", {"user.id": 1})
+assert not valued.flush_all()
+opened.set()
+assert client.close(10)
+"""
+
+
+def test_one_event_that_is_left_is_told_in_the_singular() -> None:
+    done = run("-c", ONE_LEFT)
+    assert done.returncode == 0
+    assert done.stderr == (
+        "valued: 1 event is not delivered after 0.1 s: if the process ends now, it is lost, "
+        "unless it is in an outbox\n"
+    )

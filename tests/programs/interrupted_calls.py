@@ -340,7 +340,7 @@ class Trial:
             self._one(name, instant)
             if self.interrupts >= count or len(self.faults) >= ENOUGH:
                 break
-        faulthandler.cancel_dump_traceback_later()
+        faulthandler.dump_traceback_later(HANGS, exit=True)  # the end of the process may hang, too
 
     def _one(self, name: str, instant: float) -> None:
         life = self.life()
@@ -371,7 +371,9 @@ def main(kind: str, way: str, seed: str, count: str) -> None:
     with tempfile.TemporaryDirectory() as directory:
         trial = Trial(kind, way, seed, directory)
         trial.run(int(count))
-    print(json.dumps({"interrupts": trial.interrupts, "faults": trial.faults}, indent=1))
+    print(
+        json.dumps({"interrupts": trial.interrupts, "faults": trial.faults}, indent=1), flush=True
+    )
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def send(key, subject):
         subject({"category": "action", "key": key, "attributes": {"pid": os.getpid()}})
     elif isinstance(subject, valued.Scope):
         subject.action(key, {"attributes.pid": os.getpid()})
-        assert subject._given.flush(10)
+        assert subject._own.client.flush(10)
     else:
         subject.action(key, {"user.id": 1, "attributes.pid": os.getpid()})
         assert subject.flush(10)

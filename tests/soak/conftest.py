@@ -5,6 +5,7 @@ After the tests comes a table: one line of figures for each case.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -15,8 +16,9 @@ import pytest
 from tests.soak.figures import Figures, Journal, table
 from tests.soak.load import USERS, Who
 from tests.soak.servers import Case, Site, Start, serve
-from tests.support.django_site import ROOT, Served
+from tests.support.django_site import Served
 from tests.support.processes import run
+from tests.support.programs import ROOT
 from tests.support.server import Server
 
 _HERE = Path(__file__).parent
@@ -58,17 +60,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
 @pytest.fixture
 def start(tmp_path: Path, server: Server, request: pytest.FixtureRequest) -> Iterator[Start]:
     """Start the server of a case; also, its journal, and what its visitors carry."""
-    started: list[Served] = []
+    with contextlib.ExitStack() as started:
 
-    def start(case: Case, **options: object) -> tuple[Served, Journal, Who]:
-        for module in case.needs:
-            pytest.importorskip(module)
-        site = request.getfixturevalue("site") if case.django else None
-        running = serve(case, tmp_path, server.url, site, options)
-        started.append(running[0])
-        return running
+        def start(case: Case, **options: object) -> tuple[Served, Journal, Who]:
+            for module in case.needs:
+                pytest.importorskip(module)
+            site = request.getfixturevalue("site") if case.django else None
+            running = serve(case, tmp_path, server.url, site, options)
+            started.enter_context(running[0])
+            return running
 
-    yield start
-    for one in started:
-        one.kill()
-        print(one.log()[-20_000:])
+        yield start

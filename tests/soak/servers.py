@@ -11,7 +11,8 @@ from typing import TypeAlias
 
 from tests.soak.figures import Journal
 from tests.soak.load import Who, by_cookie_or_header
-from tests.support.django_site import Served, free_port
+from tests.support.django_site import Served
+from tests.support.programs import free_port
 
 DJANGO = "tests.programs.django_site"
 DJANGO_WSGI = f"{DJANGO}.wsgi:application"
@@ -89,7 +90,7 @@ def serve(
         environment["CLIENT_OPTIONS"] = json.dumps(options)
         if case.flush_on_signals:
             environment["FLUSH_ON_SIGNALS"] = "1"
-    command, port = case.command, None
+    command, port = case.command, 0
     if "runserver" in command:
         port = free_port()
         command = (*command, f"127.0.0.1:{port}")

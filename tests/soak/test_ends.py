@@ -112,14 +112,14 @@ def test_what_is_accepted_is_delivered_or_the_log_says_that_it_is_not(
     until(lambda: not figures().lost or time.monotonic() > ended + 2)
     found = figures()
     found.seconds, found.end = ended - began, ended - told
-    found.said_by = said_by(running.log())
+    found.said_by = said_by(running.said())
     keep.append(found)
     assert (found.silent, found.twice, found.wrong, found.anonymous) == (0, 0, 0, 0), found
     assert found.recorded >= REQUESTS
     assert found.said is not None
     assert found.lost <= found.said <= found.lost + AT_ONCE * found.processes, found
     assert found.lost, "there was no backlog"
-    assert "Traceback" not in running.log()
+    assert "Traceback" not in running.said()
 
 
 def said_by(log: str) -> dict[int, int]:

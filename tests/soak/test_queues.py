@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.soak.figures import Figures, Journal, compare
-from tests.support import redis
 from tests.support.celery import Worker
-from tests.support.django_site import ROOT
-from tests.support.processes import run, until
+from tests.support.processes import run
+from tests.support.programs import ROOT, Program
+from tests.support.redis import Redis
 from tests.support.server import Reply, Request, Server
 from tests.support.tls import Authority, TLSServer
 
@@ -35,21 +31,6 @@ POOLS = {
 
 # By its module's name, so that others of this folder can be imported.
 _CELERY_APP = ROOT / "tests.soak.apps.celery_app.py"
-
-
-@pytest.fixture(scope="module")
-def redis_server() -> Iterator[redis.Redis]:
-    if redis.PROGRAM is None:
-        pytest.skip("there is no redis-server")
-    server = redis.Redis()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def broker(redis_server: redis.Redis) -> str:
-    redis_server.clear()
-    return redis_server.url
 
 
 def published(module: str, count: int, environment: dict[str, str]) -> tuple[int, dict[str, Any]]:
@@ -78,12 +59,12 @@ def check(found: Figures, tasks: int) -> None:
 
 @pytest.mark.parametrize("pool", [*POOLS, "eager"])
 def test_each_celery_task_has_the_user_of_its_request(
-    pool: str, server: Server, broker: str, tmp_path: Path, keep: list[Figures]
+    pool: str, server: Server, redis_server: Redis, tmp_path: Path, keep: list[Figures]
 ) -> None:
     pytest.importorskip("celery")
     server.script = slowly
     environment = {
-        "BROKER": broker,
+        "BROKER": redis_server.url,
         "VALUED_TOKEN": "test-token",
         "VALUED_ENDPOINT": server.url,
         "JOURNAL": str(tmp_path / "journal"),
@@ -96,16 +77,12 @@ def test_each_celery_task_has_the_user_of_its_request(
     else:
         if pool == "gevent":
             pytest.importorskip("gevent")
-        worker = Worker(
-            _CELERY_APP, tmp_path, "--pool", pool, *POOLS[pool], environment=environment
-        )
-        try:
+        options = ("--pool", pool, *POOLS[pool])
+        with Worker(_CELERY_APP, tmp_path, *options, environment=environment) as worker:
             tasks, expected = published(module, CELERY, environment)
             worker.wait_until(lambda: len(journal.notes()) >= tasks, 120)
             assert worker.stop() == 0
             assert worker.complaints() == []
-        finally:
-            worker.close()
     assert tasks >= CELERY_TASKS
     found = compare(f"Celery, {pool}", journal, server.events, expected)
     found.seconds = time.monotonic() - began
@@ -125,7 +102,7 @@ def partly_far_away(request: Request) -> Reply:
 
 @pytest.mark.parametrize("kind", ["Worker", "SimpleWorker"])
 def test_each_rq_job_has_the_user_of_its_request(
-    kind: str, broker: str, tmp_path: Path, keep: list[Figures]
+    kind: str, redis_server: Redis, tmp_path: Path, keep: list[Figures]
 ) -> None:
     pytest.importorskip("rq")
     authority = Authority(tmp_path)
@@ -133,7 +110,7 @@ def test_each_rq_job_has_the_user_of_its_request(
     journal = Journal(tmp_path / "journal")
     log = tmp_path / "log"
     environment = {
-        "BROKER": broker,
+        "BROKER": redis_server.url,
         "VALUED_TOKEN": "test-token",
         "VALUED_ENDPOINT": server.url,
         "JOURNAL": str(journal.path),
@@ -143,30 +120,17 @@ def test_each_rq_job_has_the_user_of_its_request(
     try:
         jobs, expected = published("tests.soak.apps.rq_jobs", RQ, environment)
         assert jobs >= RQ_JOBS
-        with log.open("wb") as said:
-            worker = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "rq.cli", "worker", "--url", broker),
-                    *("--worker-class", f"valued.integrations.rq.{kind}", "soak"),
-                ],
-                cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
-                start_new_session=True,
+        with Program(
+            log,
+            *("-m", "rq.cli", "worker", "--url", redis_server.url),
+            *("--worker-class", f"valued.integrations.rq.{kind}", "soak"),
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        ) as worker:
+            worker.wait_until(
+                lambda: journal.path.exists() and len(journal.notes()) >= jobs, timeout=180
             )
-        try:
-            until(lambda: journal.path.exists() and len(journal.notes()) >= jobs, timeout=180)
-            worker.terminate()
-            assert worker.wait(30) == 0
-        except AssertionError:
-            print(log.read_text()[-20_000:])
-            raise
-        finally:
-            if worker.poll() is None:
-                os.killpg(worker.pid, signal.SIGKILL)
-                worker.wait(10)
+            worker.process.terminate()
+            assert worker.process.wait(30) == 0
     finally:
         server.close()
     found = compare(f"RQ, {kind}, TLS", journal, server.events, expected)

@@ -130,5 +130,5 @@ def test_each_event_comes_once_and_under_its_own_user(
     assert set(whose) == {None, *USERS}
     assert whose.count(None) > REQUESTS / 20
     assert found.processes >= (4 if case.reloads else 1)
-    assert "Traceback" not in running.log()
-    assert "not delivered" not in running.log()
+    assert "Traceback" not in running.said()
+    assert "not delivered" not in running.said()

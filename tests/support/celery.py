@@ -13,12 +13,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+
+from tests.support.programs import Program
 
 #: What a worker that is well never prints.
 _COMPLAINT = re.compile(r"Traceback|Exception ignored|Warning: |: (WARNING|ERROR|CRITICAL)/")
@@ -33,8 +35,8 @@ CELERY_GRACE = 1.0
 ENDS_WITHIN = 60.0
 
 
-class Worker:
-    """``celery worker`` with its children, in a session of its own; `close` ends all of them.
+class Worker(Program):
+    """``celery worker`` with its children; `kill` ends all of them.
 
     *app*: the module with the application. *directory*: for what it prints, and for the journal in
     which tasks of the tests write what they recorded. *tasks*: what to give it, each a name and its
@@ -49,7 +51,6 @@ class Worker:
         environment: dict[str, str],
         tasks: Sequence[tuple[Any, ...]] = (),
     ) -> None:
-        self._out, self._err = directory / "stdout", directory / "stderr"
         self._journal = directory / "journal"
         self._journal.touch()
         self._environment = {
@@ -64,29 +65,20 @@ class Worker:
         comes_first = "FOLDER" in environment
         if comes_first:
             self._send(app, tasks)
-        with self._out.open("wb") as out, self._err.open("wb") as err:
-            self.process = subprocess.Popen(
-                [
-                    # Where the tests run as root, Celery advises against it.
-                    *(sys.executable, "-W", "ignore:You're running the worker"),
-                    *("-m", "celery", "--app", app.stem, "worker", "--loglevel", "INFO"),
-                    # A worker of its own, that looks for no others.
-                    *("--hostname", f"{os.getpid()}@test", "--without-gossip"),
-                    *("--without-mingle", "--without-heartbeat", *options),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=err,
-                env=self._environment,
-                start_new_session=True,
-            )
-        self.pid = self.process.pid
+        super().__init__(
+            directory / "celery.log",
+            # Where the tests run as root, Celery advises against it.
+            *("-W", "ignore:You're running the worker"),
+            *("-m", "celery", "--app", app.stem, "worker", "--loglevel", "INFO"),
+            # A worker of its own, that looks for no others.
+            *("--hostname", f"{os.getpid()}@test", "--without-gossip"),
+            *("--without-mingle", "--without-heartbeat", *options),
+            cwd=Path.cwd(),
+            env=self._environment,
+        )
         if not comes_first:
-            try:
+            with self._starting():
                 self._send(app, tasks)
-            except BaseException:
-                self.close()
-                raise
 
     def _send(self, app: Path, tasks: Sequence[tuple[Any, ...]]) -> None:
         if not tasks:
@@ -103,10 +95,6 @@ class Worker:
         self.ids = json.loads(done.stdout)
 
     # -- what it says ------------------------------------------------------------------------------
-
-    def said(self) -> str:
-        """What it has printed so far."""
-        return self._out.read_text() + self._err.read_text()
 
     def notes(self, what: str) -> list[dict[str, Any]]:
         """The lines of its journal that are of this kind."""
@@ -125,14 +113,6 @@ class Worker:
     def left(self) -> set[int]:
         """The children that were told to leave."""
         return {note["pid"] for note in self.notes("leaving")}
-
-    def wait_until(self, condition: Callable[[], object], timeout: float = 30.0) -> None:
-        """Look until *condition* holds; *timeout* bounds a failure, it is no pause."""
-        deadline = time.monotonic() + timeout
-        while not condition():
-            assert self.process.poll() is None, f"the worker ended early: {self.said()}"
-            assert time.monotonic() < deadline, f"not in {timeout} s: {self.said()}"
-            time.sleep(0.01)
 
     def wait_until_ready(self) -> None:
         self.wait_until(lambda: "@test ready." in self.said())
@@ -173,13 +153,6 @@ class Worker:
         """Each line that tells of trouble."""
         lines = self.said().splitlines()
         return [line for line in lines if _COMPLAINT.search(line) and not _NORMAL.search(line)]
-
-    def close(self) -> None:
-        """End what still runs: the children first, while they can be found."""
-        if self.process.poll() is None:
-            # Its session has its pid for a group, as long as we have not waited for it.
-            os.killpg(self.pid, signal.SIGKILL)
-            self.process.wait(10)
 
 
 def is_billiards(stacks: list[str]) -> bool:
@@ -233,13 +206,6 @@ for name, *arguments in tasks:
     time.sleep(0.002)  # over files, the order is that of their names, which have milliseconds
 print(json.dumps(ids))
 """
-
-
-def filesystem(folder: Path) -> dict[str, str]:
-    """A broker that needs no server: kombu's transport over files."""
-    for path in (folder, Path(f"{folder}-control")):
-        path.mkdir()
-    return {"BROKER": "filesystem://localhost//", "FOLDER": str(folder)}
 
 
 class Gate:

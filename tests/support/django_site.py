@@ -12,23 +12,17 @@ import random
 import re
 import signal
 import socket
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from tests.support.processes import run
+from tests.support.programs import BOUND, ROOT, Program
 
-ROOT = Path(__file__).parent.parent.parent
 MODULE = "tests.programs.django_site"
-
-#: Seconds that bound a failure; nothing here lasts so long.
-BOUND = 30.0
 
 #: How many events each view records.
 STEPS = {
@@ -75,33 +69,20 @@ class Site:
         }
 
 
-class Served:
-    """A server in a session of its own, listening on *port*, or on the one that its log names."""
+class Served(Program):
+    """A server that listens on *port*, or on the one that its log names."""
 
     def __init__(
-        self, folder: Path, environment: dict[str, str], *command: str, port: int | None = None
+        self, folder: Path, environment: dict[str, str], *command: str, port: int = 0
     ) -> None:
-        self._log = folder / "server.log"
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, *command],
-                cwd=ROOT,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self.port = port or 0
-        try:
+        self.port = port
+        super().__init__(folder / "server.log", *command, env=environment)
+        with self._starting():
             self.wait_until(self._listens)
-        except BaseException:
-            self.kill()
-            raise
 
     def _listens(self) -> bool:
         if not self.port:
-            named = re.search(r"http://127\.0\.0\.1:(\d+)", self.log())
+            named = re.search(r"http://127\.0\.0\.1:(\d+)", self.said())
             if named is None:
                 return False
             self.port = int(named[1])
@@ -109,42 +90,19 @@ class Served:
             return True
         return False
 
-    def log(self) -> str:
-        return self._log.read_text("utf-8")
-
-    def wait_until(self, condition: Callable[[], Any]) -> Any:
-        """What *condition* returns once that is true."""
-        deadline = time.monotonic() + BOUND
-        while not (result := condition()):
-            assert self.process.poll() is None, f"it ended\n{self.log()}"
-            assert time.monotonic() < deadline, f"not in {BOUND} s\n{self.log()}"
-            time.sleep(0.01)
-        return result
-
     def children(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
+        return psutil.Process(self.pid).children(recursive=True)
 
     def end(self, number: int = signal.SIGTERM, *, of: str = "server") -> int:
         """End it by a signal to the server, to its child, or as a terminal does to the group."""
         if of == "group":
-            os.killpg(self.process.pid, number)
+            os.killpg(self.pid, number)
         elif of == "child":
             [child] = self.children()
             child.send_signal(number)
         else:
             self.process.send_signal(number)
         return self.process.wait(BOUND)
-
-    def kill(self) -> None:
-        """End whoever is left of it: all of its session."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait(BOUND)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
 
 
 @dataclasses.dataclass(frozen=True)

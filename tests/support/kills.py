@@ -20,7 +20,7 @@ from typing import Any
 
 import valued
 from valued._delivery import attempt
-from valued._outbox import claims, notes, segments, workspace, writer
+from valued._outbox import claims, files, segments, store
 
 #: Where a process can be killed on purpose: before and after what it does to the disk and the wire.
 POINTS = (
@@ -30,13 +30,13 @@ POINTS = (
 
 def _places(client: valued.Client) -> dict[str, tuple[Any, str]]:
     return {
-        "append": (writer.Writer, "_write"),
-        "record": (notes.Notes, "settled"),
+        "append": (files.Writer, "_write"),
+        "record": (files.Notes, "settled"),
         "remove": (segments.Segment, "delete"),
         "segment": (segments.Segment, "create"),
         "claim": (claims.Scan, "_take"),
-        "release": (workspace.Workspace, "hand_over"),
-        "mark": (workspace, "write_mark"),
+        "release": (store.Store, "hand_over"),
+        "mark": (store, "write_mark"),
         "request": (client._sender, "_send"),
         "answer": (attempt.Attempts, "_settle"),
     }

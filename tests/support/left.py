@@ -154,6 +154,10 @@ class Sink:
     def numbers(self) -> list[int]:
         return sorted(self.arrived())
 
+    def all(self) -> list[int]:
+        """The same, each as often as it has arrived."""
+        return sorted(self.arrived().elements())
+
     def repeats(self) -> int:
         return sum(times - 1 for times in self.arrived().values())
 

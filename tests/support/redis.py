@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
 from pathlib import Path
+
+from tests.support.programs import free_port
 
 PROGRAM = shutil.which("redis-server")
 
@@ -20,7 +21,7 @@ class Redis:
         self._directory = tempfile.TemporaryDirectory(prefix="redis-")
         self._log = Path(self._directory.name, "log")
         for _attempt in range(5):
-            self.port = _free_port()
+            self.port = free_port()
             self._process = subprocess.Popen(
                 [
                     *(PROGRAM, "--port", str(self.port), "--bind", "127.0.0.1"),
@@ -70,6 +71,8 @@ class Redis:
         self._directory.cleanup()
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
+def filesystem(folder: Path) -> dict[str, str]:
+    """A broker that needs no server: kombu's transport over files."""
+    for path in (folder, Path(f"{folder}-control")):
+        path.mkdir()
+    return {"BROKER": "filesystem://localhost//", "FOLDER": str(folder)}

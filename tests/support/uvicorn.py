@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import itertools
 import os
 import re
 import signal
 import socket
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.support.gunicorn import BOUND, LOOK_AGAIN, ROOT
 from tests.support.processes import until
+from tests.support.programs import BOUND, Program
+from tests.support.visitors import Visitors as _Visitors
 
 #: Kinds of servers, and the processes that each serves with.
 KINDS = {"uvicorn": 1, "uvicorn, 2 workers": 2, "gunicorn, 2 workers": 2}
@@ -28,82 +24,42 @@ _COMPLAINT = re.compile(r"Traceback|Error|ERROR|WARNING|CRITICAL|Warning|not del
 _NORMAL = re.compile(r"Worker \(pid:\d+\) was sent SIGTERM!")
 
 
-class ASGIServer:
-    """A server of *kind* on a free port of loopback, in a session of its own.
+class ASGIServer(Program):
+    """A server of *kind* on a free port of loopback.
 
-    *options* are of its command line; *environment* is read by the application. All that it, and
-    whoever runs in it, says goes to one file.
+    *options* are of its command line; *environment* is read by the application.
     """
 
     def __init__(
         self, folder: Path, kind: str, app: str, *options: str, **environment: str
     ) -> None:
-        self._log = folder / "server.log"
         self.workers = KINDS[kind]
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, *_command(kind, folder), *options, app],
-                cwd=ROOT,
-                env={**os.environ, **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self._has_ended = False
-        self.pid = self._process.pid
-        try:
+        super().__init__(
+            folder / "server.log",
+            *(*_command(kind, folder), *options, app),
+            env={**os.environ, **environment},
+        )
+        with self._starting():
             pattern = r"(?:running on|Listening at:) http://127\.0\.0\.1:(\d+)"
             found: re.Match[str] = self.wait_until(lambda: re.search(pattern, self.said()))
             self.port = int(found[1])
             # Before, uvicorn's workers refuse connections, and not all of them would serve.
             ready = "Application startup complete"
             self.wait_until(lambda: self.said().count(ready) == self.workers)
-        except BaseException:
-            self.kill()
-            raise
-
-    def said(self) -> str:
-        """All that was said so far."""
-        return self._log.read_text("utf-8", "replace")
 
     def complaints(self) -> list[str]:
         """The lines that are more than news."""
         lines = self.said().splitlines()
         return [line for line in lines if _COMPLAINT.search(line) and not _NORMAL.search(line)]
 
-    def wait_until(self, condition: Callable[[], Any]) -> Any:
-        """What *condition* returns once that is true."""
-        deadline = time.monotonic() + BOUND
-        while not (result := condition()):
-            assert self._process.poll() is None, f"it ended\n{self.said()}"
-            assert time.monotonic() < deadline, f"not in {BOUND} s\n{self.said()}"
-            time.sleep(LOOK_AGAIN)
-        return result
-
     def stop(self) -> None:
-        """End it politely; it must leave nobody behind."""
-        self._process.terminate()
-        status = self._process.wait(BOUND)
+        """End it politely; it must leave no process."""
+        self.process.terminate()
+        status = self.process.wait(BOUND)
         # A uvicorn without workers ends by the signal, which it raises again when it is done.
         assert status in (0, -signal.SIGTERM), f"status {status}\n{self.said()}"
         # What multiprocessing started beside the workers ends when it finds that they have.
-        until(self._is_gone)
-        self._has_ended = True
-
-    def _is_gone(self) -> bool:
-        try:
-            os.killpg(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        return False
-
-    def kill(self) -> None:
-        """End whoever is left of it: all of its session, by that one's id, which is the pid."""
-        if not self._has_ended:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.pid, signal.SIGKILL)
-            self._process.wait(BOUND)
+        until(self.is_gone)
 
 
 def _command(kind: str, folder: Path) -> list[str]:
@@ -141,86 +97,32 @@ def websocket(port: int, path: str, headers: dict[str, str]) -> Iterator[Callabl
         yield lambda word: str(ask(TextMessage(word), TextMessage).data)
 
 
-class Visitors:
-    """Threads that ask for *paths* in turn, one request after the other, each of a user of its own.
+class Visitors(_Visitors):
+    """They ask for *paths* in turn, each time as a user of its own, or as none.
 
-    Every third request is of nobody. They end with the server: when it refuses connections. Nothing
-    is asked twice: what was not answered may have been done.
+    What is noted of a request is its path.
     """
 
+    BREAKS = (Exception,)  # of a websocket, too
+
     def __init__(self, port: int, paths: list[str], count: int = 4) -> None:
-        self._port = port
         self._paths = paths
-        self._changed = threading.Condition()  # guards what came of the requests
-        #: The path, by the id of the request.
-        self.answered: dict[str, str] = {}
-        self.unanswered: dict[str, str] = {}
-        self.wrong: list[object] = []
-        self._stop = threading.Event()
-        self._numbers = itertools.count(1)
-        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(count)]
-        for thread in self._threads:
-            thread.start()
+        super().__init__(port, count=count)
 
-    def _run(self) -> None:
-        there_is_a_server = True
-        while there_is_a_server and not self._stop.is_set():
-            # With every tenth comes a new connection: a connection stays with one process.
-            connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=BOUND)
-            for _ in range(10):
-                there_is_a_server = self._ask(connection)
-                if not there_is_a_server or self._stop.is_set():
-                    break
-            connection.close()
+    def what(self, number: int) -> str:
+        return self._paths[number % len(self._paths)]
 
-    def _ask(self, connection: http.client.HTTPConnection) -> bool:
-        """Ask once; whether there is still a server."""
-        number = next(self._numbers)
-        path, name = self._paths[number % len(self._paths)], f"visit-{number}"
-        try:
-            if path.endswith("/talk"):
-                with websocket(self._port, path, headers_of(number)) as say:
-                    status = {say("hello") for _ in range(3)} == {"heard"} and 200
-            else:
-                connection.request("GET", path, headers=headers_of(number))
-                answer = connection.getresponse()
-                answer.read()
-                status = answer.status
-        except TimeoutError:  # it hangs, which is no way to end
-            self._note(lambda: self.wrong.append((name, path, "no answer")))
-            return False
-        except Exception as error:
-            connection.close()
-            self._note(lambda: self.unanswered.update({name: path}))
-            return not isinstance(error, ConnectionRefusedError)
-        if status == 200:
-            self._note(lambda: self.answered.update({name: path}))
-        else:
-            self._note(lambda: self.wrong.append((name, path, status)))
-        return True
-
-    def _note(self, note: Callable[[], object]) -> None:
-        with self._changed:
-            note()
-            self._changed.notify_all()
-
-    def wait_for(self, count: int) -> None:
-        """Until *count* requests are answered."""
-        with self._changed:
-            met = self._changed.wait_for(lambda: len(self.answered) >= count or self.wrong, BOUND)
-        assert met, f"not in {BOUND} s: {len(self.answered)} {self.unanswered}"
-        assert not self.wrong, self.wrong
-
-    def leave(self) -> None:
-        """Ask no more; returns when the last request is answered, or not."""
-        self._stop.set()
-        self.join()
-
-    def join(self) -> None:
-        """Wait until they have ended, as they do with the server."""
-        for thread in self._threads:
-            thread.join(BOUND)
-            assert not thread.is_alive()
+    def ask(
+        self, connection: http.client.HTTPConnection, name: str, what: str
+    ) -> tuple[int, object]:
+        headers = headers_of(int(name.rpartition("-")[2]))
+        if what.endswith("/talk"):
+            with websocket(self.port, what, headers) as say:
+                return (200 if {say("hello") for _ in range(3)} == {"heard"} else 500), what
+        connection.request("GET", what, headers=headers)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status, what
 
 
 def headers_of(number: int) -> dict[str, str]:

@@ -10,13 +10,10 @@ import itertools
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,15 +22,11 @@ from urllib.parse import urlencode
 import psutil
 
 from tests.support.processes import PROGRAMS
+from tests.support.programs import BOUND, Program, free_port
+from tests.support.visitors import Visitors
 
 #: The one that was installed for this Python.
 UWSGI = Path(sys.executable).with_name("uwsgi")
-
-#: Seconds that bound a failure; nothing here lasts so long.
-BOUND = 20.0
-
-#: Seconds between two looks at a log or at a process table: neither can be waited for.
-LOOK_AGAIN = 0.01
 
 #: In a line of the log that nobody wants to read. uWSGI shouts DAMN where a worker died.
 _TROUBLE = re.compile(
@@ -48,11 +41,6 @@ def version() -> tuple[int, ...]:
         [UWSGI, "--version"], capture_output=True, text=True, check=True, timeout=BOUND
     )
     return tuple(int(part) for part in re.findall(r"\d+", done.stdout)[:3])
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +80,8 @@ class Gate:
         self._listener.close()
 
 
-class Uwsgi:
-    """A master with its workers, which run ``programs/uwsgi_app.py``, in a session of their own.
+class Uwsgi(Program):
+    """A master with its workers, which run ``programs/uwsgi_app.py``.
 
     *options* are of uWSGI's command line, *environment* is read by the application.
     """
@@ -108,49 +96,34 @@ class Uwsgi:
     ) -> None:
         self.processes = processes
         self.threads = threads
-        self._log = folder / "uwsgi.log"
         self._fifo = folder / "fifo"
         self._statistics = folder / "statistics"
         self._ids = itertools.count(1)
         self.gate = Gate()
         # It must be a given one: uWSGI finds the socket again by it, when it is reloaded.
-        self.port = _free_port()
+        self.port = free_port()
         if threads > 1:
             options = (*options, "--threads", str(threads))
-        with self._log.open("wb") as log:
-            self._process = subprocess.Popen(
-                [
-                    *(UWSGI, "--http-socket", f"127.0.0.1:{self.port}", "--need-app"),
-                    "--disable-logging",
-                    *("--master", "--master-fifo", self._fifo, "--processes", str(processes)),
-                    *("--wsgi-file", PROGRAMS / "uwsgi_app.py", "--stats", self._statistics),
-                    # What a reload runs. By itself it takes the Python that the virtual
-                    # environment was made of, and there no uWSGI is installed.
-                    *("--binary-path", sys.executable, *options),
-                ],
-                env={**os.environ, "GATE": str(self.gate.port), **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self.pid = self._process.pid
-        try:
+        super().__init__(
+            folder / "uwsgi.log",
+            *("--http-socket", f"127.0.0.1:{self.port}", "--need-app", "--disable-logging"),
+            *("--master", "--master-fifo", self._fifo, "--processes", str(processes)),
+            *("--wsgi-file", PROGRAMS / "uwsgi_app.py", "--stats", self._statistics),
+            # What a reload runs. By itself it takes the Python that the virtual environment was
+            # made of, and there no uWSGI is installed.
+            *("--binary-path", sys.executable, *options),
+            env={**os.environ, "GATE": str(self.gate.port), **environment},
+            program=UWSGI,
+        )
+        with self._starting():
             self.wait_until(lambda: len(self.workers()) == processes)
             self.ask_all(silent=1)  # from here on each has its application, and heeds signals
-        except BaseException:
-            self.kill()
-            raise
 
     # -- what it says ------------------------------------------------------------------------------
 
-    def log(self) -> str:
-        """All that it, and whoever runs in it, said."""
-        return self._log.read_text("utf-8", "replace")
-
     def complaints(self) -> list[str]:
         """The lines of the log that are no usual talk."""
-        return [line for line in self.log().splitlines() if _TROUBLE.search(line)]
+        return [line for line in self.said().splitlines() if _TROUBLE.search(line)]
 
     def workers(self) -> set[int]:
         """The pids of the workers that there are."""
@@ -175,15 +148,6 @@ class Uwsgi:
             if connection.raddr and connection.raddr.port == server_port
         }
 
-    def wait_until(self, condition: Callable[[], Any]) -> Any:
-        """What *condition* returns once that is true."""
-        deadline = time.monotonic() + BOUND
-        while not (result := condition()):
-            assert self._process.poll() is None, f"it ended\n{self.log()}"
-            assert time.monotonic() < deadline, f"not in {BOUND} s\n{self.log()}"
-            time.sleep(LOOK_AGAIN)
-        return result
-
     # -- requests ----------------------------------------------------------------------------------
 
     def ask(self, **query: Any) -> Answer:
@@ -194,7 +158,7 @@ class Uwsgi:
             connection.request("GET", f"/?{urlencode(query)}")
             answer = connection.getresponse()
             body = answer.read()
-        assert answer.status == 200, f"{answer.status} {body!r}\n{self.log()}"
+        assert answer.status == 200, f"{answer.status} {body!r}\n{self.said()}"
         return Answer(**json.loads(body))
 
     def ask_all(self, **query: Any) -> list[Answer]:
@@ -208,32 +172,26 @@ class Uwsgi:
     @contextlib.contextmanager
     def load(self, callers: int = 6) -> Iterator[Load]:
         """Requests without a pause, as long as the block lasts."""
-        with ThreadPoolExecutor(callers) as threads:
-            load = Load(self)
-            tasks = [threads.submit(load.run) for _ in range(callers)]
-            try:
-                yield load
-            finally:
-                load.stop()
-            for task in tasks:
-                task.result(BOUND)
+        load = Load(self, callers)
+        try:
+            yield load
+        finally:
+            load.leave()
 
     # -- ending ------------------------------------------------------------------------------------
 
     def signal(self, number: int) -> None:
         """Send the master a signal."""
-        self._process.send_signal(number)
+        self.process.send_signal(number)
 
     def end_gracefully(self) -> None:
         """Ask for an end that lets each worker finish its request; no signal asks for that."""
         self._fifo.write_text("q")
 
     def wait(self) -> None:
-        """Wait for the end, which was asked for; nobody may be left behind."""
-        self._process.wait(BOUND)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, 0)
-            raise AssertionError(f"somebody of it still runs\n{self.log()}")
+        """Wait for the end, which was asked for; no process may be left."""
+        self.process.wait(BOUND)
+        assert self.is_gone(), f"some of it still runs\n{self.said()}"
 
     def stop(self) -> None:
         """End it gracefully; nobody may have complained."""
@@ -242,49 +200,30 @@ class Uwsgi:
         assert self.complaints() == []
 
     def kill(self) -> None:
-        """End whoever is left of it."""
         self.gate.close()
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
-        self._process.wait(BOUND)
+        super().kill()
 
 
-class Load:
-    """Callers who ask one request after the other, and what came of it."""
+class Load(Visitors):
+    """Callers who ask, each time on a new connection. What is noted is the answer."""
 
-    def __init__(self, uwsgi: Uwsgi) -> None:
+    def __init__(self, uwsgi: Uwsgi, callers: int) -> None:
         self._uwsgi = uwsgi
-        self._stopped = threading.Event()
-        self._changed = threading.Condition()
-        self._ids = itertools.count(1)
-        self.answers: list[Answer] = []
-        #: Ids of requests that got no answer: what they recorded may arrive or not.
-        self.unanswered: list[str] = []
+        super().__init__(uwsgi.port, "load-", callers)
 
-    def run(self) -> None:
-        """Ask until told to stop, or nobody listens any more."""
-        while not self._stopped.is_set():
-            id = f"load-{next(self._ids)}"
-            try:
-                answer = self._uwsgi.ask(id=id)
-            except ConnectionRefusedError:
-                return
-            except (OSError, http.client.HTTPException):
-                self.unanswered.append(id)
-            else:
-                with self._changed:
-                    self.answers.append(answer)
-                    self._changed.notify_all()
+    def what(self, number: int) -> None:
+        """Only its id differs."""
 
-    def stop(self) -> None:
-        self._stopped.set()
+    def ask(self, _connection: object, name: str, what: None) -> tuple[int, Answer]:
+        return 200, self._uwsgi.ask(id=name)
+
+    @property
+    def answers(self) -> list[Answer]:
+        return list(self.answered.values())
 
     def wait_for(self, count: int) -> None:
         """Until *count* more are answered."""
-        with self._changed:
-            enough = len(self.answers) + count
-            met = self._changed.wait_for(lambda: len(self.answers) >= enough, BOUND)
-        assert met, f"no {count} answers in {BOUND} s\n{self._uwsgi.log()}"
+        super().wait_for(len(self.answered) + count)
 
 
 def ids(answers: Iterable[Answer]) -> list[str]:

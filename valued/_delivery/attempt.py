@@ -7,15 +7,15 @@ import threading
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
+from valued._delivery.entry import Run, Runs
 from valued._delivery.journal import HANDED_OVER
 from valued._delivery.queue import LOOK_AGAIN
 from valued._delivery.retry import is_transient, pause
-from valued._delivery.runs import Run, Runs
 from valued._errors import DeliveryError
 from valued._process.fork import ProcessToken
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from valued._delivery.entry import Entry
     from valued._delivery.journal import Journal
@@ -40,7 +40,6 @@ class Attempts:
         breaker: CircuitBreaker,
         journal: Journal,
         reporter: Reporter,
-        clock: Callable[[], float],
     ) -> None:
         self._send = send
         self._options = options
@@ -48,7 +47,7 @@ class Attempts:
         self._breaker = breaker
         self._journal = journal
         self._reporter = reporter
-        self._clock = clock
+        self._clock = queue.clock
         self._token = ProcessToken()
         #: How often events were abandoned, and why; always replaced as a whole.
         self._abandoned = (0, "")
@@ -165,9 +164,10 @@ class Attempts:
         waiting = self._queue.waiting()
         old = [one for one in waiting if one.accepted_at < (stored if one.is_stored else in_memory)]
         found = [entry for entry in old if self._queue.take_this(entry, ref)]
+        counts = self._queue.counts
         for entry in found:  # there is no attempt
-            entry.attempts, self._queue.retried = (
-                entry.attempts - 1, self._queue.retried - (entry.attempts > 1)
+            entry.attempts, counts.retried = (
+                entry.attempts - 1, counts.retried - (entry.attempts > 1)
             )  # fmt: skip
         return found
 
@@ -177,7 +177,9 @@ class Attempts:
                 self.drop(entry, HANDED_OVER)
                 return
             self.drop(entry, reason)
-            self._reporter.warn("late", "%d events were dropped as the last try failed: %s", error)
+            self._reporter.warn(
+                "late", "%d events were dropped as the last try failed: %s", str(error)
+            )
 
     def _fail(self, entry: Entry, error: DeliveryError) -> None:
         # Settle first, as ``on_error`` may flush or close; a flush elsewhere waits for both.
@@ -221,7 +223,7 @@ def _delivery_error(cause: BaseException, attempts: int, age: float) -> Delivery
     # The user's transport may have put anything into it, or nothing, and what follows calculates
     # with it.
     given: dict[str, Any] = vars(cause)
-    reason, body = given.get("reason", type(cause).__name__), given.get("body", "")
+    reason, body = _text(given.get("reason", type(cause).__name__)), given.get("body", "")
     status, retry_after = given.get("status"), given.get("retry_after")
     status = status if isinstance(status, int) else None
     retry_after = retry_after if isinstance(retry_after, (int, float)) else None
@@ -237,7 +239,7 @@ def _while_waiting(error: DeliveryError, entry: Entry, now: float) -> DeliveryEr
     return DeliveryError(reason, error.status, entry.attempts, age, error.body)
 
 
-def _text(cause: BaseException) -> str:
+def _text(cause: object) -> str:
     try:
         return str(cause)
     except Exception:  # noqa: BLE001 - it isn't ours, and no event may be lost because of it

@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import logging
-import signal
 import sys
-import threading
-import time
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+import weakref
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from valued._errors import ValidationError
 from valued._options import Environment, Options, environment, executor_problems, threads_are_off
-from valued._process.clock import CLOCK
-from valued._process.facts import has_os_threads
+from valued._process import shutdown
 from valued._process.fork import ProcessToken, is_uwsgi_master
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
+    from valued._delivery.threads import ThreadCache
+    from valued._process.reporting import Reporter
     from valued._typing import Executor
 
 _log: Final = logging.getLogger("valued")
-
-#: Seconds between two looks at what the kernel still counts as a thread; it sends no notice.
-LOOK_AGAIN: Final = 0.001
-
-#: Seconds in which a thread that has nothing to do ends, as a rule.
-GRACE: Final = 0.05
-
-#: Seconds that a thread waits for a job after it was chosen for it; that takes microseconds.
-HANDING_OVER: Final = 5.0
 
 #: No bound on jobs that run in their callers: there are as many as there are callers.
 AS_MANY_AS_CALLERS: Final = sys.maxsize
@@ -56,170 +44,6 @@ class ImmediateExecutor:
 
     def __repr__(self) -> str:
         return "ImmediateExecutor()"
-
-
-class _Worker:
-    """A thread of the pool, and what it is to run next."""
-
-    __slots__ = ("generation", "idles", "job", "thread", "wake")
-
-    def __init__(self, job: Callable[[], object], wake: threading.Lock) -> None:
-        self.job: Callable[[], object] | None = job
-        self.thread: threading.Thread | None = None
-        self.generation = 0
-        self.idles = False
-        self.wake = wake
-        self.wake.acquire()
-
-
-#: Of the thread that made them; blocked, they would end the process without a word.
-_FAULTS: Final = ("SIGSEGV", "SIGFPE", "SIGILL")
-
-
-@contextlib.contextmanager
-def _signals_elsewhere() -> Iterator[None]:
-    """Have threads that are started meanwhile get no signal, under uWSGI.
-
-    Its handlers are C code, and end the process on whichever thread the kernel chose: on one of
-    ours during a delivery. Elsewhere, programs that a transport starts would inherit it.
-    """
-    if "uwsgi" not in sys.modules:
-        yield
-        return
-    faults = {getattr(signal, name) for name in _FAULTS}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - faults)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-class ThreadCache:
-    """Runs each job at once, on a thread that idles or on a new one; it has no queue.
-
-    It has no bound either: who submits knows how many jobs are under way. *idle_time*: seconds that
-    a thread waits for work before it ends. Threads are daemons, so that none can hold up the end of
-    the process. Any thread may submit. It belongs to the process that made it. *new_lock* is given
-    by tests only.
-    """
-
-    def __init__(
-        self, idle_time: float, new_lock: Callable[[], threading.Lock] | None = None
-    ) -> None:
-        self._new_lock = new_lock or threading.Lock  # looked up now: gevent may have replaced it
-        self._idle_time = min(idle_time, threading.TIMEOUT_MAX)
-        # Only `append`, `pop` and `remove`, each of them atomic: the thread that removed a worker
-        # from the list must wake it, and no other one may.
-        self._idle: list[_Worker] = []
-        self._workers: set[_Worker] = set()
-        self._numbers = itertools.count(1)
-        self._generation = 0  # one more with each `retire`: who is older leaves, and doesn't idle
-        self._token = ProcessToken()
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any) -> None:
-        """Run *fn*, which must not raise. Raises `RuntimeError` where no thread can be started."""
-
-        def job() -> None:
-            fn(*args)
-
-        try:
-            worker = self._idle.pop()
-        except IndexError:
-            self._start(_Worker(job, self._new_lock()))
-        else:
-            worker.job = job
-            worker.wake.release()
-
-    def _start(self, worker: _Worker) -> None:
-        worker.thread = threading.Thread(
-            target=self._run,
-            args=(worker,),
-            name=f"valued-sender-{next(self._numbers)}",
-            daemon=True,
-        )
-        worker.generation = self._generation
-        self._workers.add(worker)  # before it runs, as `retire` must not miss it
-        try:
-            with _signals_elsewhere():
-                worker.thread.start()
-        except BaseException:
-            if worker.thread.ident is None:  # else a Ctrl-C came while it started, and it runs
-                self._workers.discard(worker)
-            raise
-
-    def _run(self, worker: _Worker) -> None:
-        self._workers.add(worker)  # once more: see `_start`
-        try:
-            while worker.job is not None:
-                worker.idles = False
-                job, worker.job = worker.job, None
-                if self._token.is_current():
-                    job()
-                del job  # or an idle thread keeps alive what it ran last
-                if not self._token.is_current():
-                    return  # the job forked, and this is the child
-                self._idle.append(worker)
-                worker.idles = True
-                # Looked at after the append: a `retire` either finds this worker in the list, or
-                # has counted on before.
-                stays = worker.generation == self._generation
-                if not worker.wake.acquire(timeout=self._idle_time if stays else 0):
-                    try:
-                        self._idle.remove(worker)
-                    except ValueError:
-                        # It was taken in this instant, so a job, or the order to end, comes, unless
-                        # an exception broke off the call that took it.
-                        if not worker.wake.acquire(timeout=HANDING_OVER):
-                            return
-                    else:
-                        return
-        finally:
-            self._workers.discard(worker)
-            if not self._token.is_current():
-                # A greenlet of gevent's lives on in a forked child, where `threading` has forgotten
-                # it: asked for it, it knows it again, and lets it end without a traceback.
-                threading.current_thread()
-
-    def dismiss(self) -> None:
-        """End the threads that idle, and the others after their jobs. Takes no lock."""
-        self._generation += 1
-        while self._idle:
-            try:
-                worker = self._idle.pop()
-            except IndexError:  # pragma: no cover - another thread took the last one
-                break
-            worker.wake.release()  # without a job
-
-    def retire(self, deadline: float) -> bool:
-        """End the threads; those that are at work end after it. Whether all had ended by then.
-
-        *deadline* is of `CLOCK.monotonic`. Later jobs start new threads. Called from a thread of
-        the cache, that one stays, and counts as not ended.
-        """
-        self.dismiss()
-        ended: set[int] = set()
-        for worker in list(self._workers):
-            thread = worker.thread
-            # Without an ident it is being started just now, and can't be joined yet. What a signal
-            # handler started after `dismiss` goes on.
-            if thread is None or thread.ident is None or thread is threading.current_thread():
-                continue
-            if worker.generation == self._generation:
-                continue
-            thread.join(min(GRACE, max(0.0, deadline - CLOCK.monotonic())))
-            if thread.is_alive() and worker.idles and worker not in self._idle:
-                # An exception may have broken off the call that took it from the list: wake it.
-                with contextlib.suppress(RuntimeError):  # it is awake
-                    worker.wake.release()
-            thread.join(max(0.0, deadline - CLOCK.monotonic()))
-            if not thread.is_alive() and thread.native_id is not None:
-                ended.add(thread.native_id)
-        ended.discard(threading.get_native_id())  # greenlets share theirs
-        while ended and has_os_threads(ended):
-            if CLOCK.monotonic() >= deadline:
-                return False
-            time.sleep(LOOK_AGAIN)
-        return not self._workers
 
 
 class ExecutorPlan(NamedTuple):
@@ -319,43 +143,79 @@ def _made(factory: Any) -> Executor:
     )
 
 
+class Owner(shutdown.ExitListener, Protocol):
+    """A pipeline. Its workers keep it alive while they have something to do."""
+
+    def begin_to_drain(self) -> object:
+        """The process ends: that was noticed by its first event, or by a job that was refused."""
+
+
 class Executors:
     """The executor of one process: chosen for its first event, replaced when it fails.
 
     Any thread may call.
     """
 
-    def __init__(self, options: Options, spec: ExecutorSpec | None, threads: ThreadCache) -> None:
+    def __init__(
+        self,
+        options: Options,
+        spec: ExecutorSpec | None,
+        threads: ThreadCache,
+        reporter: Reporter,
+        owner: Owner,
+    ) -> None:
         self._options = options
         self._spec = spec
-        self._threads = threads
+        self.threads: Final = threads
+        self._reporter = reporter
+        self._owner = weakref.ref(owner)  # weak: the last reference to a client ends its threads
         self._warned: set[str] = set()
         self._token = ProcessToken()
         self.plan: ExecutorPlan | None = None
         #: Workers up to which a caller starts one more.
         self.limit = 1
+        #: Whether the last try to start a thread of the pool failed.
+        self.has_no_threads = False
 
     def choose(self) -> ExecutorPlan:
         """Choose the executor; calls a factory."""
         try:
-            plan = plan_for(self._options, self._spec, self._threads, self._warn_once)
+            plan = plan_for(self._options, self._spec, self.threads, self._warn_once)
         except Exception:  # noqa: BLE001 - the user's factory may raise anything
             _log.exception("no executor could be made: a default pool sends the events")
-            plan = default_pool(self._options, self._threads)
+            plan = default_pool(self._options, self.threads)
         if self._token.is_current():  # else the factory forked, and this is the child
             self._use(plan)
+            self._look_for_the_end()  # the first event may come from an exit handler
         return plan
 
-    def replace(self, plan: ExecutorPlan, reason: str, *, quiet: bool) -> None:
-        """The executor of *plan* accepts no more work: use a default pool. *quiet*: no log line."""
-        if self.plan is plan:
-            self._use(default_pool(self._options, self._threads))
+    def refused(self, plan: ExecutorPlan, reason: str) -> None:
+        """The executor of *plan* didn't run a job. Unless it is the pool, a pool replaces it."""
+        # On 3.12 no thread can be started once the exit has begun (in Python's words), which
+        # needs no warning.
+        quiet = shutdown.is_ending() or "interpreter shutdown" in reason
+        if plan.gradual:
+            self.has_no_threads = True
+            if not quiet:  # pragma: no branch - else Python 3.12, at the end
+                self._reporter.warn(
+                    "threads",
+                    "%d times no thread could be started (%s): events wait until a later event, a "
+                    "flush or the end of the process tries again",
+                    reason,
+                )
+        elif self.plan is plan:
+            self._use(default_pool(self._options, self.threads))
             if not quiet:
                 _log.warning(
                     "the executor (%s) accepts no more work (%s): a default pool sends the events",
                     type(plan.executor).__name__,
                     reason,
                 )
+        self._look_for_the_end()
+
+    def _look_for_the_end(self) -> None:
+        if shutdown.is_ending() and (owner := self._owner()) is not None:
+            owner.begin_to_drain()
 
     def shutdown(self, *, idle: bool) -> None:
         """Let go of the executor; end it, if it was made by us. *idle*: nothing is being sent."""

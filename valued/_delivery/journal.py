@@ -74,11 +74,12 @@ class Journal(Protocol):
 
     Trouble with the disk is logged, and tried again later; meanwhile events are in memory only.
     Each method works for a bounded time, unless the disk itself hangs, and no lock is held while
-    it reads or writes.
+    it reads or writes. What the methods return here is for a journal that stores nothing.
     """
 
-    #: Whether events outlive their process.
-    stores: bool
+    @property
+    def stores(self) -> bool:
+        """Whether events outlive their process."""
 
     def append(self, body: bytes, *, spill: bool) -> Stored | None:
         """Store an event, with one write; None: the disk did not take it.
@@ -86,6 +87,7 @@ class Journal(Protocol):
         *spill*: the event will not be in memory, so it goes to another file than those that are.
         Nothing here scans a directory.
         """
+        return None
 
     def settled(self, file: File, number: int) -> None:
         """Write down, now, that this event is settled: no process will send it again."""
@@ -98,6 +100,7 @@ class Journal(Protocol):
 
         None: there is nothing to read now. The next call reads the same, until `loaded`.
         """
+        return None
 
     def loaded(self, batch: Batch) -> None:
         """All of *batch* is in memory: read on behind it."""
@@ -108,30 +111,37 @@ class Journal(Protocol):
         Their `File.unread` is set. Returns an empty sequence if there is nothing, or if it was
         not possible to look.
         """
+        return ()
 
     def claimed(self) -> int:
         """From how many directories the last `claim` took over."""
+        return 0
 
     def maintain(self) -> Sequence[tuple[File, str]]:
         """Do what is due: remove finished files, heartbeat, keep within bounds, try again.
 
         Returns the files whose events must not be delivered any more, each once, and why.
         """
+        return ()
 
     def is_untidy(self) -> bool:
         """Whether `maintain` has something to do right now. Looks at memory only."""
+        return False
 
     def next_due(self) -> float | None:
         """The time, by the clock, of the next `maintain` or `claim`; None: none is needed."""
+        return None
 
     def is_claim_due(self) -> bool:
         """Whether it is time to look for dead processes."""
+        return False
 
     def watch(self) -> bool:
         """Begin to notice at once when another process dies; False: that is not possible here.
 
         `wait_for_deaths` has to be called then, by one thread at a time.
         """
+        return False
 
     def wait_for_deaths(self, timeout: float) -> bool:
         """Wait until a process may have died: `is_claim_due` tells. The only method that waits.
@@ -139,6 +149,7 @@ class Journal(Protocol):
         False, after *timeout* seconds or `unwatch`: the watch has ended. While other processes of
         this machine that share the directory are known to live, no time ends it.
         """
+        return False
 
     def unwatch(self) -> None:
         """Let `wait_for_deaths` return False."""
@@ -148,6 +159,7 @@ class Journal(Protocol):
 
         Returns the same as `maintain`. The next `append` begins under another name.
         """
+        return ()
 
 
 class NoFile:
@@ -165,63 +177,7 @@ class NoFile:
         self.lost = ""
 
 
-class NullJournal:
+class NullJournal(Journal):
     """A journal that stores nothing: events die with their process."""
 
-    stores: Final = False
-
-    def append(self, body: bytes, *, spill: bool) -> Stored | None:
-        """See `Journal.append`."""
-        return None
-
-    def settled(self, file: File, number: int) -> None:
-        """See `Journal.settled`."""
-
-    def reject(self, key: str, body: bytes, error: DeliveryError) -> None:
-        """See `Journal.reject`."""
-
-    def load(self, events: int, size: int) -> Batch | None:
-        """See `Journal.load`."""
-        return None
-
-    def loaded(self, batch: Batch) -> None:
-        """See `Journal.loaded`."""
-
-    def claim(self, events: int) -> Sequence[File]:
-        """See `Journal.claim`."""
-        return ()
-
-    def claimed(self) -> int:
-        """See `Journal.claimed`."""
-        return 0
-
-    def maintain(self) -> Sequence[tuple[File, str]]:
-        """See `Journal.maintain`."""
-        return ()
-
-    def is_untidy(self) -> bool:
-        """See `Journal.is_untidy`."""
-        return False
-
-    def next_due(self) -> float | None:
-        """See `Journal.next_due`."""
-        return None
-
-    def is_claim_due(self) -> bool:
-        """See `Journal.is_claim_due`."""
-        return False
-
-    def watch(self) -> bool:
-        """See `Journal.watch`."""
-        return False
-
-    def wait_for_deaths(self, timeout: float) -> bool:
-        """See `Journal.wait_for_deaths`."""
-        return False
-
-    def unwatch(self) -> None:
-        """See `Journal.unwatch`."""
-
-    def release(self) -> Sequence[tuple[File, str]]:
-        """See `Journal.release`."""
-        return ()
+    stores = False

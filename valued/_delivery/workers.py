@@ -11,25 +11,21 @@ from __future__ import annotations
 import collections
 import functools
 import weakref
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from valued._delivery.attempt import LAST_ATTEMPT
-from valued._delivery.deathwatch import DeathWatch
-from valued._delivery.entry import Entry
-from valued._delivery.executors import ExecutorPlan, Executors, ExecutorSpec, ThreadCache
-from valued._delivery.feed import Feed
-from valued._delivery.monitor import Monitor
-from valued._delivery.runs import Role, Run, Runs
+from valued._delivery.entry import Role, Run, Runs
+from valued._delivery.monitor import DeathWatch, Monitor
 from valued._process import shutdown
 from valued._process.fork import ProcessToken
-from valued._process.reporting import Reporter, log
+from valued._process.reporting import log
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from valued._delivery.attempt import Attempts
-    from valued._options import Options
-
+    from valued._delivery.entry import Entry
+    from valued._delivery.executors import ExecutorPlan, Executors, Owner
+    from valued._delivery.feed import Feed
+    from valued._delivery.losses import Losses
 
 #: Seconds that an event waits, while all workers are busy, before one more is started. Long
 #: compared with the delays of a busy interpreter, short for people.
@@ -47,16 +43,6 @@ SHORTEST_WATCH: Final = 5.0
 RECENT_ATTEMPTS: Final = 4
 
 
-class Owner(shutdown.ExitListener, Protocol):
-    """Whose workers they are: a pipeline. They keep it alive while they have something to do."""
-
-    def begin_to_drain(self, started: float) -> object:
-        """The process ends: that was noticed by its first event, or by a job that was refused."""
-
-    def report(self) -> object:
-        """Log what was dropped."""
-
-
 class Workers:
     """The workers of one process. Any thread of it may call, without the queue's lock."""
 
@@ -64,38 +50,38 @@ class Workers:
         self,
         feed: Feed,
         attempts: Attempts,
-        options: Options,
-        spec: ExecutorSpec | None,
-        reporter: Reporter,
-        clock: Callable[[], float],
+        executors: Executors,
+        losses: Losses,
         owner: Owner,
-        threads: ThreadCache,
     ) -> None:
         self._feed = feed
         self._attempts = attempts
-        self._reporter = reporter
-        self._clock = clock
+        self._executors = executors
+        self._threads = threads = executors.threads
+        self._losses = losses
         self._owner = weakref.ref(owner)  # weak: the last reference to a client ends its threads
+        self._in_memory = not feed.backlog.journal.stores
+        self._clock = feed.queue.clock
         self._lock = feed.queue.lock
         self._token = ProcessToken()
-        self._threads: Final = threads
-        self._executors: Final = Executors(options, spec, threads)
-        self._monitor: Final = Monitor(feed.queue, threads, clock)
+        self._monitor: Final = Monitor(feed, threads)
         self._deathwatch: Final = DeathWatch(feed, threads)
-        self._idle_time: Final = options.idle_time
-        self._has_no_threads = False  # whether the last try to start one failed
         # All below is guarded by the lock.
         self._present = Runs()
         self._recent: collections.deque[float] = collections.deque(maxlen=RECENT_ATTEMPTS)
-        self._ended = clock()  # the latest attempt
+        self._ended = self._clock()  # the latest attempt
         self._inline = Role()  # sends in a thread that waits, and is no worker
 
     # -- starting ----------------------------------------------------------------------------------
 
     def notice(self) -> None:
         """An event was put: see that something is on its way to it. Called for each event."""
-        if len(self._present) < self._executors.limit and self._start():
-            return
+        executors = self._executors
+        if len(self._present) < executors.limit:
+            if self._start():
+                return
+        elif self._in_memory and (plan := executors.plan) is not None and not plan.gradual:
+            return  # all jobs that may be there are there, and each looks for more at its end
         if self._monitor.is_free():
             self._watch()
 
@@ -112,14 +98,15 @@ class Workers:
         """Start a worker, if one more is allowed and there is something to do. Whether it was."""
         if not self._token.is_current():
             return False
-        run = Run()
         with self._lock:
-            if not self._may_start():
+            moment = self._next_start()
+            if moment is None or moment > self._clock():
                 return False
+            run = Run()
             self._present.add(run)
         plan = None
         try:
-            plan = self._executors.plan or self._choose()
+            plan = self._executors.plan or self._executors.choose()
             if not self._token.is_current():
                 return False  # the factory forked, and this is the child
             future: Any = plan.executor.submit(self._work, plan, run, self._owner())
@@ -131,19 +118,24 @@ class Workers:
                 raise
             self._refused(plan, f"{type(error).__name__}: {error}")
             return False
-        self._has_no_threads = False
+        self._executors.has_no_threads = False
         if hasattr(future, "add_done_callback"):
             future.add_done_callback(functools.partial(self._check, plan, weakref.ref(run)))
         return True
 
-    def _may_start(self) -> bool:
-        """Whether one more worker would have something to do; with the lock."""
+    def _next_start(self) -> float | None:
+        """When one more worker has something to do; None: never, as things are. With the lock."""
         count, plan = len(self._present), self._executors.plan
         if count and (plan is None or count >= plan.limit):
-            return False
-        if not self._feed.has_work():
-            return False
-        return not count or plan is None or not plan.gradual or self._is_stalled()
+            return None
+        outlook = self._feed.outlook()
+        if not count or plan is None or not plan.gradual:
+            return outlook.first()
+        if outlook.event is None:
+            return None
+        # All are busy. If the service is quick, one more helps only if the attempts under way hang.
+        is_quick = min(self._recent, default=SLOW_ATTEMPT) < SLOW_ATTEMPT
+        return max(outlook.event, self._ended if is_quick else 0.0) + STALL_TIMEOUT
 
     def _check(self, plan: ExecutorPlan, reference: weakref.ref[Run], future: Any) -> None:
         """Handle a job that the executor accepted and then never ran, since it was cancelled."""
@@ -155,45 +147,16 @@ class Workers:
                 self._present.discard(run)
             self._refused(plan, f"a job did not run: {reason}")
 
-    def _choose(self) -> ExecutorPlan:
-        plan = self._executors.choose()
-        if self._token.is_current() and shutdown.is_ending():
-            self._begin_to_drain()  # the first event comes from an exit handler
-        return plan
-
     def _refused(self, plan: ExecutorPlan, reason: str) -> None:
-        """The executor of *plan* didn't take a job."""
-        # On 3.12 no thread can be started once the exit has begun (in Python's words), which
-        # needs no warning.
-        quiet = shutdown.is_ending() or "interpreter shutdown" in reason
-        if plan.gradual:
-            self._has_no_threads = True
-            if not quiet:  # pragma: no branch - else Python 3.12, at the end
-                self._reporter.warn(
-                    "threads",
-                    "%d times no thread could be started (%s): events wait until a later event, a "
-                    "flush or the end of the process tries again",
-                    reason,
-                )
-        else:
-            self._executors.replace(plan, reason, quiet=quiet)
+        """The executor of *plan* didn't run a job."""
+        self._executors.refused(plan, reason)
+        if not plan.gradual:
             self._start()
-        if shutdown.is_ending():
-            self._begin_to_drain()
-
-    def _begin_to_drain(self) -> None:
-        if (owner := self._owner()) is not None:  # pragma: no branch - it is kept by its jobs
-            owner.begin_to_drain(self._clock())
-
-    def _keep(self) -> None:
-        """Events wait that no thread looks after: keep the owner until it has sent them."""
-        if (owner := self._owner()) is not None:  # pragma: no branch - it is kept by its jobs
-            shutdown.keep(owner)
 
     # -- working -----------------------------------------------------------------------------------
 
-    def _work(self, plan: ExecutorPlan, run: Run, owner: Owner | None) -> None:
-        """A worker. Runs on the executor."""
+    def _work(self, plan: ExecutorPlan, run: Run, _keep: Owner | None) -> None:
+        """A worker. Runs on the executor, and keeps its owner alive."""
         if not run.begin():
             return  # some executors run a job again
         left = plan.burst
@@ -206,11 +169,10 @@ class Workers:
                     return
                 self._ended = self._clock()
                 self._recent.append(self._ended - began)
-                if owner is not None:  # pragma: no branch - else it was dropped in this instant
-                    owner.report()
+                self._losses.report()
                 if left is not None:
                     left -= 1
-                elif plan.gradual and self._is_stalled():
+                elif plan.gradual and len(self._present) < plan.limit:
                     self._start()
         except BaseException:  # `SystemExit` out of a transport, and its like
             if plan.immediate:  # it belongs to the caller, like a Ctrl-C
@@ -218,8 +180,7 @@ class Workers:
             log.exception("an exception ended a worker; another one replaces it")
         finally:
             if self._token.is_current():
-                if owner is not None:  # pragma: no branch - likewise
-                    owner.report()
+                self._losses.report()
                 run.has_ended = True
                 self._present.discard(run)
                 # Look once more, now that this worker no longer counts: a thread that put an event
@@ -229,28 +190,13 @@ class Workers:
                 else:
                     self.wake()
 
-    def _is_stalled(self) -> bool:
-        """Whether an event waits so long that one more worker should be started."""
-        with self._lock:
-            moment = self._stalled_at()
-        return moment is not None and self._clock() >= moment
-
-    def _stalled_at(self) -> float | None:
-        """From when on one more worker helps; None: no event waits. With the lock."""
-        since = self._feed.ready_since()
-        if since is None:
-            return None
-        if min(self._recent, default=SLOW_ATTEMPT) < SLOW_ATTEMPT:
-            since = max(since, self._ended)  # only if the attempts under way hang
-        return since + STALL_TIMEOUT
-
     def _next(self, run: Run) -> Entry | None:
         """The next event for *run*; None: there is none, and the run doesn't count any more."""
         if not self._token.is_current():
             return None  # a greenlet in a child: greenlets survive a fork
         reference = weakref.ref(run)
         while True:
-            self._feed.tend(run)
+            self._feed.backlog.tend(run)
             with self._lock:
                 entry = self._feed.take(reference)
                 if entry is None:
@@ -280,39 +226,32 @@ class Workers:
             return
         if self._executors.plan is None and self._present:
             return  # a worker begins: its executor is being made, and in the end it comes here
-        plan = self._executors.plan or self._choose()
+        plan = self._executors.plan or self._executors.choose()
         try:
             if not plan.immediate:
-                self._monitor.start(self, self._owner())
+                self._monitor.start(self, self._owner)
                 return
         except RuntimeError:  # no thread can be started
-            self._has_no_threads = True
-        self._keep()  # the next event, a flush or the exit sends what waits
+            self._executors.has_no_threads = True
+        if (owner := self._owner()) is not None:  # pragma: no branch - it is kept by its jobs
+            shutdown.keep(owner)  # the next event, a flush or the exit sends what waits
 
     def _idle_in(self) -> float:
         """In how many seconds a thread without work ends, unless there is new work."""
         queue = self._feed.queue
-        if queue.unsettled or queue.inbox:
-            return max(self._idle_time, SHORTEST_WATCH)  # or a short one would begin often
-        return self._ended + self._idle_time - self._clock()
+        if queue.counts.unsettled or queue.inbox:
+            return max(self._threads.idle_time, SHORTEST_WATCH)  # or a short one would begin often
+        return self._ended + self._threads.idle_time - self._clock()
 
     def next_look(self) -> float | None:
         """See `Monitored.next_look`."""
-        feed, plan, count = self._feed, self._executors.plan, len(self._present)
-        moments = [feed.next_task()]
-        if not count or (plan is not None and count < plan.limit):  # as `_may_start` has it
-            if not feed.has_work():
-                moments.append(feed.next_change())
-            elif not count or plan is None or not plan.gradual:
-                moments.append(self._clock())
-            else:
-                moments.append(self._stalled_at())
+        moments = self._next_start(), self._feed.backlog.next_task()
         return min((one for one in moments if one is not None), default=None)
 
     def look(self, run: Run) -> None:
         """See `Monitored.look`."""
-        self._feed.tend(run)
-        if not self._start() and self._has_no_threads and (entry := self._next(run)):
+        self._feed.backlog.tend(run)
+        if not self._start() and self._executors.has_no_threads and (entry := self._next(run)):
             self._attempts.attempt(entry, run)  # pragma: no cover - only this thread could start
 
     # -- sending in a thread that waits ------------------------------------------------------------
@@ -324,7 +263,8 @@ class Workers:
         connection; the one that sends also sends the events of the others.
         """
         plan, run = self._executors.plan, Run()
-        if not (plan is None or plan.immediate or (self._has_no_threads and not self._present)):
+        is_alone = self._executors.has_no_threads and not self._present
+        if not (plan is None or plan.immediate or is_alone):
             return False
         with self._lock:
             if not self._inline.begin(run):
@@ -341,18 +281,20 @@ class Workers:
     # -- ending ------------------------------------------------------------------------------------
 
     def shutdown(self, deadline: float | None, *, idle: bool) -> bool:
-        """End the threads, and an executor made by us. Returns whether no thread is left.
+        """End the threads, and an executor made by us; *idle*: nothing is being sent.
 
-        *idle*: whether nothing is being sent.
+        Returns whether no thread is left.
         """
+        # First: no thread that is started later is waited for. The next two end those before it.
+        self._threads.dismiss()
         self._deathwatch.stop()
-        self._threads.dismiss()  # before the next line, or a worker that ends may begin another one
         self._monitor.stop()
         self._executors.shutdown(idle=idle)
         soon = self._clock() + LAST_ATTEMPT
-        return self._threads.retire(soon if deadline is None else max(soon, deadline))
+        return self._threads.join(soon if deadline is None else max(soon, deadline))
 
     def dismiss(self) -> None:
-        """End the threads that have nothing to do, and the others when that is so. Never waits."""
-        self._deathwatch.stop()
+        """End the threads once they have nothing to do. A finalizer, or the exit, may call."""
         self._threads.dismiss()
+        self._deathwatch.stop()
+        self._monitor.stop_from_finalizer()

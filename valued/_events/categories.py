@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from valued._errors import ValidationError
-from valued._events.faults import is_a, name_of, shown
+from valued._errors import ValidationError, expected, shown
+from valued._events.bad_values import is_a
 from valued._events.serializer import Snapshot, merge, normalize
 from valued._events.values import now, with_offset
 from valued._typing import JSONObject, ScopeLike
@@ -27,6 +27,8 @@ _KNOWN: Final = frozenset({"category", "key", "user", "customer", "attributes", 
 _USER_ID: Final = "{'user.id': 1}"
 _CUSTOMER_ID: Final = "{'customer.id': 1}"
 _ATTRIBUTES: Final = "{'attributes': {'format': 'pdf'}}"
+_KEY_EXAMPLE: Final = "'report.generated'"
+_URL_EXAMPLE: Final = "'https://example.com/reports'"
 _OCCURED_AT: Final = "{'occured_at': '2026-11-23T10:00:00+01:00'}"
 
 #: Near misses of those, and what other clients call them, each with what to write instead. Any
@@ -40,6 +42,16 @@ _MISTAKEN: Final = {
     **dict.fromkeys(("timestamp", "occurred_at", "occurredAt", "occuredAt"), _OCCURED_AT),
     "data": "the mapping without a name, as in action('report.generated', {'user.id': 1})",
 }
+
+#: What fields of all categories, and of scopes, are.
+_A_PARTY: Final = "a mapping with an id, such as {'id': 1}"
+_FORMS: Final = {
+    "user": _A_PARTY,
+    "customer": _A_PARTY,
+    "attributes": "a mapping, such as {'format': 'pdf'}",
+}
+
+_ID_CLASSES: Final = (str, type(None))
 
 #: How many names of unknown fields are warned of, at most.
 _MOST_NAMES: Final = 100
@@ -60,9 +72,35 @@ def mapping(data: object, name: str) -> JSONObject:
     if isinstance(plain, dict):
         return plain
     hint = "; the key, or the URL, is the first argument" if isinstance(data, str) else ""
-    raise ValidationError(
-        f"{name}: expected a mapping, such as {{'user.id': 1}}, got {_kind(data)}{hint}"
-    )
+    raise ValidationError(expected(name, "a mapping, such as {'user.id': 1}", data) + hint)
+
+
+def data_of_scope(data: object, fields: Mapping[str, Any], name: str = "data") -> JSONObject:
+    """`normalize_call` for a scope. Raises `ValidationError` for what no event could have."""
+    plain = normalize_call(data, fields, name)
+    problems = wrong_forms(plain)
+    if problems:
+        raise ValidationError(*problems.values())
+    return plain
+
+
+def wrong_forms(data: JSONObject) -> dict[str, str]:
+    """What is wrong with the user, the customer and the attributes, whatever the category."""
+    problems = {}
+    for name in _FORMS:  # this runs for each event
+        if name not in data:
+            continue
+        value = data[name]
+        if not isinstance(value, dict):
+            if value is not None:
+                problems[name] = expected(name, _FORMS[name], value)
+        elif name != "attributes":
+            identity = value.get("id")
+            # By the class itself: a bool is an int to Python; as an id it is a mistake.
+            if type(identity) is not int and (type(identity) not in _ID_CLASSES or identity == ""):
+                what = "an int or a string that is not empty"
+                problems[name] = expected(f"{name}.id", what, identity)
+    return problems
 
 
 def action(key: object, data: JSONObject) -> JSONObject:
@@ -74,15 +112,15 @@ def page_view(url: object, data: JSONObject) -> JSONObject:
     """The event of a page view. Raises `ValidationError`."""
     url = _plain_text(url)
     if type(url) is not str or not url:
-        raise ValidationError(_not_a_string("url", url, "'https://example.com/reports'"))
+        raise ValidationError(_not_a_string("url", url, _URL_EXAMPLE))
     attributes = data.get("attributes")
     source = attributes.get("source") if isinstance(attributes, dict) else None
     for name, value in (("attributes", attributes), ("attributes.source", source)):
         # A page view writes below both, and would replace what is there.
         if value is not None and not isinstance(value, dict):
             raise ValidationError(
-                f"{name}: expected a mapping, got {_kind(value)}; "
-                f"name the value, as in {{'{name}.plan': 'pro'}}"
+                expected(name, "a mapping", value)
+                + f"; name the value, as in {{'{name}.plan': 'pro'}}"
             )
     data = merge(data, {"attributes": {"source": {"url": url}}})
     return _finished({"category": "pageview"}, data)
@@ -102,9 +140,7 @@ def data_of_party(name: str, data: object) -> object:
     plain = normalize({name: data})[name]
     if isinstance(plain, dict):
         return plain
-    raise ValidationError(
-        f"{name}: expected a mapping with an id, such as {{'id': 1}}, got {_kind(data)}"
-    )
+    raise ValidationError(expected(name, _A_PARTY, data))
 
 
 def sync_party(name: str, party: JSONObject) -> JSONObject:
@@ -137,9 +173,7 @@ def validate(event: object) -> None:
     *event*: a mapping as it goes over the wire, with its ``category``; dotted keys are fine.
     ``occured_at`` may be missing, since a call fills it in.
     """
-    problems = _problems(mapping(event, "event"))
-    if problems:
-        raise ValidationError(*problems)
+    checked(event)
 
 
 def checked(event: object) -> JSONObject:
@@ -197,17 +231,15 @@ def _problems(event: JSONObject) -> list[str]:
     category = event.get("category")
     required = _REQUIRED.get(category) if isinstance(category, str) else None
     if required is None:
-        return [f"category: expected one of {', '.join(_REQUIRED)}, got {_got(category)}"]
+        return [expected("category", f"one of {', '.join(_REQUIRED)}", category)]
     problems = required(event)
+    wrong = wrong_forms(event)
+    if wrong:
+        problems += wrong.values()
     if category != "config" and not _KNOWN.issuperset(event):
         mistaken = _mistaken(event)
         if mistaken:  # that may be why an id is missing
             problems = mistaken + [it for it in problems if not it.startswith("Missing")]
-    attributes = event.get("attributes")
-    if attributes is not None and not isinstance(attributes, dict):
-        problems.append(
-            f"attributes: expected a mapping, such as {{'format': 'pdf'}}, got {_kind(attributes)}"
-        )
     given = event.get("occured_at")
     if given is not None:
         try:
@@ -234,24 +266,19 @@ def check_names(data: JSONObject) -> None:
 
 def _required_by_action(event: JSONObject) -> list[str]:
     key = event.get("key")
-    problems = _parties(event)
-    if type(key) is not str or not key:
-        problems.insert(0, _not_a_string("key", key, "'report.generated'"))
+    problems = [] if type(key) is str and key else [_not_a_string("key", key, _KEY_EXAMPLE)]
+    if _has_no_id(event.get("user")) and _has_no_id(event.get("customer")):
+        problems.append(_MISSING_ID)
     return problems
 
 
 def _required_by_page_view(event: JSONObject) -> list[str]:
-    problems = _party(event, "user")
-    if not problems and not _is_given(event, "user"):
-        problems.append(_MISSING_USER)
-    problems += _party(event, "customer")
+    problems = [_MISSING_USER] if _has_no_id(event.get("user")) else []
     source = event.get("attributes")
     source = source.get("source") if isinstance(source, dict) else None
     url = source.get("url") if isinstance(source, dict) else None
     if type(url) is not str or not url:
-        problems.append(
-            _not_a_string("attributes.source.url", url, "'https://example.com/reports'")
-        )
+        problems.append(_not_a_string("attributes.source.url", url, _URL_EXAMPLE))
     elif not _URL.match(url):
         problems.append(
             "url: expected one with a scheme, such as 'https://example.com/reports', or a path "
@@ -264,17 +291,14 @@ _URL: Final = re.compile(r"/|[A-Za-z][A-Za-z0-9+.-]*:")
 
 
 def _required_by_sync(event: JSONObject) -> list[str]:
-    problems = _parties(event, _MISSING_IN_SYNC)
-    if event.get("user") is not None and event.get("customer") is not None:
+    user, customer = event.get("user"), event.get("customer")
+    problems = [_MISSING_IN_SYNC] if _has_no_id(user) and _has_no_id(customer) else []
+    if user is not None and customer is not None:
         problems.append("Cannot include both user and customer in one sync: send two")
     return problems
 
 
-def _required_by_config(event: JSONObject) -> list[str]:
-    return list(_config_problems(event))
-
-
-def _config_problems(event: JSONObject) -> Iterator[str]:
+def _required_by_config(event: JSONObject) -> Iterator[str]:
     data = event.get("data")
     if not isinstance(data, dict) or not (data.get("goals") or data.get("signals")):
         yield (
@@ -287,68 +311,32 @@ def _config_problems(event: JSONObject) -> Iterator[str]:
         if entries is None:
             continue
         if not isinstance(entries, list):
-            yield f"{name}: expected a list of mappings, got {_kind(entries)}"
+            yield expected(name, "a list of mappings", entries)
             continue
         for number, entry in enumerate(entries):
             path = f"{name}[{number}]"
             if not isinstance(entry, dict):
-                yield f"{path}: expected a mapping, got {_kind(entry)}"
+                yield expected(path, "a mapping", entry)
                 continue
             for field in ("name", "action_key"):
                 if not isinstance(entry.get(field), str) or not entry[field]:
-                    yield _not_a_string(f"{path}.{field}", entry.get(field), "'report.generated'")
+                    yield _not_a_string(f"{path}.{field}", entry.get(field), _KEY_EXAMPLE)
 
 
 _REQUIRED: Final[dict[str, Callable[[JSONObject], list[str]]]] = {
     "action": _required_by_action,
     "pageview": _required_by_page_view,
     "sync": _required_by_sync,
-    "config": _required_by_config,
+    "config": lambda event: [*_required_by_config(event)],
 }
 
 
-def _parties(event: JSONObject, missing: str = _MISSING_ID) -> list[str]:
-    """The problems of an event that needs a user or a customer."""
-    problems = _party(event, "user") + _party(event, "customer")
-    if not problems and not _is_given(event, "user") and not _is_given(event, "customer"):
-        problems.append(missing)
-    return problems
-
-
-def _is_given(event: JSONObject, name: str) -> bool:
-    party = event.get(name)
-    return isinstance(party, dict) and party.get("id") is not None
-
-
-def _party(event: JSONObject, name: str) -> list[str]:
-    """The problems of the user, or the customer, of *event*."""
-    party = event.get(name)
-    if party is None:
-        return []
-    if not isinstance(party, dict):
-        return [f"{name}: expected a mapping with an id, such as {{'id': 1}}, got {_kind(party)}"]
-    identity = party.get("id")
-    # A bool is an int to Python; as an id it is a mistake.
-    if identity is None or (isinstance(identity, int) and not isinstance(identity, bool)):
-        return []
-    if isinstance(identity, str) and identity:
-        return []
-    return [f"{name}.id: expected an int or a string that is not empty, got {_got(identity)}"]
+def _has_no_id(party: object) -> bool:
+    return party is None or (isinstance(party, dict) and party.get("id") is None)
 
 
 def _not_a_string(name: str, value: object, example: str) -> str:
-    return f"{name}: expected a string that is not empty, such as {example}, got {_got(value)}"
-
-
-def _got(value: object) -> str:
-    if value is None:
-        return "nothing"
-    return "an empty string" if is_a(value, str) and value == "" else _kind(value)
-
-
-def _kind(value: object) -> str:
-    # What is normalized already is a dict of ours.
-    return "dict" if is_a(value, dict) else name_of(type(value))
+    return expected(name, f"a string that is not empty, such as {example}", value)
 
 
 class Config:
@@ -379,7 +367,7 @@ class Config:
     ) -> Config:
         entry = merge(mapping(fields, f"{kind}[{len(entries)}]"), {"name": _plain_text(name)})
         # Checked here, so that the traceback points at the wrong step.
-        problems = _required_by_config({"data": {kind: [*entries, entry]}})
+        problems = [*_required_by_config({"data": {kind: [*entries, entry]}})]
         if problems:
             raise ValidationError(*problems)
         entries.append(entry)

@@ -17,8 +17,17 @@ import functools
 from collections.abc import Callable
 from typing import Any, Final, NoReturn, TypeVar, overload
 
-from valued._errors import ValidationError
-from valued._events.faults import Fault, class_of, full_name_of, is_class, name_of, qualname_of
+from valued._errors import ValidationError, expected, name_of
+from valued._events.bad_values import (
+    BadValue,
+    by_method_or,
+    class_of,
+    full_name_of,
+    is_class,
+    qualname_of,
+    registration,
+    without_converter,
+)
 from valued._events.values import BUILT_IN, NATIVE, imported, late
 
 C = TypeVar("C")
@@ -40,9 +49,7 @@ def _by_method(value: Any) -> object:
 
 
 def no_converter(value: object) -> NoReturn:
-    from valued._events import hints  # only errors need it
-
-    raise Fault(hints.for_value(value, class_of(value)))
+    raise BadValue(without_converter(value, class_of(value)))
 
 
 _BUILT_IN: Final[dict[type, Any]] = {
@@ -71,15 +78,13 @@ _current: tuple[object, Callable[[type], Callable[..., object]]] = (None, lambda
 
 def prepare() -> None:
     """Import what converting needs, in the thread that makes a client."""
-    from valued._events import hints  # noqa: F401 - what its errors need
-
     converter_for(object)
 
 
 def converter_for(cls: type) -> Callable[[Any], object]:
     """The converter of the most specific class; `no_converter` where there is none.
 
-    Raises `Fault` where two are equally specific, and what methods of the class raise.
+    Raises `BadValue` where two are equally specific, and what methods of the class raise.
     """
     global _current
     version, dispatch = _current
@@ -95,11 +100,9 @@ def converter_for(cls: type) -> Callable[[Any], object]:
             raise
         if home is not None:  # two unrelated abstract base classes match
             return _by_method
-        from valued._events import hints
-
-        raise Fault(
+        raise BadValue(
             f"two converters fit {full_name_of(cls)} equally well: "
-            f"{hints.by_method_or(hints.registration(cls, 'str'))}"
+            f"{by_method_or(registration(cls, 'str'))}"
         ) from error
     assert isinstance(found, _Registered)
     if home is not None and _is_nearer(cls, home, found.cls):
@@ -148,7 +151,7 @@ def register(cls: type[Any], converter: Callable[[Any], object] | None = None) -
     global _version
     if not is_class(cls):
         raise ValidationError(
-            f"cls: expected a class, got {name_of(type(cls))}; write "
+            f"{expected('cls', 'a class', cls)}; write "
             "valued.register(Location, function) or @valued.register(Location)"
         )
     try:  # each look-up would fail with what these raise: for a protocol, for example
@@ -167,9 +170,7 @@ def register(cls: type[Any], converter: Callable[[Any], object] | None = None) -
     if converter is None:
         return lambda function: register(cls, function)
     if not callable(converter):
-        raise ValidationError(
-            f"converter: expected a function of one {name_of(cls)}, got {name_of(type(converter))}"
-        )
+        raise ValidationError(expected("converter", f"a function of one {name_of(cls)}", converter))
     _registered[cls] = _Registered(cls, converter)
     _version = object()
     return converter

@@ -8,17 +8,11 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from valued._errors import SerializationError, ValuedError
+from valued._errors import SerializationError, ValidationError, ValuedError, name_of, shown
 from valued._events import categories
-from valued._events.faults import name_of, shown
-from valued._events.serializer import (
-    PARTIES,
-    encode,
-    merge,
-    normalize,
-    normalize_leniently,
-    parts_of,
-)
+from valued._events.bad_values import MAX_DEPTH
+from valued._events.serializer import PARTIES, encode, merge, merge_into, normalize, parts_of
+from valued._events.values import TOO_MANY
 from valued._process import shutdown
 from valued._process.fork import PerProcess
 
@@ -96,7 +90,7 @@ class Refusals:
         never keeps the one that it had before.
         """
         try:
-            return categories.normalize_call(data, fields)
+            return categories.data_of_scope(data, fields)
         except ValuedError:
             if self._raises:
                 raise
@@ -104,44 +98,67 @@ class Refusals:
         found: JSONObject = {}
         for given in (data, fields):
             if type(given) is dict:
-                for key, value in list(given.items()):
-                    found = merge(found, self._part(key, value, unsure))
+                found = merge(found, self._what_is_left(given, unsure))
             elif given is not None:
                 try:
                     found = merge(found, categories.mapping(given, "data"))
                 except ValuedError as error:
                     self._leave_out(error)
                     unsure.update(PARTIES)
+        for name, problem in categories.wrong_forms(found).items():
+            self._leave_out(ValidationError(problem))
+            del found[name]
+            unsure.update({name} & {*PARTIES})
         for party in unsure:
             now = found.get(party)
             if not (isinstance(now, dict) and "id" in now):
                 found[party] = None
         return found
 
-    def _part(
-        self, key: object, value: object, unsure: set[str], within: tuple[str, ...] = ()
+    def _what_is_left(
+        self, data: dict[Any, Any], unsure: set[str], above: tuple[str, ...] = (), within: Any = ()
     ) -> JSONObject:
-        """What can be sent of one field. *unsure* gets the parties whose id was left out."""
+        """What can be sent of *data*, which is at the path *above*, *within* other mappings.
+
+        *unsure* gets the parties whose id may have been left out.
+        """
+        found: JSONObject = normalize({above: {}}) if above else {}
+        for name, value in list(data.items()):
+            key = (*above, name) if above else name
+            part = self._part(key, value, unsure, (*within, data))
+            merge_into(found, part, lambda bad: self._leave_out(bad.error()))
+        return found
+
+    def _part(
+        self, key: object, value: object, unsure: set[str], within: tuple[Any, ...]
+    ) -> JSONObject:
+        """What can be sent of one field: all of it, or its smallest parts that can."""
         try:
             return normalize({key: value})  # type: ignore[no-any-return]
         except Exception as error:  # noqa: BLE001 - looking up a key may raise anything, too
             fault = error
         try:
-            first, *below = parts_of(key)
+            path = parts_of(key)
         except ValuedError:
             self._leave_out(fault)
-            unsure.update(within or parties_of(key))
+            # Deeper, it is no more than a detail of a party.
+            unsure.update(parties_of(key) if len(within) < 3 else ())
             return {}
-        if first in PARTIES and not below and type(value) is dict:
-            found: JSONObject = {}
-            for name, detail in list(value.items()):
-                found = merge(found, self._part((first, name), detail, unsure, (first,)))
-            return found
-        if first in PARTIES and (not below or below[0] == "id"):
-            self._leave_out(fault)
-            unsure.add(first)
-            return {}
-        return normalize_leniently({".".join([first, *below]): value}, self._leave_out)
+        is_party = path[0] in PARTIES and len(path) == 1
+        is_id = path[0] in PARTIES and path[1:2] == ["id"]
+        if (
+            type(value) is dict
+            and not is_id
+            # Too many are left out together: each part may have too many, too.
+            and (is_party or getattr(fault, "reason", "") != TOO_MANY)
+            and len(path) < MAX_DEPTH
+            and all(value is not it for it in within)
+        ):
+            return self._what_is_left(value, unsure, tuple(path), within)
+        self._leave_out(fault)
+        if is_party or is_id:
+            unsure.add(path[0])
+        return {}
 
     def review(self, event: JSONObject) -> JSONObject | None:
         """*event* as changed by ``before_send``; None: don't send it. Its exceptions are logged."""

@@ -20,20 +20,19 @@ import json
 from collections.abc import Callable
 from typing import Any, Final
 
-from valued._errors import SerializationError
-from valued._events.converters import converter_for, no_converter
-from valued._events.faults import (
+from valued._errors import SerializationError, name_of, shown
+from valued._events.bad_values import (
     MAX_DEPTH,
-    Fault,
+    BadValue,
     TooDeep,
-    as_fault,
+    as_bad_value,
     class_of,
     message_of,
-    name_of,
     qualname_of,
-    shown,
     text_of,
+    without_selection,
 )
+from valued._events.converters import converter_for, no_converter
 from valued._events.values import (
     LONG,
     MAX_VALUES,
@@ -79,27 +78,8 @@ def normalize(value: object) -> Any:
     try:
         return _plain(value, 0, [0])
     except Exception as error:  # noqa: BLE001 - whatever the objects raise
-        fault = as_fault(error)
-    raise fault.error()
-
-
-def normalize_leniently(
-    data: dict[Any, Any], report: Callable[[SerializationError], object]
-) -> JSONObject:
-    """`normalize` that leaves out the smallest wrong fields and keeps the rest; raises nothing.
-
-    Data with too many values is left out as a whole. At the end, *report* is called with each
-    error; what *report* raises is passed on.
-    """
-    faults: list[Fault] = []
-    plain: JSONObject = {}
-    try:
-        plain = _what_is_left(data, 0, [0], [], faults)
-    except Exception as error:  # noqa: BLE001 - as above
-        faults.append(as_fault(error))
-    for fault in faults:
-        report(fault.error())
-    return plain
+        bad = as_bad_value(error)
+    raise bad.error()
 
 
 def merge(base: JSONObject, over: JSONObject) -> Snapshot:
@@ -118,8 +98,8 @@ def parts_of(key: object) -> list[str]:
     try:
         return _path_of(key)
     except Exception as error:  # noqa: BLE001 - whatever the key raises
-        fault = as_fault(error, "the key")
-    raise fault.error()
+        bad = as_bad_value(error, "the key")
+    raise bad.error()
 
 
 # Compact, since all of it is sent; ASCII, so that its length in bytes is its length in characters.
@@ -183,7 +163,7 @@ def _enter(
         raise TooDeep
     work[0] += len(container)
     if work[0] > MAX_VALUES:
-        raise Fault(TOO_MANY)
+        raise BadValue(TOO_MANY)
 
 
 def _mapping(value: dict[Any, Any], depth: int, work: list[int]) -> JSONObject:
@@ -210,9 +190,9 @@ def _mapping(value: dict[Any, Any], depth: int, work: list[int]) -> JSONObject:
                     raise TooDeep
                 _set_path(result, path, _plain(item, inner, work, _party(path, depth)), _raise)
     except Exception as error:  # noqa: BLE001 - whatever a key, a class or a converter raises
-        fault = as_fault(error)
-        fault.within(f".{_shown_key(key)}", value)
-        raise fault  # noqa: B904 - it has its cause already
+        bad = as_bad_value(error)
+        bad.within(f".{_shown_key(key)}", value)
+        raise bad  # noqa: B904 - it has its cause already
     return result
 
 
@@ -224,9 +204,9 @@ def _sequence(value: list[Any] | tuple[Any, ...], depth: int, work: list[int]) -
         for item in list(value):
             result.append(_plain(item, depth + 1, work))  # noqa: PERF401
     except Exception as error:  # noqa: BLE001 - as above
-        fault = as_fault(error)
-        fault.within(f"[{len(result)}]", value)
-        raise fault  # noqa: B904 - as above
+        bad = as_bad_value(error)
+        bad.within(f"[{len(result)}]", value)
+        raise bad  # noqa: B904 - as above
     return result
 
 
@@ -238,68 +218,26 @@ def _converted(value: Any, depth: int, work: list[int], party: str) -> Any:
             cls = class_of(current)
             converter = converter_for(cls)
             if party and (converter is fields or converter is no_converter):
-                from valued._events import hints
-
-                raise Fault(hints.for_party(party, current, cls))
+                raise BadValue(without_selection(party, current, cls))
             result = converter(current)
         except Exception as error:  # noqa: BLE001 - whatever a converter raises
             # "from", so that the traceback begins in the converter.
-            fault = as_fault(error, f"the converter for {qualname_of(type(current))}")
-            raise fault from fault.__cause__
+            bad = as_bad_value(error, f"the converter for {qualname_of(type(current))}")
+            raise bad from bad.__cause__
         if result is current:
-            raise Fault(
+            raise BadValue(
                 f"the converter for {qualname_of(cls)} returned its own argument: "
                 "return the data to send for it"
             )
         if type(result) in NATIVE:
             try:
                 return _plain(result, depth, work)
-            except Fault as fault:
-                fault.within("", value)  # not a part of the path, but maybe of circular data
+            except BadValue as bad:
+                bad.within("", value)  # not a part of the path, but maybe of circular data
                 raise
         current = result
     first, last = qualname_of(type(value)), qualname_of(type(current))
-    raise Fault(f"{MAX_DEPTH} converters in a row, from {first} to {last}, returned no data")
-
-
-def _what_is_left(
-    data: dict[Any, Any],
-    depth: int,
-    work: list[int],
-    outer: list[tuple[str, object]],
-    faults: list[Fault],
-) -> JSONObject:
-    """*data* without what is wrong in it; *outer*: the path to it, innermost part first."""
-    _enter(data, depth, work)
-    result: JSONObject = {}
-    for key, item in list(data.items()):
-        within = [(f".{_shown_key(key)}", data), *outer]
-
-        def note(error: Exception, within: list[tuple[str, object]] = within) -> None:
-            fault = as_fault(error)
-            fault.steps += within
-            faults.append(fault)
-
-        try:
-            path = _path_of(key)
-            inner = depth + len(path)
-            if inner > MAX_DEPTH:
-                raise TooDeep
-            if any(item is container for _, container in within):
-                fault = TooDeep()
-                fault.within("", item)  # twice in the path now, so the error says "circular"
-                raise fault
-            if type(item) is dict:
-                plain: Any = _what_is_left(item, inner, work, within, faults)
-            else:
-                plain = _plain(item, inner, work, _party(path, depth))
-        except Exception as error:
-            if work[0] > MAX_VALUES:
-                raise  # all that follows would fail in the same way
-            note(error)
-        else:
-            _set_path(result, path, plain, note)
-    return result
+    raise BadValue(f"{MAX_DEPTH} converters in a row, from {first} to {last}, returned no data")
 
 
 def _party(path: list[str], depth: int) -> str:
@@ -320,7 +258,7 @@ def _path_of(key: object, depth: int = 0) -> list[str]:
             return [str(whole(int(key)))]
         if not isinstance(key, str):
             if converter_for(class_of(key)) is not translated:
-                raise Fault(
+                raise BadValue(
                     f"a key of type {name_of(type(key))}: keys are strings, such as 'user.id', "
                     "or sequences of strings"
                 )
@@ -329,7 +267,7 @@ def _path_of(key: object, depth: int = 0) -> list[str]:
     path = key.split(".", MAX_DEPTH)  # at most one part more than there may be
     if "" in path:
         what = "has an empty part between its dots" if key else "is empty"
-        raise Fault(f"the key {shown(key)!r} {what}: name a field")
+        raise BadValue(f"the key {shown(key)!r} {what}: name a field")
     return path
 
 
@@ -342,7 +280,7 @@ def _path_of_sequence(key: tuple[Any, ...] | list[Any], depth: int) -> list[str]
         if len(path) > MAX_DEPTH:  # read no further: it may be endless
             raise TooDeep
     if not path:
-        raise Fault("an empty key: name a field")
+        raise BadValue("an empty key: name a field")
     return path
 
 
@@ -372,28 +310,29 @@ def _try_set(result: JSONObject, key: str, item: Any, depth: int) -> bool:
 
 
 def _set_path(
-    result: JSONObject, path: list[str], plain: Any, refuse: Callable[[Fault], None]
+    result: JSONObject, path: list[str], plain: Any, refuse: Callable[[BadValue], None]
 ) -> None:
-    """Set *plain* at *path*; mappings are merged. *refuse* gets what two keys disagree about."""
+    """Set *plain* at *path*, by `merge_into`."""
     for part in reversed(path):
         plain = {part: plain}
-    _merge_into(result, plain, "", refuse)
+    merge_into(result, plain, refuse)
 
 
-def _merge_into(
-    result: JSONObject, more: JSONObject, path: str, refuse: Callable[[Fault], None]
+def merge_into(
+    result: JSONObject, more: JSONObject, refuse: Callable[[BadValue], None], path: str = ""
 ) -> None:
+    """Merge *more* into *result*; *refuse* gets what the two disagree about."""
     for key, new in more.items():
         old = result.get(key)
         if key not in result or not (isinstance(old, dict) or isinstance(new, dict)):
             result[key] = new
         elif isinstance(old, dict) and isinstance(new, dict):
-            _merge_into(old, new, f"{path}{key}.", refuse)
+            merge_into(old, new, refuse, f"{path}{key}.")
         else:
             scalar = type(new if isinstance(old, dict) else old).__name__
             what = f"{shown(path + key)} is both {scalar} and a mapping"
-            refuse(Fault(f"two keys disagree: {what}"))
+            refuse(BadValue(f"two keys disagree: {what}"))
 
 
-def _raise(fault: Fault) -> None:
-    raise fault
+def _raise(bad: BadValue) -> None:
+    raise bad

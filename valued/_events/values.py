@@ -17,8 +17,8 @@ from collections import UserString
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, Final, NoReturn
 
-from valued._errors import ValidationError
-from valued._events.faults import Fault, class_of, name_of, qualname_of, text_of
+from valued._errors import ValidationError, expected, name_of
+from valued._events.bad_values import BadValue, class_of, qualname_of, text_of
 
 #: JSON has a form for these: they are sent unchanged, without a converter.
 NATIVE: Final = frozenset({str, int, float, bool, type(None), dict, list, tuple})
@@ -32,27 +32,27 @@ TOO_MANY: Final = f"more than {MAX_VALUES:,} values in one event: send fewer, or
 
 
 def bounded(values: Iterable[Any]) -> list[Any]:
-    """All of them, as a list. Raises `Fault` if there are too many."""
+    """All of them, as a list. Raises `BadValue` if there are too many."""
     items = list(itertools.islice(values, MAX_VALUES + 1))
     if len(items) > MAX_VALUES:
-        raise Fault(TOO_MANY)
+        raise BadValue(TOO_MANY)
     return items
 
 
 def finite(value: float) -> float:
-    """*value* if JSON has a number for it. Raises `Fault`."""
+    """*value* if JSON has a number for it. Raises `BadValue`."""
     if math.isfinite(value):
         return value
-    raise Fault("JSON has no NaN and no infinity: send None instead")
+    raise BadValue("JSON has no NaN and no infinity: send None instead")
 
 
 def whole(value: int) -> int:
-    """*value* if it can be converted to a string. Raises `Fault`."""
+    """*value* if it can be converted to a string. Raises `BadValue`."""
     if not -LONG < value < LONG:
         try:
             int.__repr__(value)
         except ValueError:
-            raise Fault("an integer is too long for JSON: send it as a string") from None
+            raise BadValue("an integer is too long for JSON: send it as a string") from None
     return value
 
 
@@ -76,19 +76,19 @@ def _pairs(value: Mapping[Any, Any]) -> dict[Any, Any]:
 
 def _bytes(value: object) -> NoReturn:
     text = "bytes(value).decode()" if isinstance(value, memoryview) else "value.decode()"
-    raise Fault(
+    raise BadValue(
         f"{name_of(type(value))} is not a string: send {text} if it contains text, else "
         "base64.b64encode(value).decode()"
     )
 
 
 def _generator(_: object) -> NoReturn:
-    raise Fault("a generator can be read only once: send list(value)")
+    raise BadValue("a generator can be read only once: send list(value)")
 
 
 def _decimal(value: Any) -> str:
     if not value.is_finite():
-        raise Fault("JSON has no NaN and no infinity: send None instead")
+        raise BadValue("JSON has no NaN and no infinity: send None instead")
     return str(value)
 
 
@@ -103,10 +103,10 @@ def _set(value: Set[Any]) -> list[Any]:
 def _moment(value: Any) -> str:
     text = value.isoformat()
     if not isinstance(text, str):
-        raise Fault(f"isoformat() of {qualname_of(type(value))} returned no string")
+        raise BadValue(f"isoformat() of {qualname_of(type(value))} returned no string")
     text = text_of(text)
     if text == "NaT":  # from pandas: a datetime by its class
-        raise Fault("NaT is not a time: send None instead")
+        raise BadValue("NaT is not a time: send None instead")
     return text
 
 
@@ -138,26 +138,29 @@ def _numpy_scalar(value: Any) -> object:
 
 
 def _numpy_moment(value: Any) -> object:
-    plain = value.item()
-    if plain is None:
-        raise Fault("NaT is not a time: send None instead")
+    plain = _numpy_time(value, "a time")
     return str(value) if type(plain) is int else plain  # an int: finer than Python's own
 
 
-def _numpy_duration(value: Any) -> object:
+def _numpy_time(value: Any, what: str) -> object:
     plain = value.item()
     if plain is None:
-        raise Fault("NaT is not a duration: send None instead")
+        raise BadValue(f"NaT is not {what}: send None instead")
+    return plain
+
+
+def _numpy_duration(value: Any) -> object:
+    plain = _numpy_time(value, "a duration")
     if type(plain) is not int:
         return plain
     if value.dtype.name == "timedelta64[ns]":
         return _iso_duration(plain)
-    raise Fault("this numpy.timedelta64 has a unit unknown to timedelta: send str(value)")
+    raise BadValue("this numpy.timedelta64 has a unit unknown to timedelta: send str(value)")
 
 
 def _refuses(reason: str) -> Callable[[Any], NoReturn]:
     def refuse(_: object) -> NoReturn:
-        raise Fault(reason)
+        raise BadValue(reason)
 
     return refuse
 
@@ -264,11 +267,8 @@ def with_offset(given: object) -> str:
     """
     match = _TIME.fullmatch(given) if isinstance(given, str) else None
     if match is None:
-        kind = "nothing" if given is None else type(given).__name__
-        raise ValidationError(
-            "occured_at: expected a time in ISO 8601, such as '2026-11-23T10:00:00+01:00', or a "
-            f"datetime, got {kind}"
-        )
+        what = "a time in ISO 8601, such as '2026-11-23T10:00:00+01:00', or a datetime"
+        raise ValidationError(expected("occured_at", what, given))
     import datetime  # imported already, if a client was made
 
     try:

@@ -14,23 +14,33 @@ from typing import TYPE_CHECKING, Final
 from valued._outbox import records
 from valued._outbox.deaths import Deaths
 from valued._outbox.disk import SHORTAGE, LeaseLostError
-from valued._outbox.marks import (
+from valued._outbox.owners import (
     DEAD,
     ELSEWHERE,
+    EVENTS,
     EXPIRED,
     HEARTBEAT_INTERVAL,
+    SETTLED,
     changed,
     read_mark,
+    split,
     state,
 )
-from valued._outbox.paths import EVENTS, SETTLED, split
 from valued._outbox.records import Damage
-from valued._outbox.segments import BEGINNING, EventFile, OwnedDirectory, Segment, read_settled
+from valued._outbox.segments import (
+    BEGINNING,
+    OwnedDirectory,
+    Segment,
+    check,
+    read_events,
+    read_settled,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    from valued._outbox.workspace import Ownership, Workspace
+    from valued._outbox.segments import Ownership
+    from valued._outbox.store import Store
 
 #: Seconds between two looks for what dead processes left.
 SCAN_INTERVAL: Final = 30.0
@@ -41,160 +51,142 @@ MOST_NAMES: Final = 2048
 
 
 class Scan:
-    """One look at all directories, and then at all marks. Methods raise `OSError`."""
+    """One look at all directories, and then at all marks, for *owner*, which is this process.
 
-    def __init__(self, workspace: Workspace, now: float) -> None:
-        self._workspace = workspace
+    *now*: by the file system's clock.
+    """
+
+    def __init__(self, store: Store, owner: Ownership, now: float) -> None:
+        self.owner: Final = owner
+        self.others: set[str] = set()  # owners that other processes are
+        self.taken = 0  # directories
+        #: Takes over what is left; each step says whether it did. Raises `OSError`.
+        self.steps: Final = self._run()
+        self._store = store
         self._now = now
         self._states: dict[str, str] = {}
-        self._directories = iter(sorted(workspace.disk.listdir(workspace.paths.events)))
-        self._name: str | None = next(self._directories, None)
-        self._marks: list[str] | None = None  # those to look at
-        self._owning: set[str] = set()
-        self.others: set[str] = set()  # owners that other processes are
-        self.is_complete = False
 
-    def next_directory(self, owner: Ownership) -> OwnedDirectory | None:
-        """Look at one directory, and take it over if its owner is dead."""
-        name = self._name
-        assert name is not None  # see `has_directories`
-        parts = split(name)
-        directory = None if parts is None else self._take(owner, name, *parts)
-        self._name = next(self._directories, None)  # after an error this one is looked at again
-        return directory
+    def _run(self) -> Iterator[bool]:
+        store = self._store
+        for name in sorted(store.disk.listdir(store.paths.events)):
+            parts = split(name)
+            is_taken = parts is not None and self._take(name, *parts)
+            self.taken += is_taken
+            yield is_taken
+        marks = sorted(store.disk.listdir(store.paths.owners))
+        owning = self._owning()
+        for first in range(0, len(marks), MOST_DIRECTORIES):
+            self._sweep(marks[first : first + MOST_DIRECTORIES], owning)
+            yield False
 
-    def has_directories(self) -> bool:
-        """Whether there are directories to look at."""
-        return self._name is not None
-
-    def _take(self, owner: Ownership, name: str, origin: str, by: str) -> OwnedDirectory | None:
-        workspace = self._workspace
-        path = os.path.join(workspace.paths.events, name)
-        if workspace.trouble.is_skipped(path):
-            return None
+    def _take(self, name: str, origin: str, by: str) -> bool:
+        """Take over a directory, if its owner is dead."""
+        store, owner = self._store, self.owner
+        path = os.path.join(store.paths.events, name)
         if by == owner.name:
             if any(one.origin == origin for one in list(owner.directories)):
-                return None
+                return False
         elif not self._is_dead(by, path):
-            return None
+            return False
         # Else it is one that an interrupted call has taken over.
+        target = store.paths.owned(origin, owner.name)
         try:
-            is_directory = stat.S_ISDIR(workspace.disk.lstat(path).st_mode)
-            if not is_directory:
-                workspace.trouble.set_aside(path)
-                return None
-            target = workspace.paths.owned(origin, owner.name)
+            if not stat.S_ISDIR(store.disk.lstat(path).st_mode):
+                store.trouble.set_aside(path)
+                return False
             if path != target:
-                workspace.disk.rename(path, target)
-            names = self._names(target)
+                store.disk.rename(path, target)
+            names = sorted(store.disk.listdir(target))
         except FileNotFoundError:  # another process was faster
-            return None
+            return False
         except OSError as error:  # one directory must not keep this process from the others
             if error.errno in SHORTAGE:
                 raise
             message = "%d times events of other processes could not be taken over: %s"
-            workspace.reporter.warn("claim", message, error)
-            return None
-        return self._adopt(owner, OwnedDirectory(origin, target), names)
+            store.reporter.warn("claim", message, error)
+            store.trouble.set_aside(target)  # if it is there, it can't be read
+            return False
+        self._adopt(OwnedDirectory(origin, target), names)
+        return True
 
-    def _names(self, path: str) -> list[str]:
-        try:
-            return sorted(self._workspace.disk.listdir(path))
-        except OSError as error:
-            if error.errno not in SHORTAGE:
-                self._workspace.trouble.set_aside(path)
-            raise
-
-    def _adopt(
-        self, owner: Ownership, directory: OwnedDirectory, names: list[str]
-    ) -> OwnedDirectory:
-        workspace = self._workspace
+    def _adopt(self, directory: OwnedDirectory, names: list[str]) -> None:
+        store, owner = self._store, self.owner
         for name in names:
             if name.endswith(EVENTS):
-                segment = Segment(directory, name.removesuffix(EVENTS))
-                segment.adopted = segment.sealed = True
-                segment.counted = segment.reported = False
+                segment = Segment(directory, name.removesuffix(EVENTS), adopted=True)
                 directory.segments[segment] = None
             elif not name.endswith(SETTLED):
-                workspace.trouble.set_aside(os.path.join(directory.path, name))
-        with workspace.lock:
-            is_late = workspace.owner is not owner  # released meanwhile
+                store.trouble.set_aside(os.path.join(directory.path, name))
+        with store.lock:
+            is_late = store.owner is not owner  # released meanwhile
             owner.directories[directory] = None
             if not is_late:
                 owner.uncounted.extend(directory.segments)
         if is_late or not directory.segments:
-            workspace.hand_over(owner, directory)
-        return directory
+            store.hand_over(owner, directory)
 
     def _is_dead(self, owner: str, path: str) -> bool:
         found = self._states.get(owner)
         if found is None:
-            workspace = self._workspace
+            store = self._store
             found = self._states[owner] = state(
-                workspace.disk, workspace.paths, workspace.processes, owner, path, self._now
+                store.disk, store.paths, store.processes, owner, path, self._now
             )
-            if found not in (DEAD, EXPIRED) and owner not in workspace.processes.names():
+            if found not in (DEAD, EXPIRED) and owner not in store.processes.names():
                 self.others.add(owner)
         return found in (DEAD, EXPIRED)
 
-    def sweep(self, most: int) -> None:
-        """Look at some marks, and remove those of dead owners that own nothing."""
-        workspace = self._workspace
-        if self._marks is None:
-            self._owning = self._owners()
-            self._marks = sorted(workspace.disk.listdir(workspace.paths.owners), reverse=True)
-        marks, self._marks = self._marks[-most:], self._marks[:-most]
-        gone = [name for name in marks if name not in self._owning and self._is_left(name)]
+    def _sweep(self, marks: list[str], owning: set[str]) -> None:
+        """Remove those of these marks whose owners are dead, and own nothing."""
+        gone = [name for name in marks if name not in owning and self._is_left(name)]
         # Look again: since it was found to own nothing, a process may have made a directory and
         # died. Without a mark that directory would have to wait until a lease has expired.
-        self._owning = self._owners() if gone else self._owning
+        owning = self._owning() if gone else owning
         for name in gone:
-            if name not in self._owning:
-                self._remove(workspace.paths.mark(name))
-        self.is_complete = not self._marks
+            if name not in owning:
+                self._remove(self._store.paths.mark(name))
 
-    def _owners(self) -> set[str]:
-        names = self._workspace.disk.listdir(self._workspace.paths.events)
+    def _owning(self) -> set[str]:
+        names = self._store.disk.listdir(self._store.paths.events)
         return {parts[1] for name in names if (parts := split(name))}
 
     def _is_left(self, name: str) -> bool:
         """Whether the mark of an owner that owns nothing is to be removed."""
-        workspace = self._workspace
-        mark = workspace.paths.mark(name)
-        if name in workspace.processes.names() or workspace.trouble.is_skipped(mark):
+        store = self._store
+        mark = store.paths.mark(name)
+        if name in store.processes.names():
             return False  # pragma: no cover - begun in this instant
         if self._is_dead(name, mark):
             return True
         # An incomplete mark belongs to a process that owns nothing yet.
         return (
             self._states[name] == ELSEWHERE
-            and self._now - changed(workspace.disk, self._now, mark) > HEARTBEAT_INTERVAL
-            and read_mark(workspace.disk, mark) is None
+            and self._now - changed(store.disk, self._now, mark) > HEARTBEAT_INTERVAL
+            and read_mark(store.disk, mark) is None
         )
 
     def _remove(self, mark: str) -> None:
         try:
-            self._workspace.disk.unlink(mark)
+            self._store.disk.unlink(mark)
         except FileNotFoundError:
             pass
         except OSError:  # a directory, for example
-            self._workspace.trouble.set_aside(mark)
+            self._store.trouble.set_aside(mark)
 
 
 class Claims:
     """Any thread may call; nothing raises an `Exception`."""
 
-    def __init__(self, workspace: Workspace) -> None:
-        self._workspace = workspace
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self._claiming: Final = threading.Lock()  # never waited for
         self._scan: Scan | None = None
         self._has_others = False
-        self._has_taken = False  # whether this scan took anything over
         self._found: list[Segment] = []  # counted, and not returned yet
-        self._next_scan = workspace.clock()
+        self._next_scan = store.clock()
         self._again = False  # whether a death became known since this scan began
         self._stopped = False
-        self.deaths: Final = Deaths(workspace, self._look_again)
+        self.deaths: Final = Deaths(store.paths, store.disk, store.processes, self._look_again)
         #: How many directories the last `claim` took over.
         self.taken = 0
 
@@ -202,124 +194,130 @@ class Claims:
         """See `Journal.claim`."""
         if not self._claiming.acquire(blocking=False):
             return ()
-        workspace = self._workspace
+        store = self._store
         owner = None
         is_whole = False
         self.taken = 0
         try:
-            owner = workspace.begin()
-            self._advance(owner, workspace.heartbeat(owner), events)
-        except LeaseLostError:
-            workspace.lose(owner)
-        except OSError as error:
-            if owner is workspace.owner:  # else it was released meanwhile
-                workspace.trouble.refuse(error)
-        else:
+            owner = store.begin()
+            self._advance(owner, store.heartbeat(owner), events)
             is_whole = True
+        except LeaseLostError:
+            store.lose(owner)
+        except OSError as error:
+            if owner is store.owner:  # else it was released meanwhile
+                store.trouble.refuse(error)
         finally:
             if not is_whole:
                 self._scan = None  # what an interrupted call has taken over is found by a new look
             self._claiming.release()
-        return self._report(owner)
+        return self._report()
 
-    def _report(self, owner: Ownership | None) -> Sequence[Segment]:
-        with self._workspace.lock:
+    def _report(self) -> Sequence[Segment]:
+        store = self._store
+        with store.lock:
             found, self._found = self._found, []
             # What was handed over meanwhile isn't there any more.
             found = [one for one in found if not one.lost and one in one.directory.segments]
             for segment in found:
                 segment.reported = True
-                if owner is not None:  # pragma: no branch - else nothing was found
-                    owner.claimed.append(segment)
+            store.claimed.update(dict.fromkeys(found))
         return found
 
     def _advance(self, owner: Ownership, now: float, events: int) -> None:
         """Go on with the scan, until about *events* events are claimed. Raises `OSError`."""
-        workspace = self._workspace
-        names = 0
-        while events > 0 and not self._stopped and workspace.owner is owner:
+        store = self._store
+        steps = 0
+        while events > 0 and not self._stopped and store.owner is owner:
             if owner.uncounted:
-                segment = owner.uncounted[0]
-                if not segment.counted:
-                    self._count(segment)
-                if segment.unread:
-                    self._found.append(segment)
-                    events -= segment.unread
-                else:
-                    workspace.remove(owner, segment)
+                events -= self._count(owner, owner.uncounted[0])
                 owner.uncounted.popleft()
                 continue
-            if self._scan is None and names:
-                return
-            if self._scan is None:
-                self._again = False
-                self._scan = Scan(workspace, now)
             scan = self._scan
-            if names >= MOST_NAMES or self.taken >= MOST_DIRECTORIES:
+            if scan is None or scan.owner is not owner:
+                if steps:
+                    return
+                self._again = False
+                scan = self._scan = Scan(store, owner, now)
+            if steps >= MOST_NAMES or self.taken >= MOST_DIRECTORIES:
                 return
-            names += 1
-            if scan.has_directories():
-                if scan.next_directory(owner) is not None:
-                    self.taken += 1
-                    self._has_taken = True
-                continue
-            scan.sweep(MOST_DIRECTORIES)
-            if scan.is_complete:
-                self._has_others = bool(scan.others)
-                self._scan = None
-                self._next_scan = workspace.clock() + (0.0 if self._again else SCAN_INTERVAL)
-                workspace.size_is_due |= self._has_taken
-                self._has_taken = False
-                self.deaths.see(owner.name, scan.others)
+            steps += 1
+            is_taken = next(scan.steps, None)
+            if is_taken is None:
+                self._end(scan)
+            else:
+                self.taken += is_taken
 
-    def _count(self, segment: Segment) -> None:
-        """Read a claimed file once, to know what is in it. Raises `OSError`."""
-        workspace = self._workspace
-        segment.skip = self._settled(segment)
+    def _end(self, scan: Scan) -> None:
+        self._scan = None
+        self._has_others = bool(scan.others)
+        self._next_scan = self._store.clock() + (0.0 if self._again else SCAN_INTERVAL)
+        self._store.size_is_due |= scan.taken > 0
+        self.deaths.see(scan.owner.name, scan.others)
+
+    def _count(self, owner: Ownership, segment: Segment) -> int:
+        """How many events a claimed file has; it is read once, to know that. Raises `OSError`."""
+        store = self._store
+        if not segment.counted:
+            segment.unread = self._read(segment)
+            segment.counted = True
+        if segment.unread:
+            self._found.append(segment)
+        else:
+            store.remove(owner, segment)
+        return segment.unread
+
+    def _read(self, segment: Segment) -> int:
+        store = self._store
         unread = damaged = settled = 0
-        known = False
+        end = 0
         try:
-            with EventFile(workspace.disk, segment.path) as file:
-                for found in file.scan():
-                    if isinstance(found, Damage):
-                        damaged += not found.torn
-                    elif found.kind == records.EVENT:
-                        known = True
-                        is_settled = found.number in segment.skip
-                        settled += is_settled
-                        unread += not is_settled
-                if not known:
-                    file.check_beginning()
-            segment.inode = file.inode
-            # At least one event was in each damaged part, unless it was settled: `load` misses it,
-            # and it counts as dropped.
-            missing = max(0, damaged - (len(segment.skip) - settled))
-            unread += missing
-            damaged -= missing
-            # All that is there is known, damaged or not.
-            segment.known = max(0, file.size - len(BEGINNING))
-        except FileNotFoundError:
-            unread, segment.removed = 0, True
+            segment.skip = self._settled(segment)
+            for found in read_events(store.disk, segment.path):
+                end = found.end
+                if isinstance(found, Damage):
+                    damaged += not found.torn
+                elif found.kind == records.EVENT:
+                    is_settled = found.number in segment.skip
+                    settled += is_settled
+                    unread += not is_settled
+            if not unread + settled:
+                check(store.disk, segment.path)
         except OSError as error:
             if error.errno in SHORTAGE:
                 raise
-            workspace.trouble.set_aside(segment.path)
-            unread, segment.removed = 0, True
-        workspace.trouble.report_damage(damaged)
-        segment.unread = unread
-        segment.counted = True
+            segment.removed = True
+            if not isinstance(error, FileNotFoundError):
+                store.trouble.set_aside(segment.path)
+            return 0
+        # All that is there is known, damaged or not. At least one event was in each damaged part,
+        # unless it was settled: `load` misses it, and it counts as dropped.
+        segment.known = max(0, end - len(BEGINNING))
+        missing = min(damaged, max(0, damaged - (len(segment.skip) - settled)))
+        if damaged > missing:
+            message = "%d places in the outbox are damaged, and were skipped"
+            store.reporter.warn("damaged", message, count=damaged - missing)
+        return unread + missing
 
     def _settled(self, segment: Segment) -> frozenset[int]:
-        workspace = self._workspace
         try:
-            return read_settled(workspace.disk, segment.notes)
+            return read_settled(self._store.disk, segment.notes)
         except OSError as error:
             if error.errno in SHORTAGE:
                 raise
-            workspace.trouble.set_aside(segment.notes)
+            self._store.trouble.set_aside(segment.notes)
             return frozenset()
 
     # -- when --------------------------------------------------------------------------------------
+
+    def watch(self) -> bool:
+        """See `Journal.watch`."""
+        owner = self._store.owner
+        if owner is None or not self.deaths.watch(owner.name):
+            return False
+        if self._store.owner is not owner:  # pragma: no cover - released in this instant
+            self.deaths.unwatch()
+        return True
 
     def stop(self) -> None:
         """End a running `claim` after its present step, and let later ones do nothing."""
@@ -330,25 +328,24 @@ class Claims:
         self._scan = None
         self._found = []
         self._stopped = False
-        self._next_scan = self._workspace.clock()
+        self._next_scan = self._store.clock()
 
     def _look_again(self) -> None:
         """Make a scan due: a process may have died, also after a scan that runs looked at it."""
         self._again = True
-        self._next_scan = self._workspace.clock()
+        self._next_scan = self._store.clock()
 
     def is_due(self) -> bool:
         """See `Journal.is_claim_due`."""
-        owner = self._workspace.owner
-        if owner is None or self._stopped or self._workspace.trouble.is_resting():
+        owner = self._store.owner
+        if owner is None or self._stopped or self._store.trouble.is_resting():
             return False
         if self._scan is not None or owner.uncounted or self._found:
             return True
-        return self._workspace.clock() >= self._next_scan
+        return self._store.clock() >= self._next_scan
 
     def next_due(self) -> float | None:
         """When the next scan is due by itself: only while other processes use the directory."""
-        owner = self._workspace.owner
-        if owner is None or self._stopped:
+        if self._store.owner is None or self._stopped or not self._has_others:
             return None
-        return self._next_scan if self._has_others else None
+        return self._next_scan

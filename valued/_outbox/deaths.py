@@ -14,17 +14,17 @@ import os
 import re
 import select
 import struct
-from typing import TYPE_CHECKING, Any, Final
+import types
+from typing import TYPE_CHECKING, Final
 
-from valued._outbox.announce import address, is_possible, tell
-from valued._outbox.marks import read_mark
-from valued._process.fork import PerProcess
+from valued._outbox.disk import Descriptor
+from valued._outbox.owners import names_of_parent, read_mark
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Set
 
-    from valued._outbox.workspace import Workspace
+    from valued._outbox.disk import Disk
+    from valued._outbox.owners import OutboxPaths, Processes
 
 #: Processes that are watched at most, as each takes a descriptor. The scan finds the others.
 MOST_WATCHED: Final = 200
@@ -39,54 +39,48 @@ _NAME: Final = re.compile(rb"[0-9a-f]{32}")
 _CREDENTIALS: Final = struct.Struct("3i")  # of the sender, by the kernel: pid, user, group
 
 
-class _Descriptor:
-    """A descriptor, of a socket maybe, that is closed only while its number is its own.
+def is_possible() -> bool:
+    """Whether deaths can be noticed at once here.
 
-    Code that closes all descriptors may close it, and its number may be used again.
+    Not where `poll` or threads are replaced, by gevent for example: this one would stop them all.
     """
+    import _thread
 
-    def __init__(self, number: int, inbox: socket.socket | None = None) -> None:
-        self.number = number
-        self.socket = inbox
-        self._identity = self._look()
-        _open.get().add(self)
-
-    def _look(self) -> tuple[int, int] | None:
-        try:
-            status = os.fstat(self.number)
-        except OSError:  # pragma: no cover - other code closed it
-            return None
-        return status.st_ino, status.st_dev
-
-    def is_there(self) -> bool:
-        """Whether the number is still its own."""
-        return self._identity is not None and self._look() == self._identity
-
-    def close(self) -> None:
-        """Close it. Raises nothing."""
-        _open.get().discard(self)
-        self.close_number()
-
-    def close_number(self) -> None:
-        """Close it, in any process. Raises nothing."""
-        is_there, self._identity = self.is_there(), None
-        if self.socket is not None:
-            self.socket.detach()  # else it closes the number by itself, whatever that is by then
-        if is_there:  # pragma: no branch - else other code closed it
-            with contextlib.suppress(OSError):
-                os.close(self.number)
+    genuine = types.BuiltinFunctionType
+    return (
+        hasattr(os, "pidfd_open")
+        and isinstance(getattr(select, "poll", None), genuine)
+        and isinstance(_thread.start_new_thread, genuine)
+    )
 
 
-def _close_inherited(descriptors: Set[_Descriptor]) -> None:
-    for descriptor in list(descriptors):
-        descriptor.close_number()
+def announce(name: str) -> None:
+    """Tell the parent of this process that it begins as the owner *name*. Raises nothing."""
+    parents = names_of_parent()
+    if parents and is_possible():
+        for parent in list(parents):
+            _tell(parent, name)
 
 
-# A child closes inherited descriptors, as those of files.
-_open: Final[PerProcess[set[_Descriptor]]] = PerProcess(set, _close_inherited)
+def _tell(owner: str, name: str) -> None:
+    """Tell *owner* that the owner *name* is there. Raises nothing, and never waits."""
+    import socket  # not with `import valued`
+
+    # An error: that one doesn't listen, or has too much to read, or there are no descriptors.
+    with (
+        contextlib.suppress(OSError),
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender,
+    ):
+        sender.settimeout(0)
+        sender.sendto(name.encode(), _address(owner))
 
 
-def _inbox(owner: str) -> _Descriptor:
+def _address(owner: str) -> bytes:
+    """Where *owner* is told."""
+    return b"\0valued-" + owner.encode()  # no file: the kernel forgets it with the process
+
+
+def _inbox(owner: str) -> Descriptor:
     """Where *owner* can be told names. Raises `OSError`."""
     import socket
 
@@ -94,11 +88,11 @@ def _inbox(owner: str) -> _Descriptor:
     try:
         inbox.settimeout(0)
         inbox.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
-        inbox.bind(address(owner))
+        inbox.bind(_address(owner))
     except BaseException:  # pragma: no cover - no descriptor, or an interruption
         inbox.close()
         raise
-    return _Descriptor(inbox.fileno(), inbox)
+    return Descriptor(os, inbox.fileno(), inbox)
 
 
 class Deaths:
@@ -108,36 +102,32 @@ class Deaths:
     are its own.
     """
 
-    def __init__(self, workspace: Workspace, look: Callable[[], object]) -> None:
-        self._workspace = workspace
+    def __init__(
+        self, paths: OutboxPaths, disk: Disk, processes: Processes, look: Callable[[], object]
+    ) -> None:
+        self._paths = paths
+        self._disk = disk
+        self._processes = processes
         self._look = look
         self._owner = ""  # under whose name the inbox is
-        self._inbox: _Descriptor | None = None
+        self._inbox: Descriptor | None = None
         self._ends = False
-        self._watched: dict[str, _Descriptor] = {}  # processes, by the name of their owner
+        self._watched: dict[str, Descriptor] = {}  # processes, by the name of their owner
         self._heard: collections.deque[str] = collections.deque()  # owners to be watched
         self._seen: Set[str] = frozenset()  # living owners that the last scan found
 
-    def watch(self) -> bool:
-        """See `Journal.watch`."""
-        workspace = self._workspace
-        owner = workspace.owner
-        if owner is None or not is_possible():
+    def watch(self, owner: str) -> bool:
+        """See `Journal.watch`. *owner*: this process."""
+        if not is_possible():
             return False
         if self._inbox is not None:
             return True  # pragma: no cover - another thread was faster
         try:
-            inbox = _inbox(owner.name)
-        except OSError:  # pragma: no cover - no descriptor is free
+            inbox = _inbox(owner)
+        except OSError:  # pragma: no cover - no descriptor is free, or another thread was faster
             return False
-        with workspace.lock:
-            is_late = workspace.owner is not owner  # released meanwhile
-            if not is_late:  # pragma: no branch - else released in this instant
-                self._ends, self._owner, self._seen = False, owner.name, frozenset()
-                self._inbox = inbox
-        if is_late:  # pragma: no cover - likewise
-            inbox.close()
-            return False
+        self._ends, self._owner, self._seen = False, owner, frozenset()
+        self._inbox = inbox
         self._look()  # which owners began before, nothing told
         return True
 
@@ -149,10 +139,10 @@ class Deaths:
     def _ring(self) -> None:
         """Wake the thread that waits."""
         inbox = self._inbox
-        if inbox is not None and inbox.socket is not None and inbox.is_there():
+        if inbox is not None and inbox.is_there():
             # An error: it has something to read anyway, or it is being closed.
             with contextlib.suppress(OSError):
-                inbox.socket.sendto(b"", address(self._owner))
+                inbox.socket.sendto(b"", _address(self._owner))
 
     def see(self, owner: str, others: Set[str]) -> None:
         """A scan of *owner*, which is this process, found that *others* are alive."""
@@ -162,7 +152,7 @@ class Deaths:
             self.unwatch()  # pragma: no cover - it has begun under another name
         new, self._seen = others - self._seen, frozenset(others)
         for name in new:
-            tell(name, owner)
+            _tell(name, owner)
         if new and self._inbox is not None:
             self._heard.extend(new)
             self._ring()
@@ -180,7 +170,7 @@ class Deaths:
                 self._close()
         return goes_on
 
-    def _wait(self, inbox: _Descriptor, timeout: float) -> bool:
+    def _wait(self, inbox: Descriptor, timeout: float) -> bool:
         """Wait once. Whether to go on. Raises `OSError`."""
         if self._watch_heard():  # pragma: no cover - it died before it was looked at
             self._look()
@@ -197,19 +187,19 @@ class Deaths:
                 self._watched.pop(numbers[number]).close()
                 self._look()
             elif inbox.is_there():
-                self._listen(inbox.socket)
+                self._listen(inbox)
             else:  # pragma: no cover - other code has closed it
                 return False
         return bool(ready) and not self._ends
 
-    def _listen(self, inbox: Any) -> None:
+    def _listen(self, inbox: Descriptor) -> None:
         """Read which owners are new. Raises `OSError`."""
         import socket
 
         count = 0
         with contextlib.suppress(BlockingIOError):
             while True:
-                name, extra, _, _ = inbox.recvmsg(64, socket.CMSG_SPACE(_CREDENTIALS.size))
+                name, extra, _, _ = inbox.socket.recvmsg(64, socket.CMSG_SPACE(_CREDENTIALS.size))
                 # Any user of the machine may send.
                 users = [_CREDENTIALS.unpack(data)[1] for _, _, data in extra]
                 if users == [os.getuid()] and _NAME.fullmatch(name):
@@ -229,28 +219,26 @@ class Deaths:
 
     def _watch(self, name: str) -> bool:
         """Watch an owner. False: its process has ended already."""
-        workspace = self._workspace
+        process = None
         try:
-            content = read_mark(workspace.disk, workspace.paths.mark(name))
-            here = workspace.processes.here()
+            content = read_mark(self._disk, self._paths.mark(name))
+            here = self._processes.here()
             # It uses another directory, or another machine; or it has left.
             if content is None or content[0][2:] != here[2:] or content[0].pid == here.pid:
                 return True
-            process = _Descriptor(os.pidfd_open(content[0].pid))
+            process = Descriptor(os, os.pidfd_open(content[0].pid))
+            # Looked at now: the pid can't be used again any more.
+            if self._processes.is_alive(content[0]) is not False:
+                self._watched[name] = process
+                return True
         except ProcessLookupError:  # pragma: no cover - it died in this instant
             return False
-        except OSError:  # pragma: no cover - no descriptor is free
+        except OSError:  # pragma: no cover - no descriptor is free: the scan finds it
             return True
-        try:
-            # Looked at now: the pid can't be used again any more.
-            is_alive = workspace.processes.is_alive(content[0]) is not False
-        except OSError:  # pragma: no cover - no descriptor is free
-            is_alive = True
-        if is_alive:
-            self._watched[name] = process
-        else:  # pragma: no cover - its pid was used again
-            process.close()
-        return is_alive
+        finally:
+            if process is not None and name not in self._watched:  # pragma: no cover - likewise
+                process.close()
+        return False  # pragma: no cover - its pid was used again
 
     def _close(self) -> None:
         watched, self._watched = self._watched, {}

@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 import sys
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from valued._process.fork import PerProcess
 
@@ -18,7 +18,9 @@ if sys.platform != "win32":
     import fcntl
 
 if TYPE_CHECKING:
-    from collections.abc import Set
+    from collections.abc import Callable, Set
+
+    from valued._process.reporting import Reporter
 
 #: Permissions: read and write, for the user only.
 PRIVATE: Final = 0o600
@@ -35,12 +37,18 @@ NEW: Final = os.O_CREAT | os.O_EXCL
 #: Errors that are about this process, and say nothing about a file.
 SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
+#: Bytes above which a file isn't one of the outbox: those have 4 MiB and one event at most. A file
+#: is read as a whole.
+LARGEST: Final = 256 * 1024 * 1024
+
+#: Seconds until the disk is tried again after an error.
+RETRY_INTERVAL: Final = 1.0
+
 
 class Disk(Protocol):
     """The functions of `os` that the outbox uses."""
 
     def open(self, path: str, flags: int, mode: int = 0o777, /) -> int: ...
-    def read(self, descriptor: int, count: int, /) -> bytes: ...
     def pread(self, descriptor: int, count: int, position: int, /) -> bytes: ...
     def write(self, descriptor: int, data: bytes, /) -> int: ...
     def close(self, descriptor: int, /) -> None: ...
@@ -68,55 +76,104 @@ class IncompleteWriteError(OSError):
         self.written = written
 
 
+class Descriptor:
+    """The *number* of something open, maybe of a *socket*. It is closed only while it is its own.
+
+    Code that closes all descriptors may close it, and its number may be used again. So device and
+    inode are compared. A child closes those that it inherits. Raises `OSError`.
+    """
+
+    __slots__ = ("_disk", "identity", "number", "socket")
+
+    def __init__(self, disk: Disk, number: int, socket: Any = None) -> None:
+        self._disk = disk
+        self.number = number
+        self.socket = socket
+        try:
+            status = disk.fstat(number)
+        except BaseException:
+            disk.close(number)
+            raise
+        self.identity = status.st_ino, status.st_dev
+        _open.get().add(self)
+
+    def is_there(self) -> bool:
+        """Whether the number is still its own."""
+        try:
+            status = self._disk.fstat(self.number)
+        except OSError:  # other code closed it
+            return False
+        return (status.st_ino, status.st_dev) == self.identity
+
+    def forget(self) -> None:
+        """Leave it open: the number is not its own any more."""
+        _open.get().discard(self)
+
+    def close(self) -> None:
+        """Close it. Raises nothing."""
+        self.forget()
+        self.close_number()
+
+    def close_number(self) -> None:
+        """Close it, in any process. Raises nothing."""
+        if self.socket is not None:
+            self.socket.detach()  # else it closes the number by itself, whatever that is by then
+        # An error: other code closed it; or it is closed, and an earlier write had failed.
+        with contextlib.suppress(OSError):
+            if self.is_there():
+                self._disk.close(self.number)
+        self.number = -1
+
+
+def _close_inherited(descriptors: Set[Descriptor]) -> None:
+    for descriptor in list(descriptors):
+        descriptor.close_number()
+
+
+# A child closes inherited descriptors: they would keep the parent's removed files on the disk.
+_open: Final[PerProcess[set[Descriptor]]] = PerProcess(set, _close_inherited)
+
+
 class AppendFile:
     """A file that this process appends to, each time with one write.
 
-    The descriptor belongs to the process that opened it. Code that closes all descriptors may close
-    it, and its number may be used again. So device and inode are compared before each write; where
-    they differ, the file is opened again, and the number is neither used nor closed.
-
-    *flags*: in addition to those for appending. Raises `OSError`. Any thread may call, without a
-    lock, except for `close`: no thread may write then.
+    If its descriptor was closed by other code, the file is opened again. *flags*: in addition to
+    those for appending. Raises `OSError`. Any thread may call, without a lock, except for `close`:
+    no thread may write then.
     """
 
-    __slots__ = ("_disk", "_file", "_flags", "_numbers", "_path", "inode", "number")
+    __slots__ = ("_all", "_descriptor", "_disk", "_made_in", "_path")
 
     def __init__(self, disk: Disk, path: str, flags: int) -> None:
-        files = _open.get()
+        self._made_in = _open.get()  # the descriptors of this process: another one has others
         self._disk = disk
         self._path = path
-        self.number = disk.open(path, flags | APPEND, PRIVATE)
-        self._numbers = {self.number}  # that one, and others that racing threads opened
-        try:
-            status = disk.fstat(self.number)
-        except BaseException:
-            disk.close(self.number)
-            raise
-        self._file = status.st_ino, status.st_dev
-        self.inode = status.st_ino
-        files.add(self)
-        if not self.is_current():  # pragma: no cover - no tool sees a frame after its fork
-            self.close_numbers()
-            raise self._other_process()
+        self._all: set[Descriptor] = set()  # several, if threads open it again together
+        self._descriptor = self._open(flags)
+
+    @property
+    def number(self) -> int:
+        """Of the descriptor."""
+        return self._descriptor.number
 
     def write(self, record: bytes) -> None:
         """Append. Raises `OSError`: *record* is missing or incomplete."""
-        number = self.number
+        descriptor = self._descriptor
         try:
-            status = self._disk.fstat(number)
+            status = self._disk.fstat(descriptor.number)
         except OSError:  # other code closed it
             status = None
-        if status is None or (status.st_ino, status.st_dev) != self._file:
-            number = self._open_again(number)
+        if status is None or (status.st_ino, status.st_dev) != descriptor.identity:
+            descriptor = self._open_again(descriptor)
         elif not status.st_nlink:
             raise LeaseLostError(errno.ENOENT, "it was removed", self._path)
         try:
-            written = self._disk.write(number, record)
+            written = self._disk.write(descriptor.number, record)
         except OSError as error:
             if error.errno != errno.EBADF:
                 raise
             # It was closed just now; or other code has the same file open there, for reading.
-            written = self._disk.write(self._open_again(number), record)
+            written = self._disk.write(self._open_again(descriptor).number, record)
         if written != len(record):  # a reader skips an incomplete record
             raise IncompleteWriteError(self._path, written)
 
@@ -127,89 +184,66 @@ class AppendFile:
         else:
             self._disk.fdatasync(self.number)
 
-    def _open_again(self, closed: int) -> int:
-        self._numbers.discard(closed)
+    def _open(self, flags: int) -> Descriptor:
+        descriptor = Descriptor(self._disk, self._disk.open(self._path, flags | APPEND, PRIVATE))
+        self._all.add(descriptor)
+        if not self.is_current():  # pragma: no cover - no tool sees a frame after its fork
+            self.close()
+            raise self._other_process()
+        return descriptor
+
+    def _open_again(self, closed: Descriptor) -> Descriptor:
+        self._all.discard(closed)
+        closed.forget()
         if not self.is_current():
             raise self._other_process()
         try:
-            number = self._disk.open(self._path, APPEND, PRIVATE)
+            descriptor = self._open(0)
         except FileNotFoundError as error:
             raise LeaseLostError(*error.args) from error
-        status = self._disk.fstat(number)
-        if (status.st_ino, status.st_dev) != self._file:
-            self._disk.close(number)
+        if descriptor.identity != closed.identity:
+            self._all.discard(descriptor)
+            descriptor.close()
             raise LeaseLostError(errno.ESTALE, "another file has its name", self._path)
-        self._numbers.add(number)
-        self.number = number
-        return number
+        self._descriptor = descriptor
+        return descriptor
 
     def is_current(self) -> bool:
-        """Whether this process has it open.
+        """Whether this process made it.
 
-        Else it is closed; or a signal handler has forked within a call that returns in the child.
+        Else a signal handler has forked within a call that returns in the child, too.
         """
-        return self in (_open.peek() or ())
+        return _open.peek() is self._made_in
 
     def _other_process(self) -> LeaseLostError:
         return LeaseLostError(errno.EBADF, "it belongs to another process", self._path)
 
     def close(self) -> None:
         """Close it. Raises nothing."""
-        _open.get().discard(self)
-        self.close_numbers()
-
-    def close_numbers(self) -> None:
-        """Close the descriptors that are still those of the file. Raises nothing."""
-        numbers, self._numbers = self._numbers, set()
-        self.number = -1
-        for number in numbers:
-            # An error: other code closed it; or it is closed, and an earlier write had failed.
-            with contextlib.suppress(OSError):
-                status = self._disk.fstat(number)
-                if (status.st_ino, status.st_dev) == self._file:
-                    self._disk.close(number)
+        descriptors, self._all = self._all, set()
+        for descriptor in descriptors:
+            descriptor.close()
 
 
-def _close_inherited(files: Set[AppendFile]) -> None:
-    for file in list(files):
-        file.close_numbers()
-
-
-# A child closes inherited descriptors: they would keep the parent's removed files on the disk.
-_open: Final[PerProcess[set[AppendFile]]] = PerProcess(set, _close_inherited)
-
-
-def open_for_reading(disk: Disk, path: str) -> tuple[int, os.stat_result]:
-    """A descriptor of a regular file, and what `os.fstat` says of it. Raises `OSError`."""
+def read_file(disk: Disk, path: str, position: int = 0) -> bytes:
+    """What a regular file has from *position* on. Raises `OSError`."""
     descriptor = disk.open(path, READ)
     try:
         status = disk.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", path)
-    except BaseException:
+        if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST:
+            raise OSError(errno.EINVAL, "no file of an outbox", path)
+        content = b""
+        while more := disk.pread(descriptor, max(0, status.st_size - position), position):
+            content += more
+            position += len(more)
+    finally:
         disk.close(descriptor)
-        raise
-    return descriptor, status
+    return content
 
 
-def write_file(disk: Disk, path: str, content: bytes) -> None:
-    """Make a new file. Raises `OSError`, and leaves none then."""
-    descriptor = disk.open(path, NEW | APPEND, PRIVATE)
-    try:
-        try:
-            written = disk.write(descriptor, content)
-        finally:
-            disk.close(descriptor)
-        if written != len(content):
-            raise IncompleteWriteError(path, written)
-    except BaseException:
-        remove(disk, path)
-        raise
-
-
-def append_once(disk: Disk, path: str, record: bytes) -> None:
-    """Append to a file, made if needed, that isn't kept open. Raises `OSError`."""
-    descriptor = disk.open(path, os.O_CREAT | APPEND, PRIVATE)
+def append(disk: Disk, path: str, record: bytes, flags: int = os.O_CREAT) -> None:
+    """Append to a file that isn't kept open, made if needed. Raises `OSError`."""
+    descriptor = disk.open(path, flags | APPEND, PRIVATE)
     try:
         written = disk.write(descriptor, record)
     finally:
@@ -240,3 +274,52 @@ def sync_directory(disk: Disk, path: str) -> None:
         disk.fsync(descriptor)
     finally:
         disk.close(descriptor)
+
+
+class Trouble:
+    """What is done about a disk that fails, and about damaged files: log it, go on, try again.
+
+    Any thread may call; nothing raises an `Exception`. *folder*: for damaged files.
+    """
+
+    def __init__(
+        self, folder: str, reporter: Reporter, disk: Disk, clock: Callable[[], float]
+    ) -> None:
+        self._folder = folder
+        self._reporter = reporter
+        self._disk = disk
+        self._clock = clock
+        self._resting_until = -RETRY_INTERVAL
+
+    def is_resting(self) -> bool:
+        """Whether the disk failed a moment ago, and isn't to be used now."""
+        return self._clock() < self._resting_until
+
+    def retry_at(self) -> float | None:
+        """When the disk is tried again, by the clock; None: it may be used."""
+        return self._resting_until if self.is_resting() else None
+
+    def refuse(self, error: OSError) -> None:
+        """The disk can't be used: go on in memory, and try again soon."""
+        self._resting_until = self._clock() + RETRY_INTERVAL
+        self._reporter.warn(
+            "disk", "%d times the outbox could not be used, events wait in memory: %s", error
+        )
+
+    def set_aside(self, path: str) -> None:
+        """Move a damaged file out of the way. Raises nothing; if it stays, each scan tries."""
+        folder, name = os.path.split(path)
+        name = f"{os.path.basename(folder)}.{name[:100]}.{os.urandom(4).hex()}"
+        try:
+            self._disk.rename(path, os.path.join(self._folder, name))
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            message = "%d files of the outbox were damaged, and were not set aside: %s"
+            self._reporter.warn("not set aside", message, error)
+            return
+        self._reporter.warn(
+            "set aside",
+            "%d files of the outbox were damaged, and were set aside in %s",
+            self._folder,
+        )

@@ -11,13 +11,20 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from valued._errors import ValidationError
 from valued._options import outbox_path
 from valued._outbox import records
-from valued._outbox.identity import SystemProcesses
 from valued._outbox.journal import Journal
-from valued._outbox.marks import read_mark, state
-from valued._outbox.paths import EVENTS, SETTLED, UNCLAIMED, OutboxPaths, split
+from valued._outbox.owners import (
+    EVENTS,
+    SETTLED,
+    UNCLAIMED,
+    OutboxPaths,
+    SystemProcesses,
+    read_mark,
+    split,
+    state,
+)
 from valued._outbox.records import Record
 from valued._outbox.rejected import read_rejected, rejected_paths
-from valued._outbox.segments import EventFile, read_settled
+from valued._outbox.segments import read_events, read_settled
 from valued._process.reporting import Reporter
 
 if TYPE_CHECKING:
@@ -189,9 +196,11 @@ def _unsettled(directory: str) -> Iterator[Record]:
         settled: frozenset[int] = frozenset()
         with contextlib.suppress(OSError):
             settled = read_settled(os, path.removesuffix(EVENTS) + SETTLED)
-        with contextlib.suppress(OSError), EventFile(os, path) as file:
-            for found in file.scan():
-                if not isinstance(found, Record) or found.kind != records.EVENT:
-                    continue
-                if found.number not in settled:
+        with contextlib.suppress(OSError):
+            for found in read_events(os, path):
+                if (
+                    isinstance(found, Record)
+                    and found.kind == records.EVENT
+                    and found.number not in settled
+                ):
                     yield found

@@ -2,7 +2,7 @@
 
 Each process appends to files of its own, in a directory that carries its name. What is settled is
 noted beside each file. When a process ends, its directories are renamed: to another owner, or to
-``unclaimed``. `paths` shows the directory, `records` the files, `marks` and `claims` the owners.
+``unclaimed``. `owners` shows the directory, and whose it is; `records` shows the files.
 
 It knows files and owners, and never queues; the pipeline counts in the files.
 """
@@ -18,16 +18,12 @@ from typing import TYPE_CHECKING, Final
 from valued._errors import ValidationError
 from valued._outbox.claims import Claims
 from valued._outbox.disk import LeaseLostError
-from valued._outbox.identity import SystemProcesses
-from valued._outbox.marks import HEARTBEAT_INTERVAL
-from valued._outbox.notes import Notes
-from valued._outbox.paths import OutboxPaths
-from valued._outbox.reader import Reader
+from valued._outbox.files import SEGMENT_SIZE, Notes, Reader, Writer
+from valued._outbox.owners import HEARTBEAT_INTERVAL, OutboxPaths, SystemProcesses
 from valued._outbox.rejected import Rejections
 from valued._outbox.segments import Batch, Segment, Stored
-from valued._outbox.upkeep import Bound, Removal
-from valued._outbox.workspace import Ownership, Workspace
-from valued._outbox.writer import SEGMENT_SIZE, Writer
+from valued._outbox.store import Store
+from valued._outbox.upkeep import Upkeep
 from valued._process.clock import CLOCK
 from valued._process.fork import PerProcess
 from valued._process.reporting import Reporter
@@ -38,7 +34,7 @@ if TYPE_CHECKING:
     from valued._errors import DeliveryError
     from valued._options import Options
     from valued._outbox.disk import Disk
-    from valued._outbox.identity import Processes
+    from valued._outbox.owners import Processes
 
 #: Seconds for which `Journal.release` waits for threads that are writing an event, which takes
 #: microseconds; and how often it looks.
@@ -72,24 +68,23 @@ class Journal:
         wall: Callable[[], float] = CLOCK.wall,
         processes: Processes | None = None,
     ) -> None:
-        self._workspace = workspace = Workspace(
+        self._store = store = Store(
             path, reporter, disk, clock, wall, processes or SystemProcesses(), durability
         )
-        self._born = workspace.token
-        self._reader = Reader(workspace)
-        self._notes = Notes(workspace)
-        self._removal = Removal(workspace, self._notes, self._reader)
-        self._bound = Bound(workspace, self._reader, max_size)
-        self._claims = Claims(workspace)
+        self._born = store.token
+        self._reader = Reader(store)
+        self._notes = Notes(store)
+        self._upkeep = Upkeep(store, self._notes, self._reader, max_size)
+        self._claims = Claims(store)
         self._maintaining = threading.Lock()  # never waited for
-        self._append = Writer(workspace, segment_size).append
-        self._rejections = Rejections(workspace)
+        self._append = Writer(store, segment_size).append
+        self._rejections = Rejections(store)
 
     def __del__(self) -> None:
         # No I/O here: a finalizer may run at any moment, in any thread. The next `maintain` of
         # another journal in this process releases what this one owns.
         try:
-            if self._workspace.owner is not None and self._born.is_current():
+            if self._store.owner is not None and self._born.is_current():
                 _abandoned.get().append(self)
         except Exception:  # noqa: BLE001, S110  # pragma: no cover - the interpreter is finalizing
             pass
@@ -149,7 +144,7 @@ class Journal:
 
         `wait_for_deaths` has to be called then. Only on Linux; after the first event.
         """
-        return self._born.is_current() and self._claims.deaths.watch()
+        return self._born.is_current() and self._claims.watch()
 
     def wait_for_deaths(self, timeout: float) -> bool:
         """Wait, in a thread of its own, until a process may have died: `is_claim_due` tells.
@@ -172,77 +167,75 @@ class Journal:
         """
         if self._born.is_current() and self._maintaining.acquire(blocking=False):
             try:
-                for abandoned in _take_abandoned():
-                    abandoned.release()
+                _release_abandoned()
                 self._maintain()
             finally:
                 self._maintaining.release()
         return self._report()
 
     def _maintain(self) -> None:
-        workspace = self._workspace
-        if workspace.trouble.is_resting():
+        store = self._store
+        if store.trouble.is_resting():
             return
         owner = None
         try:
-            while workspace.detached:
-                workspace.resolve(workspace.detached[0])
-                workspace.detached.pop(0)
-            owner = workspace.owner
+            store.resolve()
+            owner = store.owner
             if owner is None:
                 return
-            if workspace.is_heartbeat_due(owner):
-                workspace.heartbeat(owner)
+            if store.is_heartbeat_due(owner, store.wall()):
+                store.heartbeat(owner)
+            # First remove: on a disk that our own files fill, there is no room for a note.
+            self._upkeep.remove(owner)
             self._notes.catch_up()
-            self._removal.remove(owner)
-            if self._bound.is_due():
-                self._bound.advance(owner, self._notes.close)
+            if self._upkeep.is_size_due():
+                self._upkeep.keep_size(owner)
         except LeaseLostError:
-            workspace.lose(owner)
+            store.lose(owner)
             self._maintain()
         except OSError as error:
-            workspace.trouble.refuse(error)
+            store.trouble.refuse(error)
 
     def _report(self) -> Sequence[tuple[Segment, str]]:
-        with self._workspace.lock:
-            lost, self._workspace.lost = self._workspace.lost, []
+        lost = self._store.take_lost()
         for segment, _ in lost:
             self._notes.close(segment)
         return lost
 
     def is_untidy(self) -> bool:
         """Whether `maintain` has something to do right now. Looks at memory only."""
-        workspace = self._workspace
-        if workspace.lost or _abandoned.peek():
+        store = self._store
+        if store.lost or _abandoned.peek():
             return True
-        if workspace.trouble.is_resting():
+        if store.trouble.is_resting():
             return False
-        owner = workspace.owner
-        if workspace.detached or owner is None:
-            return bool(workspace.detached)
+        owner = store.owner
+        if store.detached or owner is None:
+            return bool(store.detached)
+        at = self._upkeep.next_due(owner)
         return (
             self._notes.is_behind()
-            or self._bound.is_due()
-            or workspace.is_heartbeat_due(owner)
-            or bool(self._removal.due(owner))
+            or self._upkeep.is_size_due()
+            or store.is_heartbeat_due(owner, store.wall())
+            or (at is not None and at <= store.clock())
         )
 
     def next_due(self) -> float | None:
         """The time, by the clock, of the next `maintain` or `claim`; None: none is needed."""
-        workspace = self._workspace
-        now = workspace.clock()
+        store = self._store
+        now = store.clock()
         if self.is_untidy() or self.is_claim_due():
             return now
-        owner = workspace.owner
+        owner = store.owner
         if owner is None:
             return None
-        due = [self._claims.next_due(), self._removal.next_due(owner)]
+        due = [self._claims.next_due(), self._upkeep.next_due(owner)]
         if any(segment.unsettled or segment.unread for segment in owner.segments()):
-            due.append(now + owner.heartbeat_at + HEARTBEAT_INTERVAL - workspace.wall())
-            due.append(workspace.trouble.retry_at())
+            due.append(now + owner.heartbeat_at + HEARTBEAT_INTERVAL - store.wall())
+            due.append(store.trouble.retry_at())
         first = min((moment for moment in due if moment is not None), default=None)
         # While the disk rests, nothing is due before it is tried again.
-        return first if first is None else max(first, workspace.trouble.retry_at() or first)
+        return first if first is None else max(first, store.trouble.retry_at() or first)
 
     def release(self) -> Sequence[tuple[Segment, str]]:
         """Hand over what is left to other processes, and hold no file any more.
@@ -252,48 +245,41 @@ class Journal:
         """
         if not self._born.is_current():
             return ()
-        workspace = self._workspace
+        store = self._store
         self._claims.stop()
-        with workspace.lock:
-            owner, workspace.owner = workspace.owner, None
+        with store.lock:
+            owner, store.owner = store.owner, None
             if owner is not None:
-                workspace.seal(owner, *owner.current)
+                owner.seal(*owner.current)
         self.unwatch()
         if owner is not None:
-            self._let_go(owner)
-        for lost in list(workspace.detached):
+            for _ in range(_LOOKS):
+                if not any(segment.writers for segment in owner.segments()):
+                    break
+                time.sleep(LAST_WRITES / _LOOKS)
             with contextlib.suppress(OSError):
-                workspace.resolve(lost)
-        workspace.detached.clear()
+                self._notes.catch_up()
+            with contextlib.suppress(OSError):
+                self._upkeep.remove(owner, final=True)
+            for directory in list(owner.directories):
+                store.hand_over(owner, directory)
+            store.leave(owner)
+        with contextlib.suppress(OSError):
+            store.resolve()
+        store.detached.clear()
         self._claims.restart()
-        workspace.reporter.log_remaining()
+        store.reporter.log_remaining()
         return self._report()
-
-    def _let_go(self, owner: Ownership) -> None:
-        workspace = self._workspace
-        for _ in range(_LOOKS):
-            if not any(segment.writers for segment in owner.segments()):
-                break
-            time.sleep(LAST_WRITES / _LOOKS)
-        with contextlib.suppress(OSError):
-            self._notes.catch_up()
-        with contextlib.suppress(OSError):
-            self._removal.remove(owner, final=True)
-        for directory in list(owner.directories):
-            workspace.hand_over(owner, directory)
-        workspace.leave(owner)
 
 
 # Journals that were dropped without `release`, to be released by a thread that may do I/O.
 _abandoned: Final[PerProcess[list[Journal]]] = PerProcess(list)
 
 
-def _take_abandoned() -> list[Journal]:
+def _release_abandoned() -> None:
     found = _abandoned.peek()
-    taken = []
     while found:
-        taken.append(found.pop())
-    return taken
+        found.pop().release()
 
 
 def maker(options: Options) -> Callable[[], Journal]:

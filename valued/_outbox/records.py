@@ -20,13 +20,12 @@ marker, so that damage costs the records that it touches and no later ones.
 
 from __future__ import annotations
 
-import os
 import struct
 import zlib
-from typing import IO, TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
 EVENT: Final = 1
 SETTLED: Final = 2
@@ -41,9 +40,6 @@ HEAD: Final = _START.size + _REST.size
 _pack_start: Final = _START.pack
 _pack_rest: Final = _REST.pack
 _crc32: Final = zlib.crc32
-
-#: How many bytes are read at a time.
-CHUNK: Final = 256 * 1024
 
 
 class Record(NamedTuple):
@@ -83,95 +79,35 @@ def decode_numbers(record: Record) -> tuple[int, ...]:
     return struct.unpack(f"<{count}Q", record.payload[: count * 8])
 
 
-def read(file: IO[bytes], start: int = 0) -> Iterator[Record | Damage]:
-    """`scan` an open file up to its present end."""
-
-    def read_at(count: int, position: int) -> bytes:
-        file.seek(position)
-        return file.read(count)
-
-    return scan(read_at, start, os.fstat(file.fileno()).st_size)
-
-
-def scan(read_at: Callable[[int, int], bytes], start: int, end: int) -> Iterator[Record | Damage]:
-    """The records of a file from byte *start* to *end*, one at a time, and the damaged parts.
-
-    *read_at*: returns at most so many bytes from a position. Needs memory for one record and a
-    chunk of 256 KiB. Raises what *read_at* raises, and nothing because of the content.
-    """
-    window = _Window(read_at, start, end)
+def scan(content: bytes, base: int = 0) -> Iterator[Record | Damage]:
+    """The records in a part of a file that begins at byte *base*, and the damaged parts."""
+    at, end = 0, len(content)
     bad: int | None = None  # where the damage began
-    while window.has(HEAD):
-        record = _parse(window)
+    while at + HEAD <= end:
+        record = _parse(content, at, base)
         if record is None:
-            if bad is None:
-                bad = window.position
-            window.skip_to_marker()
+            bad = at if bad is None else bad
+            at = content.find(MARKER, at + 1)
+            at = end if at < 0 else at
             continue
         if bad is not None:
-            yield Damage(bad, window.position, torn=False)
+            yield Damage(base + bad, base + at, torn=False)
             bad = None
-        window.skip(record.end - window.position)
+        at = record.end - base
         yield record
-    end = window.end()
-    if bad is None and window.position < end:
-        bad = window.position
+    if bad is None and at < end:
+        bad = at
     if bad is not None:
-        yield Damage(bad, end, torn=True)
+        yield Damage(base + bad, base + end, torn=True)
 
 
-def _parse(window: _Window) -> Record | None:
-    head = window.peek(HEAD)
-    if not head.startswith(MARKER):
+def _parse(content: bytes, at: int, base: int) -> Record | None:
+    if not content.startswith(MARKER, at):
         return None
-    kind, length, number, time = _REST.unpack_from(head, _START.size)
-    if not window.has(HEAD + length):
+    _, checksum = _START.unpack_from(content, at)
+    kind, length, number, time = _REST.unpack_from(content, at + _START.size)
+    end = at + HEAD + length  # a damaged length may be any number
+    covered = memoryview(content)[at + _START.size : end]
+    if end > len(content) or zlib.crc32(covered) != checksum:
         return None
-    whole = window.peek(HEAD + length)
-    _, checksum = _START.unpack_from(whole)
-    if zlib.crc32(memoryview(whole)[_START.size :]) != checksum:
-        return None
-    return Record(kind, number, time, whole[HEAD:], window.position + HEAD + length)
-
-
-class _Window:
-    """The part of a file that is in memory."""
-
-    def __init__(self, read_at: Callable[[int, int], bytes], start: int, end: int) -> None:
-        self._read_at = read_at
-        self._bytes = b""
-        self._at = 0  # how much of what is in memory was processed
-        self.position = start  # the same, in the file
-        self._next = start  # where the file goes on behind what is in memory
-        self._left = max(0, end - start)  # in the file, not in memory
-
-    def has(self, count: int) -> bool:
-        """Whether there are *count* more bytes; if so, they are in memory afterwards."""
-        missing = count - (len(self._bytes) - self._at)
-        if missing > self._left:
-            return False  # without reading: a damaged length may be any number
-        while len(self._bytes) - self._at < count and self._left:
-            more = self._read_at(min(self._left, max(CHUNK, missing)), self._next)
-            self._next += len(more)
-            self._left = self._left - len(more) if more else 0  # else truncated meanwhile
-            self._bytes = self._bytes[self._at :] + more
-            self._at = 0
-        return len(self._bytes) - self._at >= count
-
-    def peek(self, count: int) -> bytes:
-        return self._bytes[self._at : self._at + count]
-
-    def skip(self, count: int) -> None:
-        self._at += count
-        self.position += count
-
-    def skip_to_marker(self) -> None:
-        """Go on to the next marker in memory, or else past where none can begin."""
-        found = self._bytes.find(MARKER, self._at + 1)
-        if found < 0:
-            found = max(self._at + 1, len(self._bytes) - len(MARKER) + 1)
-        self.skip(found - self._at)
-
-    def end(self) -> int:
-        """The end of the file, as it was when reading began."""
-        return self.position + len(self._bytes) - self._at + self._left
+    return Record(kind, number, time, content[at + HEAD : end], base + end)

@@ -9,15 +9,15 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from valued._outbox import records
-from valued._outbox.disk import append_once, open_for_reading
+from valued._outbox.disk import append, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from valued._errors import DeliveryError
     from valued._outbox.disk import Disk
-    from valued._outbox.paths import OutboxPaths
-    from valued._outbox.workspace import Workspace
+    from valued._outbox.owners import OutboxPaths
+    from valued._outbox.store import Store
 
 #: Bytes of a file of rejected events, and of all such files. The oldest file is removed: after
 #: thousands of rejected events the latest ones are the useful ones.
@@ -28,22 +28,22 @@ REJECTED_BYTES: Final = 16 * REJECTED_FILE
 class Rejections:
     """Any thread may call; nothing raises an `Exception`."""
 
-    def __init__(self, workspace: Workspace) -> None:
-        self._workspace = workspace
+    def __init__(self, store: Store) -> None:
+        self._store = store
         self._numbers = itertools.count(1)
         self._path = ""
 
     def reject(self, key: str, body: bytes, error: DeliveryError) -> None:
         """See `Journal.reject`."""
         try:
-            self._store(key, body, error)
+            self._keep(key, body, error)
         except Exception as trouble:  # noqa: BLE001 - a user's transport made event and answer
-            self._workspace.reporter.warn(
+            self._store.reporter.warn(
                 "rejected", "%d rejected events could not be stored: %s", trouble
             )
 
-    def _store(self, key: str, body: bytes, error: DeliveryError) -> None:
-        workspace = self._workspace
+    def _keep(self, key: str, body: bytes, error: DeliveryError) -> None:
+        store = self._store
         payload = {
             "idempotency_key": key,
             "status": error.status,
@@ -54,39 +54,40 @@ class Rejections:
         }
         # With a transport of the user the answer may be anything.
         content = json.dumps(payload, default=str).encode()
-        wall = workspace.wall()
+        wall = store.wall()
         record = records.encode(records.REJECTED, next(self._numbers), wall, content)
         path = self._path
-        if not path or self._size(path) >= REJECTED_FILE:
-            if workspace.owner is None:
-                workspace.paths.make(workspace.disk)
+        if not path or _size(store.disk, path) >= REJECTED_FILE:
+            if store.owner is None:
+                store.paths.make(store.disk)
             name = f"{int(wall * 1e9):020d}-{os.urandom(4).hex()}"
-            path = os.path.join(workspace.paths.rejected, name)
+            path = os.path.join(store.paths.rejected, name)
             self._make_room()
-        append_once(workspace.disk, path, record)
+        append(store.disk, path, record)
         self._path = path
 
-    def _size(self, path: str) -> int:
-        try:
-            return self._workspace.disk.lstat(path).st_size
-        except OSError:  # removed meanwhile, for example
-            return 0
-
     def _make_room(self) -> None:
-        workspace = self._workspace
+        store = self._store
         total = REJECTED_FILE
-        for path in reversed(rejected_paths(workspace.disk, workspace.paths)):
-            total += self._size(path)
+        for path in reversed(rejected_paths(store.disk, store.paths)):
+            total += _size(store.disk, path)
             if total <= REJECTED_BYTES:
                 continue
             with contextlib.suppress(OSError):  # another process was faster; or it isn't a file
-                workspace.disk.unlink(path)
-                workspace.reporter.warn(
+                store.disk.unlink(path)
+                store.reporter.warn(
                     "forgotten",
                     "%d of the oldest files of rejected events were removed: together they "
                     "exceeded %d bytes",
                     REJECTED_BYTES,
                 )
+
+
+def _size(disk: Disk, path: str) -> int:
+    try:
+        return disk.lstat(path).st_size
+    except OSError:  # removed meanwhile, for example
+        return 0
 
 
 def rejected_paths(disk: Disk, paths: OutboxPaths) -> list[str]:
@@ -98,13 +99,8 @@ def rejected_paths(disk: Disk, paths: OutboxPaths) -> list[str]:
 
 
 def read_rejected(disk: Disk, path: str) -> Iterator[records.Record]:
-    """The records of one such file, up to where it can't be read."""
+    """The records of one such file; none, if it can't be read."""
     with contextlib.suppress(OSError):
-        descriptor, status = open_for_reading(disk, path)
-        try:
-            read_at = lambda count, position: disk.pread(descriptor, count, position)  # noqa: E731
-            for found in records.scan(read_at, 0, status.st_size):
-                if isinstance(found, records.Record) and found.kind == records.REJECTED:
-                    yield found
-        finally:
-            disk.close(descriptor)
+        for found in records.scan(read_file(disk, path)):
+            if isinstance(found, records.Record) and found.kind == records.REJECTED:
+                yield found

@@ -1,20 +1,25 @@
-"""Segments: the files of events, each with the notes of what is settled."""
+"""Segments: the files of events, each with the notes of what is settled; and who owns them here."""
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import errno
+import itertools
+import math
 import os
-from typing import TYPE_CHECKING, Final, NamedTuple, final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from valued._outbox import records
-from valued._outbox.disk import NEW, AppendFile, open_for_reading, remove
-from valued._outbox.paths import EVENTS, SETTLED
-from valued._outbox.records import Damage, Record
+from valued._outbox.disk import NEW, AppendFile, read_file, remove
+from valued._outbox.owners import EVENTS, SETTLED
+from valued._outbox.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from valued._outbox.disk import Disk
+    from valued._outbox.records import Damage
 
 #: The beginning of each file of events.
 BEGINNING: Final = b"valued1\n"
@@ -34,39 +39,37 @@ class OwnedDirectory:
 class Segment:
     """One file of events. The first seven attributes are those that the pipeline counts in.
 
-    The rest is guarded by the lock of the workspace.
+    The rest is guarded by the lock of the store.
     """
 
     __slots__ = (
-        "adopted", "awaited", "counted", "directory", "file", "inode", "known", "lost", "name",
-        "origin", "position", "removed", "reported", "sealed", "skip", "surplus_since", "unnoted",
-        "unread", "unsettled", "waste", "writers", "written",
+        "adopted", "awaited", "counted", "directory", "file", "known", "look_at", "lost", "name",
+        "origin", "position", "removed", "reported", "sealed", "skip", "unread", "unsettled",
+        "waste", "writers", "written",
     )  # fmt: skip
 
-    def __init__(self, directory: OwnedDirectory, name: str) -> None:
+    def __init__(self, directory: OwnedDirectory, name: str, *, adopted: bool = False) -> None:
         self.origin: Final = directory.origin
         self.unsettled = 0
         self.unread = 0
         self.known = 0
-        self.adopted = False
+        self.adopted = adopted
         self.awaited = True
         self.lost = ""
 
         self.directory: Final = directory
         self.name: Final = name
         self.file: AppendFile | None = None  # while it is open for writing
-        self.inode = 0  # 0: it was not looked at yet
         self.writers = 0  # threads that have chosen it, and have not written yet
         self.written = 0  # bytes that this process wrote to it
         self.waste = 0  # those of them that belong to incomplete records
-        self.sealed = False  # whether no more threads may choose it
+        self.sealed = adopted  # whether no more threads may choose it
         self.removed = False  # whether there is no file any more
-        self.counted = True  # whether `unread` is right: of a claimed file, when it was read once
-        self.reported = True  # whether the pipeline knows it
+        self.counted = not adopted  # whether `unread` is right: it was read once
+        self.reported = not adopted  # whether the pipeline knows it
         self.position = len(BEGINNING)  # up to which it was read
         self.skip: frozenset[int] = frozenset()  # settled before this process owned it
-        self.unnoted: list[int] = []  # settled, and could not be written down yet
-        self.surplus_since: float | None = None  # when it was first seen to have unknown events
+        self.look_at = -math.inf  # when it may be removed, by the clock, once all is settled
 
     @property
     def path(self) -> str:
@@ -81,7 +84,6 @@ class Segment:
     def create(self, disk: Disk) -> None:
         """Make the file, open for writing. Raises `OSError`."""
         self.file = file = AppendFile(disk, self.path, NEW)
-        self.inode = file.inode
         try:
             file.write(BEGINNING)
         except BaseException:
@@ -90,15 +92,6 @@ class Segment:
                 remove(disk, self.path)
             self.close()
             raise
-
-    def is_there(self, disk: Disk) -> bool:
-        """Whether the file still has its name, and no other file has it."""
-        if self.removed:
-            return False
-        try:
-            return self.inode in (0, disk.lstat(self.path).st_ino)
-        except OSError as error:
-            return not isinstance(error, (FileNotFoundError, NotADirectoryError))
 
     def close(self) -> None:
         """Close the file, if it is open. Call it when no thread writes."""
@@ -125,6 +118,37 @@ class Segment:
             self.sealed and self.counted and not self.writers
             and self.unread <= 0 and self.unsettled <= 0
         )  # fmt: skip
+
+
+class Ownership:
+    """What this process owns under one name, from its first event until all is handed over.
+
+    Guarded by the lock of the store. It is detached from there with one assignment; from then on no
+    other thread adds anything to it.
+    """
+
+    def __init__(self, name: str, directory: OwnedDirectory, now: float) -> None:
+        self.name: Final = name
+        self.own: Final = directory  # of the events that this process accepted
+        self.directories: dict[OwnedDirectory, None] = {directory: None}
+        #: Files to append to: for events that wait in memory, and for those on the disk only.
+        self.current: list[Segment | None] = [None, None]
+        self.uncounted: collections.deque[Segment] = collections.deque()  # claimed, not read yet
+        self.heartbeat_at = now  # by the wall clock
+        self.event_numbers: Final = itertools.count(1)
+        self.file_numbers: Final = itertools.count(1)
+
+    def segments(self) -> list[Segment]:
+        """All its files, oldest first: claimed ones, then its own."""
+        directories = sorted(self.directories, key=lambda one: one is self.own)
+        return [segment for directory in directories for segment in list(directory.segments)]
+
+    def seal(self, *segments: Segment | None) -> None:
+        """No thread may choose these files any more."""
+        for segment in segments:
+            if segment is not None:
+                segment.sealed = True
+        self.current = [None if one in segments else one for one in self.current]
 
 
 class Stored(NamedTuple):
@@ -154,49 +178,26 @@ class Batch(NamedTuple):
     missing: int
 
 
-class BrokenFileError(OSError):
-    """A file that contains no record, and doesn't begin as it should."""
+def read_events(disk: Disk, path: str, position: int = len(BEGINNING)) -> Iterator[Record | Damage]:
+    """The records of a file of events, and its damaged parts. Raises `OSError` at once."""
+    return records.scan(read_file(disk, path, position), position)
 
 
-@final
-class EventFile:
-    """A file of events, open for reading. A context manager. Raises `OSError`."""
-
-    def __init__(self, disk: Disk, path: str) -> None:
-        self._disk = disk
-        self._path = path
-        self._descriptor, status = open_for_reading(disk, path)
-        self.size, self.inode = status.st_size, status.st_ino
-
-    def __enter__(self) -> EventFile:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self._disk.close(self._descriptor)
-
-    def _read_at(self, count: int, position: int) -> bytes:
-        return self._disk.pread(self._descriptor, count, position)
-
-    def scan(self, position: int = len(BEGINNING)) -> Iterator[Record | Damage]:
-        """The records from *position* on, and the damaged parts."""
-        return records.scan(self._read_at, position, self.size)
-
-    def check_beginning(self, beginning: bytes = BEGINNING) -> None:
-        """Raise `BrokenFileError` unless it begins like that, as far as it goes."""
-        if not beginning.startswith(self._read_at(len(beginning), 0)):
-            raise BrokenFileError(f"{self._path} is no file of an outbox")
+def check(disk: Disk, path: str, beginning: bytes = BEGINNING) -> None:
+    """Raise `OSError` unless the file begins like that, as far as it goes."""
+    if not beginning.startswith(read_file(disk, path)[: len(beginning)]):
+        raise OSError(errno.EINVAL, "no file of an outbox", path)
 
 
 def read_settled(disk: Disk, path: str) -> frozenset[int]:
     """The numbers in a file of what is settled; none if it doesn't exist. Raises `OSError`."""
     found: set[int] = set()
     try:
-        with EventFile(disk, path) as file:
-            for record in file.scan(0):
-                if isinstance(record, Record) and record.kind == records.SETTLED:
-                    found.update(records.decode_numbers(record))
-            if not found:
-                file.check_beginning(records.MARKER)
+        for record in read_events(disk, path, 0):
+            if isinstance(record, Record) and record.kind == records.SETTLED:
+                found.update(records.decode_numbers(record))
+        if not found:
+            check(disk, path, records.MARKER)
     except FileNotFoundError:
         pass
     return frozenset(found)

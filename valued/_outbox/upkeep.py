@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING, Final
 
 from valued._outbox.segments import BEGINNING, Segment
+from valued._outbox.store import HANDED_OVER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from valued._outbox.notes import Notes
-    from valued._outbox.reader import Reader
-    from valued._outbox.workspace import Ownership, Workspace
+    from valued._outbox.files import Notes, Reader
+    from valued._outbox.segments import Ownership
+    from valued._outbox.store import Store
 
 #: Seconds after which an event that is in a file, and that the pipeline doesn't know of, is taken
 #: for one whose call was interrupted. A caller needs microseconds from the one to the other.
@@ -25,115 +27,100 @@ FILES: Final = 64
 DIRECTORIES: Final = 256
 
 
-class Removal:
-    """Removes files whose events are all settled. One thread at a time may call."""
+class Upkeep:
+    """Removes files. One thread at a time may call; methods raise `OSError` where they say so.
 
-    def __init__(self, workspace: Workspace, notes: Notes, reader: Reader) -> None:
-        self._workspace = workspace
+    *max_size*: bytes of the whole directory above which the oldest files are dropped.
+    """
+
+    def __init__(self, store: Store, notes: Notes, reader: Reader, max_size: int) -> None:
+        self._store = store
         self._notes = notes
         self._reader = reader
+        self._max_size = max_size
+        self._measuring: Iterator[None] | None = None
 
-    def due(self, owner: Ownership) -> list[Segment]:
-        """The files to be looked at now. Looks at memory only."""
+    # -- files whose events are all settled --------------------------------------------------------
+
+    def _due(self, owner: Ownership) -> list[tuple[float, Segment]]:
+        """The files to be looked at, and when, by the clock. Looks at memory only."""
         found = []
-        now = self._workspace.clock()
         for segment in owner.segments():
-            seen = segment.surplus_since
-            is_to_close = segment.sealed and not segment.writers and segment.file is not None
-            is_done = segment.is_done() and (seen is None or now >= seen + GRACE)
-            if is_to_close or (is_done and not self._reader.is_reading(segment)):
-                found.append(segment)
+            if segment.sealed and not segment.writers and segment.file is not None:
+                found.append((-math.inf, segment))  # to be closed
+            elif segment.is_done() and not self._reader.is_reading(segment):
+                found.append((segment.look_at, segment))
         return found
 
     def next_due(self, owner: Ownership) -> float | None:
-        """When a file is to be looked at again, by the clock."""
-        seen = [
-            segment.surplus_since
-            for segment in owner.segments()
-            if segment.surplus_since is not None
-            and segment.is_done()
-            and not self._reader.is_reading(segment)
-        ]
-        return min(seen) + GRACE if seen else None
+        """When a file is to be looked at, by the clock; None: as things are, none is."""
+        return min((at for at, _ in self._due(owner)), default=None)
 
     def remove(self, owner: Ownership, *, final: bool = False) -> None:
         """Remove what is due. *final*: nothing will be looked at again. Raises `OSError`."""
-        due = self.due(owner)
+        now = self._store.clock()
+        due = [segment for at, segment in self._due(owner) if at <= now]
         for segment in due if final else due[:FILES]:
-            if segment.file is not None:
-                segment.close()
-            if not segment.is_done():
+            segment.close()
+            if not segment.is_done() or self._reader.is_reading(segment):
                 continue
-            if self._has_surplus(segment):
-                if not final:
-                    self._wait_or_adopt(owner, segment)
-                continue
-            self._notes.close(segment)
-            self._workspace.remove(owner, segment)
+            if not self._has_surplus(segment):
+                self._notes.close(segment)
+                self._store.remove(owner, segment)
+            elif final or segment.look_at == -math.inf:
+                segment.look_at = now + GRACE  # its caller may just be late
+            else:
+                self._adopt(owner, segment)
 
     def _has_surplus(self, segment: Segment) -> bool:
         """Whether there are events in the file that the pipeline doesn't know of."""
         if segment.removed:
             return False
         try:
-            size = self._workspace.disk.lstat(segment.path).st_size
+            size = self._store.disk.lstat(segment.path).st_size
         except FileNotFoundError:
             return False
         return size > len(BEGINNING) + segment.known + segment.waste
 
-    def _wait_or_adopt(self, owner: Ownership, segment: Segment) -> None:
-        """A caller was interrupted before the pipeline knew of its event, or it is just late."""
-        workspace = self._workspace
-        now = workspace.clock()
-        if segment.surplus_since is None:
-            segment.surplus_since = now
-        if now < segment.surplus_since + GRACE:
-            return
-        # Read it like a file of another process: what is not settled will be delivered.
-        again = Segment(segment.directory, segment.name)
-        again.adopted = again.sealed = True
-        again.counted = again.reported = False
+    def _adopt(self, owner: Ownership, segment: Segment) -> None:
+        """Read it like a file of another process: what is not settled will be delivered."""
+        again = Segment(segment.directory, segment.name, adopted=True)
         self._notes.close(segment)
-        with workspace.lock:
-            workspace.withdraw(owner, segment, "handed_over")
+        with self._store.lock:
+            self._store.withdraw(segment, HANDED_OVER)
             segment.directory.segments[again] = None
             owner.uncounted.append(again)
 
+    # -- the size of the directory -----------------------------------------------------------------
 
-class Bound:
-    """Keeps the directory within its size. One thread at a time may call."""
-
-    def __init__(self, workspace: Workspace, reader: Reader, max_size: int) -> None:
-        self._workspace = workspace
-        self._reader = reader
-        self._max_size = max_size
-        self._names: Iterator[str] | None = None
-        self._total = 0
-
-    def is_due(self) -> bool:
+    def is_size_due(self) -> bool:
         """Whether there is something to measure."""
-        return self._names is not None or self._workspace.size_is_due
+        return self._measuring is not None or self._store.size_is_due
 
-    def advance(self, owner: Ownership, notes: Callable[[Segment], object]) -> None:
+    def keep_size(self, owner: Ownership) -> None:
         """Measure some directories; after the last one, drop the oldest events if needed.
 
-        *notes*: closes the notes of a file. Raises `OSError`.
+        Raises `OSError`.
         """
-        workspace = self._workspace
-        if self._names is None:
-            workspace.size_is_due = False
-            self._total = 0
-            self._names = iter(workspace.disk.listdir(workspace.paths.events))
-        for _ in range(DIRECTORIES):
-            name = next(self._names, None)
-            if name is None:
-                self._names = None
-                self._drop(owner, self._total - self._max_size, notes)
-                return
-            self._total += self._measure(os.path.join(workspace.paths.events, name))
+        if self._measuring is None:
+            self._store.size_is_due = False
+            self._measuring = self._keep_size(owner)
+        measuring, self._measuring = self._measuring, None  # after an error it begins again
+        for _ in measuring:
+            self._measuring = measuring
+            break
+
+    def _keep_size(self, owner: Ownership) -> Iterator[None]:
+        total = 0
+        events = self._store.paths.events
+        for count, name in enumerate(self._store.disk.listdir(events), 1):
+            total += self._measure(os.path.join(events, name))
+            if count % DIRECTORIES == 0:
+                yield
+        self._drop(owner, total - self._max_size)
 
     def _measure(self, path: str) -> int:
-        disk = self._workspace.disk
+        disk = self._store.disk
         size = 0
         try:
             for name in disk.listdir(path):
@@ -142,15 +129,15 @@ class Bound:
             pass
         return size
 
-    def _drop(self, owner: Ownership, excess: int, notes: Callable[[Segment], object]) -> None:
-        workspace = self._workspace
+    def _drop(self, owner: Ownership, excess: int) -> None:
+        store = self._store
         for segment in owner.segments():
             if excess <= 0:
                 return
-            with workspace.lock:
+            with store.lock:
                 is_used = segment.writers or not segment.sealed or not segment.counted
             if is_used or self._reader.is_reading(segment):
                 continue
             excess -= len(BEGINNING) + segment.known
-            notes(segment)
-            workspace.remove(owner, segment, reason="size")
+            self._notes.close(segment)
+            store.remove(owner, segment, reason="size")

@@ -106,7 +106,8 @@ class Reporter:
     ) -> None:
         """Log *message*; its first argument will be the count since the last line of this kind.
 
-        *message* is in the plural; see `counted`.
+        *message* is in the plural; see `counted`. The *args* are kept until it is logged, so none
+        of them may be an exception: its traceback keeps the frames of a delivery, and the client.
         """
         self._lines[kind] = message, args, traceback
         self._unlogged.setdefault(kind, collections.deque()).append(count)
@@ -135,7 +136,7 @@ class Reporter:
 
     def retrying(self, error: DeliveryError) -> None:
         """An attempt failed; another one will follow."""
-        self.warn("retry", "%d deliveries failed and will be retried; the latest: %s", error)
+        self.warn("retry", "%d deliveries failed and will be retried; the latest: %s", str(error))
 
     def overflown(self, count: int, max_queue: int, overflow: str) -> None:
         """*count* events were dropped because the queue was full."""
@@ -163,7 +164,7 @@ class Reporter:
 
     def gave_up(self, error: DeliveryError, body: bytes) -> None:
         """An event failed permanently: log it, and call ``on_error``."""
-        self.warn("failed", "%d events failed permanently; the latest: %s", error)
+        self.warn("failed", "%d events failed permanently; the latest: %s", str(error))
         _log_safely(logging.DEBUG, "failed permanently: %s", body)
         if self._on_error is None:
             return

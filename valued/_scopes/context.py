@@ -16,9 +16,9 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias, Union
 
-from valued._errors import ValidationError
+from valued._errors import ValidationError, expected, kind_of
+from valued._events.bad_values import is_a
 from valued._events.categories import normalize_call
-from valued._events.faults import is_a, name_of
 from valued._events.serializer import PARTIES, Snapshot, merge
 from valued._process.fork import PerProcess
 from valued._typing import JSONObject
@@ -230,26 +230,20 @@ def _has_no_id(value: object) -> bool:
 
 def checked_lazy(lazy: object) -> Lazy:
     """A copy of *lazy*. Raises `ValidationError`, which names the field and the fix."""
-    functions: dict[object, object] | None = None
-    if is_a(lazy, Mapping):
-        try:
-            functions = dict(lazy)  # type: ignore[call-overload]
-        except Exception as error:
-            raise ValidationError("lazy: it can't be read; give a dict") from error
-    if functions is None:
-        raise ValidationError(
-            "lazy: expected a mapping of fields to functions, such as "
-            f"{{'user': current_user}}, got {name_of(type(lazy))}"
-        )
+    if not is_a(lazy, Mapping):
+        what = "a mapping of fields to functions, such as {'user': current_user}"
+        raise ValidationError(expected("lazy", what, lazy))
+    try:
+        functions: dict[object, object] = dict(lazy)  # type: ignore[call-overload]
+    except Exception as error:
+        raise ValidationError("lazy: it can't be read; give a dict") from error
     for name, function in functions.items():
         if type(name) is not str or not name or "." in name:
-            said = repr(name) if type(name) is str else name_of(type(name))
+            said = repr(name) if type(name) is str else kind_of(name)
             raise ValidationError(f"lazy: expected the name of a field, such as 'user', got {said}")
         if not callable(function):
-            raise ValidationError(
-                f"lazy: expected a function for {name!r}, such as lambda: {{'id': 1}}, "
-                f"got {name_of(type(function))}"
-            )
+            what = f"a function for {name!r}, such as lambda: {{'id': 1}}"
+            raise ValidationError(expected("lazy", what, function))
     return functions  # type: ignore[return-value]
 
 

@@ -12,7 +12,7 @@ from valued._events.serializer import PARTIES, Snapshot, parts_of
 from valued._scopes.context import (
     REMOVE,
     Change,
-    Key,
+    Owner,
     Replace,
     UnitLayer,
     applied,
@@ -128,8 +128,53 @@ class Fields(MutableMapping[str, Any]):
         return value if isinstance(value, dict) else {}
 
 
+def _field(key: str, doc: str) -> Any:
+    """An attribute for what a scope has at *key*: a live view, if it is a mapping."""
+
+    def get(scope: ScopeData) -> Any:
+        value = scope.get(key)
+        return Fields(scope, key) if isinstance(value, dict) else value
+
+    def set_to(scope: ScopeData, value: object) -> None:
+        scope[key] = value
+
+    return property(get, set_to, doc=doc)
+
+
 class ScopeData(ScopeLike):
     """What a scope holds in this context, and how it is changed."""
+
+    user = _field(
+        "user",
+        """The user, None if there is none: a live mapping. Assigning replaces the user.
+
+        ``scope.user["plan"] = "pro"`` writes to the scope. If the scope has another user by then, a
+        write raises `ValidationError`.
+        """,
+    )
+    user_id = _field(
+        "user.id",
+        """The user's id (an int or a string), None if there is none. Assigning keeps the rest.""",
+    )
+    customer = _field(
+        "customer", """The customer, None if there is none: a live mapping, as `Scope.user`."""
+    )
+    customer_id = _field(
+        "customer.id",
+        """The customer's id (an int or a string), None if there is none; as `Scope.user_id`.""",
+    )
+
+    @property
+    def attributes(self) -> Fields:
+        """The attributes, a live mapping: ``scope.attributes["plan"] = "pro"``.
+
+        Assigning replaces all of them.
+        """
+        return Fields(self, "attributes")
+
+    @attributes.setter
+    def attributes(self, value: object) -> None:
+        self["attributes"] = value
 
     def __getitem__(self, key: str | tuple[str, ...]) -> Any:
         """The value at a dotted key, or a sequence of keys. Raises `KeyError` if there is none."""
@@ -184,58 +229,6 @@ class ScopeData(ScopeLike):
             value = value[part]
         return copy.deepcopy(value)
 
-    @property
-    def user(self) -> Any:
-        """The user, None if there is none: a live mapping. Assigning replaces the user.
-
-        ``scope.user["plan"] = "pro"`` writes to the scope. If the scope has another user by then, a
-        write raises `ValidationError`.
-        """
-        return self._view("user")
-
-    @user.setter
-    def user(self, value: object) -> None:
-        self["user"] = value
-
-    @property
-    def user_id(self) -> Any:
-        """The user's id (an int or a string), None if there is none. Assigning keeps the rest."""
-        return self.get("user.id")
-
-    @user_id.setter
-    def user_id(self, value: object) -> None:
-        self["user.id"] = value
-
-    @property
-    def customer(self) -> Any:
-        """The customer, None if there is none: a live mapping, as `Scope.user`."""
-        return self._view("customer")
-
-    @customer.setter
-    def customer(self, value: object) -> None:
-        self["customer"] = value
-
-    @property
-    def customer_id(self) -> Any:
-        """The customer's id (an int or a string), None if there is none; as `Scope.user_id`."""
-        return self.get("customer.id")
-
-    @customer_id.setter
-    def customer_id(self, value: object) -> None:
-        self["customer.id"] = value
-
-    @property
-    def attributes(self) -> Fields:
-        """The attributes, a live mapping: ``scope.attributes["plan"] = "pro"``.
-
-        Assigning replaces all of them.
-        """
-        return Fields(self, "attributes")
-
-    @attributes.setter
-    def attributes(self, value: object) -> None:
-        self["attributes"] = value
-
     def apply(self, data: Data = None, /, **fields: Any) -> None:
         """Merge *data* and *fields* into what the scope has in this context.
 
@@ -246,7 +239,7 @@ class ScopeData(ScopeLike):
 
     def reset(self) -> None:
         """Go back to the defaults: those of the client, and those the scope was made with."""
-        self._change(Replace(self._start()))
+        self._change(Replace(self._owner().defaults))
 
     def to_dict(self) -> JSONObject:
         """A copy of what the scope has in this context, a dict."""
@@ -266,18 +259,15 @@ class ScopeData(ScopeLike):
             raise AttributeError(name, name=name, obj=self)
         raise AttributeError(_no_attribute(name), name=name, obj=self)
 
-    def _key(self) -> Key:
-        """What the data hangs off in the context."""
-        raise NotImplementedError  # pragma: no cover - each scope has its own
-
-    def _start(self) -> Snapshot:
-        """What each context, and each unit of work, starts with."""
+    def _owner(self) -> Owner:
+        """Its client and its defaults. Raises `NotConnectedError`."""
         raise NotImplementedError  # pragma: no cover - each scope has its own
 
     def _data(self, over: JSONObject | None = None, only: str | None = None) -> Snapshot:
-        entry = entry_of(self._key())
+        owner = self._owner()
+        entry = entry_of(owner.key)
         if entry is None:
-            return self._start()
+            return owner.defaults
         return entry if isinstance(entry, Snapshot) else entry.read(over or {}, only)
 
     def _read(self, only: str | None = None) -> Snapshot:
@@ -287,32 +277,27 @@ class ScopeData(ScopeLike):
         except Exception as error:
             if not self._tolerates(error):
                 raise
-        entry = entry_of(self._key())
+        entry = entry_of(self._owner().key)
         assert isinstance(entry, UnitLayer)  # nothing else calls functions
         return entry.known()
 
-    def _view(self, name: str) -> Any:
-        value = self.get(name)
-        return Fields(self, name) if isinstance(value, dict) else value
-
-    def _refusals(self) -> Refusals:
-        raise NotImplementedError  # pragma: no cover - each scope has its own
-
     def _normalize_call(self, data: Data, fields: dict[str, Any]) -> JSONObject:
-        return self._refusals().normalize_call(data, fields)
+        refusals: Refusals = self._owner().client._refusals  # noqa: SLF001 - of the same library
+        return refusals.normalize_call(data, fields)
 
     def _tolerates(self, error: Exception) -> bool:
         if isinstance(error, NotConnectedError):
             return False  # there is no client that could
-        return self._refusals().tolerates(error)
+        refusals: Refusals = self._owner().client._refusals  # noqa: SLF001 - as above
+        return refusals.tolerates(error)
 
     def _change(self, change: Change) -> None:
-        key = self._key()
-        entry = entry_of(key)
+        owner = self._owner()
+        entry = entry_of(owner.key)
         if entry is None or isinstance(entry, Snapshot):
-            set_entry(key, applied(change, self._start() if entry is None else entry))
+            set_entry(owner.key, applied(change, owner.defaults if entry is None else entry))
         else:
-            entry.change(key, change)
+            entry.change(owner.key, change)
 
 
 def _no_attribute(name: str) -> str:

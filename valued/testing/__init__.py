@@ -50,9 +50,6 @@ class _Recording:
         lines = self._content().split(b"\n")[:-1]
         return [Line(**json.loads(line)) for line in lines]
 
-    def count(self) -> int:
-        return self._content().count(b"\n")
-
     def clear(self) -> None:
         self._kept = b""
         with contextlib.suppress(FileNotFoundError):
@@ -198,9 +195,6 @@ class _ServiceEvents:
 
     def read(self) -> list[Line]:
         return self.lines.copy()
-
-    def count(self) -> int:
-        return len(self.lines)
 
     def clear(self) -> None:
         self.lines.clear()

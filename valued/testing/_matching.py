@@ -41,9 +41,6 @@ class Source(Protocol):
     def read(self) -> list[Line]:
         """All of them, decoded for this call."""
 
-    def count(self) -> int:
-        """How many there are."""
-
     def clear(self) -> None:
         """Forget them."""
 
@@ -151,7 +148,7 @@ class Events(Sequence[dict[str, Any]]):
         self._source.clear()
 
     def __len__(self) -> int:
-        return self._source.count()
+        return len(self._source.read())
 
     @overload
     def __getitem__(self, index: int) -> dict[str, Any]: ...

@@ -7,18 +7,15 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import valued
-from tests.outbox_promises.conftest import Make
-from tests.support.left import Never, Sink, adopt_all, die_with, leave, record_all, segments
-from tests.support.processes import VANISHED, Child, until, vanish
-
-Fork = Callable[..., Child]
+from tests.outbox.conftest import Fork, New
+from tests.support.left import Sink, adopt_all, die_with, leave, record_all, segments
+from tests.support.processes import VANISHED, until, vanish
 
 
 class DiesAt:
@@ -48,10 +45,10 @@ class DiesAt:
 
 
 def test_a_parent_delivers_with_its_first_event_what_a_killed_child_left(
-    make: Make, sink: Sink, fork: Fork
+    new: New, sink: Sink, fork: Fork
 ) -> None:
     deadly = DiesAt(sink, 3)
-    client = make(deadly, max_workers=1)
+    client = new(deadly, max_workers=1)
 
     assert fork(deadly.record, client).wait(20) == VANISHED
     record_all(client, [100])
@@ -62,10 +59,10 @@ def test_a_parent_delivers_with_its_first_event_what_a_killed_child_left(
 
 
 def test_a_parent_that_recorded_before_delivers_it_when_it_is_told_to_look(
-    make: Make, sink: Sink, fork: Fork
+    new: New, sink: Sink, fork: Fork
 ) -> None:
     deadly = DiesAt(sink, 0)
-    client = make(deadly, max_workers=1)
+    client = new(deadly, max_workers=1)
     record_all(client, [100])
     assert client.flush(10)
 
@@ -77,9 +74,9 @@ def test_a_parent_that_recorded_before_delivers_it_when_it_is_told_to_look(
     assert sink.repeats() == 0
 
 
-def test_a_sibling_delivers_what_a_killed_child_left(make: Make, sink: Sink, fork: Fork) -> None:
+def test_a_sibling_delivers_what_a_killed_child_left(new: New, sink: Sink, fork: Fork) -> None:
     deadly = DiesAt(sink, 0)
-    client = make(deadly, max_workers=1)
+    client = new(deadly, max_workers=1)
 
     def goes_on() -> None:
         record_all(client, [100])
@@ -88,31 +85,15 @@ def test_a_sibling_delivers_what_a_killed_child_left(make: Make, sink: Sink, for
 
     assert fork(deadly.record, client).wait(20) == VANISHED
     assert fork(goes_on).wait(30) == 0
-    assert sink.numbers() == [*range(10), 100]
-    assert sink.repeats() == 0
+    assert sink.all() == [*range(10), 100]
     assert client.stats()["accepted"] == 0
 
 
-def test_a_child_delivers_what_its_dead_grandparent_left(
-    place: Path, make: Make, sink: Sink, fork: Fork
-) -> None:
-    die_with(place, range(5))
-    client = make()
-
-    def child() -> None:
-        record_all(client, [100])
-        until(lambda: client.stats()["delivered"] == 6)
-        assert client.close(10)
-
-    assert fork(child).wait(20) == 0
-    assert sink.numbers() == [*range(5), 100]
-
-
 def test_what_is_left_by_many_deaths_in_a_row_is_delivered_once(
-    place: Path, make: Make, sink: Sink, fork: Fork
+    place: Path, new: New, sink: Sink, fork: Fork
 ) -> None:
     sink.go_down()
-    client = make()
+    client = new()
 
     def child(number: int) -> None:
         # Each one may take over what those before it left, and dies with it.
@@ -125,8 +106,7 @@ def test_what_is_left_by_many_deaths_in_a_row_is_delivered_once(
     sink.come_up()
     adopt_all(client, place)
     assert client.close(10)
-    assert sink.numbers() == [*range(20)]
-    assert sink.repeats() == 0
+    assert sink.all() == [*range(20)]
 
 
 def test_a_process_that_is_killed_amid_an_adoption_leaves_it_to_the_next(
@@ -153,11 +133,11 @@ def test_a_process_that_is_killed_amid_an_adoption_leaves_it_to_the_next(
 
 
 def test_adopt_takes_nothing_of_a_process_that_is_stopped(
-    place: Path, make: Make, sink: Sink, fork: Fork
+    place: Path, new: New, sink: Sink, fork: Fork
 ) -> None:
     ready, go_on = os.pipe(), os.pipe()
     sink.go_down()
-    client = make()
+    client = new()
 
     def child() -> None:
         record_all(client, range(5))
@@ -170,7 +150,7 @@ def test_adopt_takes_nothing_of_a_process_that_is_stopped(
     os.kill(stopped.pid, signal.SIGSTOP)
     os.waitid(os.P_PID, stopped.pid, os.WSTOPPED | os.WNOWAIT)
     sink.come_up()
-    other = make()
+    other = new()
     assert client.adopt() == other.adopt() == 0
     record_all(client, [100])
     assert client.flush(10)
@@ -180,8 +160,7 @@ def test_adopt_takes_nothing_of_a_process_that_is_stopped(
     assert stopped.wait(30) == 0
     for end in (*ready, *go_on):
         os.close(end)
-    assert sink.numbers() == [*range(5), 100]
-    assert sink.repeats() == 0
+    assert sink.all() == [*range(5), 100]
 
 
 def elsewhere(place: Path, age: float) -> None:
@@ -195,11 +174,11 @@ def elsewhere(place: Path, age: float) -> None:
     ("age", "expired"), [(300.0, False), (700.0, True)], ids=["within its lease", "after its lease"]
 )
 def test_a_process_that_can_not_be_seen_keeps_its_events_as_long_as_its_lease(
-    age: float, expired: bool, place: Path, make: Make, sink: Sink
+    age: float, expired: bool, place: Path, new: New, sink: Sink
 ) -> None:
     die_with(place, range(5))
     elsewhere(place, age)
-    client = make()
+    client = new()
     assert client.adopt() == expired
     owners = valued.Outbox(place).owners()
     seen = next((owner for owner in owners if owner.host == "another"), None)
@@ -213,7 +192,7 @@ def test_a_process_that_can_not_be_seen_keeps_its_events_as_long_as_its_lease(
 
 
 def test_a_process_that_slept_longer_than_its_lease_loses_nothing(
-    place: Path, make: Make, sink: Sink, fork: Fork
+    place: Path, new: New, sink: Sink, fork: Fork
 ) -> None:
     ready, go_on = os.pipe(), os.pipe()
 
@@ -239,7 +218,7 @@ def test_a_process_that_slept_longer_than_its_lease_loses_nothing(
     slept = fork(child)
     os.read(ready[0], 1)
     elsewhere(place, 700.0)
-    client = make()
+    client = new()
     assert client.adopt() == 1
     until(lambda: len(sink.numbers()) == 5)
     os.write(go_on[1], b".")
@@ -253,10 +232,10 @@ def test_a_process_that_slept_longer_than_its_lease_loses_nothing(
 
 
 def test_what_a_client_that_was_closed_could_not_deliver_is_left_to_any_process(
-    place: Path, make: Make, sink: Sink
+    place: Path, new: New, sink: Sink
 ) -> None:
     sink.go_down()
-    one, other = make(), make()
+    one, other = new(), new()
     record_all(one, range(5))
     assert not one.close(0.1)
     assert one.stats()["handed_over"] == 5
@@ -266,20 +245,3 @@ def test_what_a_client_that_was_closed_could_not_deliver_is_left_to_any_process(
     assert other.close(10)
     assert sink.repeats() == 0
     assert segments(place) == []
-
-
-def test_events_that_no_executor_ran_are_left_when_their_process_is_killed(
-    place: Path, make: Make, sink: Sink, fork: Fork
-) -> None:
-    client = make(executor=lambda: Never())
-
-    def child() -> None:
-        record_all(client, range(5))
-        vanish()
-
-    assert fork(child).wait(20) == VANISHED
-    other = make()
-    assert other.adopt() == 1
-    until(lambda: len(sink.numbers()) == 5)
-    assert other.close(10)
-    assert sink.numbers() == [*range(5)]

@@ -6,18 +6,15 @@ import faulthandler
 import os
 import signal
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import valued
-from tests.outbox_promises.conftest import Make
+from tests.outbox.conftest import Fork, New
 from tests.support.left import Sink, adopt_all, record_all, run_program, segments
-from tests.support.processes import VANISHED, Child, vanish
-
-Fork = Callable[..., Child]
+from tests.support.processes import VANISHED, vanish
 
 
 def abort() -> None:
@@ -53,9 +50,9 @@ WAYS = {
     ids=str,
 )
 def test_what_a_flush_said_is_settled_is_never_sent_again(
-    way: str, children: int, place: Path, make: Make, sink: Sink, fork: Fork
+    way: str, children: int, place: Path, new: New, sink: Sink, fork: Fork
 ) -> None:
-    client = make()
+    client = new()
     end, status = WAYS[way]
 
     def child(number: int) -> None:
@@ -66,39 +63,13 @@ def test_what_a_flush_said_is_settled_is_never_sent_again(
     for number in range(children):
         assert fork(child, number).wait(30) == status
     adopt_all(client, place)
-    assert sink.numbers() == [*range(children)]
-    assert sink.repeats() == 0
-
-
-def test_what_several_threads_recorded_and_flushed_is_never_sent_again(
-    place: Path, make: Make, sink: Sink, fork: Fork
-) -> None:
-    client = make()
-
-    def child(first: int) -> None:
-        def work(begin: int) -> None:
-            record_all(client, range(begin, begin + 15))
-            assert client.flush(20)
-
-        threads = [threading.Thread(target=work, args=(first + 15 * n,)) for n in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert client.stats()["delivered"] == 60
-        vanish()
-
-    for number in range(10):
-        assert fork(child, number * 60).wait(30) == VANISHED
-    adopt_all(client, place)
-    assert sink.numbers() == [*range(600)]
-    assert sink.repeats() == 0
+    assert sink.all() == [*range(children)]
 
 
 def test_what_a_thread_flushed_is_never_sent_again_while_another_one_goes_on(
-    place: Path, make: Make, sink: Sink, fork: Fork
+    place: Path, new: New, sink: Sink, fork: Fork
 ) -> None:
-    client = make()
+    client = new()
 
     def child(first: int) -> None:
         stop = threading.Event()
@@ -122,9 +93,9 @@ def test_what_a_thread_flushed_is_never_sent_again_while_another_one_goes_on(
 
 
 def test_with_an_immediate_executor_an_event_is_never_sent_again_after_its_call(
-    place: Path, make: Make, sink: Sink, fork: Fork
+    place: Path, new: New, sink: Sink, fork: Fork
 ) -> None:
-    client = make(executor=valued.ImmediateExecutor())
+    client = new(executor=valued.ImmediateExecutor())
 
     def child(number: int) -> None:
         record_all(client, [number])
@@ -134,8 +105,7 @@ def test_with_an_immediate_executor_an_event_is_never_sent_again_after_its_call(
     for number in range(60):
         assert fork(child, number).wait(30) == VANISHED
     adopt_all(client, place)
-    assert sink.numbers() == [*range(60)]
-    assert sink.repeats() == 0
+    assert sink.all() == [*range(60)]
 
 
 def test_what_the_work_horses_of_a_job_queue_flushed_is_never_sent_again(
@@ -144,14 +114,13 @@ def test_what_the_work_horses_of_a_job_queue_flushed_is_never_sent_again(
     # As RQ works: a worker that lives long forks a process for each job, which ends by `os._exit`.
     done = run_program("outbox_work_horses", str(place), str(tmp_path / "arrived"), "60")
     assert (done.returncode, done.stderr) == (0, "")
-    assert sink.numbers() == [*range(60)]
-    assert sink.repeats() == 0
+    assert sink.all() == [*range(60)]
 
 
 def test_what_was_adopted_and_flushed_is_never_sent_again(
-    place: Path, make: Make, sink: Sink, fork: Fork
+    place: Path, new: New, sink: Sink, fork: Fork
 ) -> None:
-    client = make()
+    client = new()
     sink.go_down()
 
     def dies() -> None:
@@ -167,14 +136,19 @@ def test_what_was_adopted_and_flushed_is_never_sent_again(
     sink.come_up()
     assert fork(adopts).wait(30) == VANISHED
     adopt_all(client, place)
-    assert sink.numbers() == [*range(20)]
-    assert sink.repeats() == 0
+    assert sink.all() == [*range(20)]
 
 
 @pytest.mark.parametrize("nth", [1, 17, 100])
 @pytest.mark.parametrize("workers", [1, 4])
 def test_a_death_repeats_at_most_what_was_under_way(
-    workers: int, nth: int, place: Path, make: Make, sink: Sink, fork: Fork, tmp_path: Path
+    workers: int,
+    nth: int,
+    place: Path,
+    new: New,
+    sink: Sink,
+    fork: Fork,
+    tmp_path: Path,
 ) -> None:
     died = tmp_path / "died"
     parent = os.getpid()
@@ -185,7 +159,7 @@ def test_a_death_repeats_at_most_what_was_under_way(
             died.touch()
             vanish()
 
-    client = make(deliver, max_workers=workers)
+    client = new(deliver, max_workers=workers)
 
     def child() -> None:
         record_all(client, range(200))
@@ -231,9 +205,9 @@ def test_a_permanently_failed_event_is_never_sent_again(
 
 
 def test_files_of_dead_processes_in_which_all_is_settled_are_removed(
-    place: Path, make: Make, sink: Sink, fork: Fork
+    place: Path, new: New, sink: Sink, fork: Fork
 ) -> None:
-    client = make()
+    client = new()
 
     def child(number: int) -> None:
         record_all(client, [number])

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.outbox_promises.conftest import Make
+from tests.outbox.conftest import New
 from tests.support.left import ROOT, Sink, adopt_all, run_program
 from tests.support.processes import until
 from tests.support.server import Server
@@ -36,19 +36,18 @@ def test_nothing_is_written_into_what_has_the_number_of_a_closed_descriptor(
 
 
 def test_events_survive_a_kill_after_all_descriptors_were_closed(
-    place: Path, make: Make, sink: Sink
+    place: Path, new: New, sink: Sink
 ) -> None:
     done = run_program("outbox_closes_descriptors", str(place), "")
     assert done.returncode == -9, done.stderr
     said = json.loads(done.stdout)
     assert said["written"] == []
     assert said["stats"]["unsaved"] == 0
-    client = make()
+    client = new()
     client.adopt()
     until(lambda: len(sink.numbers()) == 25)
     adopt_all(client, place)
-    assert sink.numbers() == [*range(25)]
-    assert sink.repeats() == 0
+    assert sink.all() == [*range(25)]
 
 
 @pytest.mark.parametrize("when", ["first", "later", "pending"])

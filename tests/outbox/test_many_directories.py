@@ -8,8 +8,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from tests.outbox_promises.conftest import Make
-from tests.support.left import Sink, leave, record_all
+from tests.outbox.conftest import New
+from tests.support.left import Sink, leave
 from tests.support.many import all_numbers, deliver_rest, run_among
 from tests.support.processes import until
 
@@ -27,8 +27,7 @@ def test_no_call_lists_a_directory_and_the_end_keeps_its_bound(place: Path, sink
     assert ran.end < 0.3 + 2  # two seconds for a busy machine, and the interpreter's own end
     sink.come_up()
     deliver_rest(place, sink, 60)
-    assert sink.numbers() == all_numbers(DIRECTORIES)
-    assert sink.repeats() == 0
+    assert sink.all() == all_numbers(DIRECTORIES)
 
 
 def test_an_end_amid_the_deliveries_loses_and_repeats_nothing(place: Path, sink: Sink) -> None:
@@ -36,15 +35,14 @@ def test_an_end_amid_the_deliveries_loses_and_repeats_nothing(place: Path, sink:
     assert ran.end < 0.3 + 2
     assert len(sink.numbers()) > 0
     deliver_rest(place, sink, 60)
-    assert sink.numbers() == all_numbers(500)
-    assert sink.repeats() == 0
+    assert sink.all() == all_numbers(500)
 
 
 def test_no_later_call_lists_a_directory_when_a_new_file_is_begun(
-    place: Path, make: Make, sink: Sink
+    place: Path, new: New, sink: Sink
 ) -> None:
     leave(place, 100)
-    client = make()
+    client = new()
     listed: list[str] = []
     active = threading.local()  # a hook can't be removed, so it looks at this
 
@@ -63,29 +61,12 @@ def test_no_later_call_lists_a_directory_when_a_new_file_is_begun(
 
 
 def test_adopt_takes_over_what_is_left_although_there_is_much_of_it(
-    place: Path, make: Make, sink: Sink
+    place: Path, new: New, sink: Sink
 ) -> None:
     leave(place, 500)
-    client = make()
+    client = new()
     assert client.adopt() > 0
     until(lambda: len(sink.numbers()) == 500, 30)
     assert client.close(10)
     assert sink.repeats() == 0
     assert [*os.scandir(place / "v1" / "events")] == []
-
-
-def test_two_clients_share_what_is_left_and_send_nothing_twice(
-    place: Path, make: Make, sink: Sink
-) -> None:
-    leave(place, 500)
-    one, other = make(), make()
-    threads = [threading.Thread(target=client.adopt) for client in (one, other)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    record_all(one, [1000])
-    until(lambda: len(sink.numbers()) == 501, 30)
-    assert one.close(10)
-    assert other.close(10)
-    assert sink.repeats() == 0

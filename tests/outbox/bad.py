@@ -84,6 +84,11 @@ def garbage(path: Path) -> None:
     write(path, random.Random(1).randbytes(1024 * 1024))
 
 
+def a_huge_file(path: Path) -> None:
+    write(path, segment([SECRET]))
+    os.truncate(path, 2**40)
+
+
 def only_the_beginning(path: Path) -> None:
     write(path, BEGINNING)
 
@@ -100,23 +105,14 @@ def a_huge_length(path: Path) -> None:
     write(path, BEGINNING + record(EVENT, 1, b"{}", time.time(), length=0xFFFFFFFF))
 
 
+#: No files, or none with content.
+_ANYWHERE = [a_dangling_link, a_link_to_itself, a_directory, a_fifo, a_socket, zero_bytes, garbage]
+
 #: In place of a segment. None of them has an event that is to be delivered.
 SEGMENTS = [
-    nothing,
-    a_link_to_a_file,
-    a_dangling_link,
-    a_link_to_itself,
-    a_directory,
-    a_fifo,
-    a_socket,
-    unreadable,
-    zero_bytes,
-    garbage,
-    only_the_beginning,
-    half_of_the_beginning,
-    half_of_a_head,
-    a_huge_length,
-]
+    *_ANYWHERE, nothing, a_link_to_a_file, unreadable, a_huge_file, only_the_beginning,
+    half_of_the_beginning, half_of_a_head, a_huge_length,
+]  # fmt: skip
 
 
 def half_a_list_of_numbers(path: Path) -> None:
@@ -124,10 +120,7 @@ def half_a_list_of_numbers(path: Path) -> None:
 
 
 #: In place of the file that says which events of a segment are settled.
-NOTES = [
-    a_dangling_link, a_link_to_itself, a_directory, a_fifo, a_socket, zero_bytes, garbage,
-    half_a_list_of_numbers,
-]  # fmt: skip
+NOTES = [*_ANYWHERE, half_a_list_of_numbers]
 
 
 def a_list(path: Path) -> None:
@@ -151,15 +144,10 @@ def deep(path: Path) -> None:
 
 
 #: In place of the mark of an owner.
-MARKS = [
-    a_dangling_link, a_link_to_itself, a_directory, a_fifo, a_socket, zero_bytes, garbage, a_list,
-    wrong_types, huge_numbers, deep,
-]  # fmt: skip
+MARKS = [*_ANYWHERE, a_list, wrong_types, huge_numbers, deep]
 
 #: In place of a left directory.
-DIRECTORIES = [
-    a_dangling_link, a_link_to_itself, a_fifo, a_socket, zero_bytes, garbage,
-]  # fmt: skip
+DIRECTORIES = [what for what in _ANYWHERE if what is not a_directory]
 
 
 def truncated_json(path: Path) -> None:
@@ -172,10 +160,7 @@ def json_of_another_kind(path: Path) -> None:
 
 
 #: In place of a file of rejected events.
-REFUSED = [
-    a_dangling_link, a_link_to_itself, a_directory, a_fifo, a_socket, zero_bytes, garbage,
-    truncated_json, json_of_another_kind,
-]  # fmt: skip
+REFUSED = [*_ANYWHERE, truncated_json, json_of_another_kind]
 
 
 def bad_segment(outbox: Path, make: Make) -> None:
