@@ -21,6 +21,7 @@ import pytest
 
 import valued
 from tests.faults._raw import NO_CONTENT, Peer, RawServer, answering
+from tests.support.dead import DeadAddress
 from tests.support.processes import run
 from tests.support.proxy import Listener, read_request
 from tests.support.tls import Authority
@@ -35,26 +36,6 @@ if sys.platform != "linux":
         "only Linux has all of 127.0.0.0/8, and drops what a full listener gets",
         allow_module_level=True,
     )
-
-
-class DeadAddress:
-    """A listener on *port* that takes no connection any more. Nothing answers there."""
-
-    def __init__(self, address: str, port: int) -> None:
-        self._sockets = [socket.socket()]
-        self._sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._sockets[0].bind((address, port))
-        self._sockets[0].listen(0)
-        for _ in range(3):  # the queue has room for one, or two
-            self._sockets.append(socket.socket())
-            self._sockets[-1].setblocking(False)
-            self._sockets[-1].connect_ex((address, port))
-        with pytest.raises(TimeoutError):
-            socket.create_connection((address, port), timeout=0.05).close()
-
-    def close(self) -> None:
-        for one in self._sockets:
-            one.close()
 
 
 class NameServer:
