@@ -8,10 +8,10 @@ It says as JSON what happened to them: nothing may.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
+import select
 import socket
 import stat
 import sys
@@ -39,10 +39,10 @@ class Theirs:
         self._pipes = [os.pipe() for _ in range(4)]
         for _, write in self._pipes:
             os.write(write, MARK)
-        self._files = [tempfile.TemporaryFile(buffering=0) for _ in range(12)]
+        self._files = [_unnamed_file() for _ in range(12)]
         numbers = [one.fileno() for pair in self._pairs for one in pair]
         numbers += [end for pipe in self._pipes for end in pipe]
-        numbers += [file.fileno() for file in self._files]
+        numbers += self._files
         self._identity = {number: _identity(number) for number in numbers}
 
     def damage(self) -> list[str]:
@@ -54,17 +54,11 @@ class Theirs:
                 continue
             if not os.get_blocking(number):
                 found.append(f"made non-blocking: {_kind(identity)}")
-            os.set_blocking(number, False)
             found += self._content(number, identity)
-        for one in (*(one for pair in self._pairs for one in pair), *self._files):
-            number = one.detach() if isinstance(one, socket.socket) else one.fileno()
-            if _identity(number) == self._identity[number] and isinstance(one, socket.socket):
-                os.close(number)
-            elif not isinstance(one, socket.socket):
-                with contextlib.suppress(OSError):
-                    one.close()
-        for number in (end for pipe in self._pipes for end in pipe):
-            if _identity(number) == self._identity[number]:
+        for one in (one for pair in self._pairs for one in pair):
+            one.detach()  # by itself it would close what has its number by now
+        for number, identity in self._identity.items():
+            if _identity(number) == identity:
                 os.close(number)
         return found
 
@@ -72,16 +66,23 @@ class Theirs:
         if number in (write for _, write in self._pipes):
             return []
         is_file = _kind(identity) == "file"
-        try:
-            content = os.pread(number, 4096, 0) if is_file else os.read(number, 4096)
-        except BlockingIOError:
-            content = b""
+        if is_file:
+            content = os.pread(number, 4096, 0)
+        else:  # whatever was done to it, this must not wait
+            has_some = select.select([number], [], [], 0)[0]
+            content = os.read(number, 4096) if has_some else b""
         expected = b"" if is_file else MARK
         if content == expected:
             return []
         if len(content) < len(expected):
             return [f"read from: {_kind(identity)}"]
         return [f"written into: {_kind(identity)}: {content.removeprefix(expected)[:60]!r}"]
+
+
+def _unnamed_file() -> int:
+    number, path = tempfile.mkstemp()
+    os.unlink(path)
+    return number
 
 
 def _identity(number: int) -> tuple[int, int, int] | None:
