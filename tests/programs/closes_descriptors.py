@@ -33,28 +33,33 @@ class Theirs:
 
     def __init__(self) -> None:
         self._pairs = [socket.socketpair() for _ in range(12)]
-        for one, other in self._pairs:
-            one.sendall(MARK)
-            other.sendall(MARK)
         self._pipes = [os.pipe() for _ in range(4)]
-        for _, write in self._pipes:
-            os.write(write, MARK)
         self._files = [_unnamed_file() for _ in range(12)]
         numbers = [one.fileno() for pair in self._pairs for one in pair]
         numbers += [end for pipe in self._pipes for end in pipe]
         numbers += self._files
         self._identity = {number: _identity(number) for number in numbers}
+        self._refused = []
+        ends = [one.fileno() for pair in self._pairs for one in pair]
+        for number in (*ends, *(write for _, write in self._pipes)):
+            try:
+                os.write(number, MARK)
+            except OSError as error:
+                self._refused.append(f"refuses what is put into it: {error}")
 
     def damage(self) -> list[str]:
         """What was done to them. They are closed afterwards, those that are still there."""
-        found = []
+        found = self._refused
         for number, identity in self._identity.items():
             if _identity(number) != identity:
                 found.append(f"closed: {_kind(identity)}")
                 continue
-            if not os.get_blocking(number):
-                found.append(f"made non-blocking: {_kind(identity)}")
-            found += self._content(number, identity)
+            try:
+                if not os.get_blocking(number):
+                    found.append(f"made non-blocking: {_kind(identity)}")
+                found += self._content(number, identity)
+            except OSError as error:
+                found.append(f"can't be read: {_kind(identity)}: {error}")
         for one in (one for pair in self._pairs for one in pair):
             one.detach()  # by itself it would close what has its number by now
         for number, identity in self._identity.items():
@@ -132,7 +137,7 @@ def randomly() -> list[str]:
             number += 1
             record(f"{thread}.{number}")
 
-    threads = [threading.Thread(target=work, args=(thread,)) for thread in range(3)]
+    threads = [threading.Thread(target=work, args=(thread,), daemon=True) for thread in range(3)]
     for thread in threads:
         thread.start()
     found = []
