@@ -522,7 +522,9 @@ def test_a_read_waits_until_the_deadline_whatever_there_is_and_the_timeout_of_th
         ours.settimeout(BOUND)
         theirs.sendall(b"ab")
         now = time.monotonic()
-        later, over, soon = (DeadlineReader(ours, raw, now + more) for more in (BOUND, -1, 0.1))
+        later, over, soon = (
+            DeadlineReader(ours, raw, now + more, lambda: True) for more in (BOUND, -1, 0.1)
+        )
         assert later.read(1) == b"a"
         with pytest.raises(TimeoutError, match="timed out"):
             over.read(1)

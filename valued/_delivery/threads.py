@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import signal
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -16,7 +14,7 @@ from valued._process.fork import ProcessToken
 from valued._process.threads import remember_greenlet, signals_elsewhere
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 #: Seconds between two looks at what the kernel still counts as a thread; it sends no notice.
 LOOK_AGAIN: Final = 0.001
@@ -128,9 +126,7 @@ class ThreadCache:
         finally:
             self._workers.discard(worker)
             if not self._token.is_current():
-                # A greenlet of gevent's lives on in a forked child, where `threading` has forgotten
-                # it: asked for it, it knows it again, and lets it end without a traceback.
-                threading.current_thread()
+                remember_greenlet()
 
     def dismiss(self) -> None:
         """End the threads that idle, and the others after their jobs. Takes no lock.

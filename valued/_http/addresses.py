@@ -12,16 +12,18 @@ from __future__ import annotations
 
 import copy
 import errno
+import math
 import os
-import selectors
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 from urllib3.util.connection import allowed_gai_family
 
 from valued._process.clock import CLOCK
+from valued._process.descriptors import Identity, close, identity, new_socket
 
 #: Seconds that an address has before the next one is tried beside it; from RFC 8305, section 5.
 HEAD_START: Final = 0.25
@@ -163,48 +165,48 @@ class Addresses:
         options: Sequence[tuple[Any, ...]],
     ) -> tuple[socket.socket, Address]:
         waiting = list(reversed(addresses))
-        racing: dict[socket.socket, Address] = {}
+        racing: dict[socket.socket, tuple[Address, Identity | None]] = {}
         error = OSError("the host has no address")
         next_start = self._clock()
         try:
-            with selectors.DefaultSelector() as selector:
-                while waiting or racing:
-                    now = self._clock()
-                    if now >= deadline:
-                        raise TimeoutError("no address of the host answered in time")
-                    if waiting and (now >= next_start or not racing):
-                        address = waiting.pop()
-                        try:
-                            one = _begin(address, source, options)
-                        except OSError as failure:  # no route, for example
-                            error = failure
-                            continue
-                        racing[one] = address
-                        selector.register(one, selectors.EVENT_WRITE)
-                        next_start = now + HEAD_START
-                    end = min(deadline, next_start) if waiting else deadline
-                    for key, _ in selector.select(max(0.0, end - now)):
-                        one = cast("socket.socket", key.fileobj)
-                        selector.unregister(one)
-                        number = one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                        if not number:
-                            one.settimeout(max(MIN_TIMEOUT, deadline - self._clock()))
-                            return one, racing.pop(one)
-                        one.close()
+            while waiting or racing:
+                now = self._clock()
+                if now >= deadline:
+                    raise TimeoutError("no address of the host answered in time")
+                if waiting and (now >= next_start or not racing):
+                    address = waiting.pop()
+                    try:
+                        one = _begin(address, source, options)
+                    except OSError as failure:  # no route, for example
+                        error = failure
+                        continue
+                    racing[one] = address, identity(one.fileno())
+                    next_start = now + HEAD_START
+                end = min(deadline, next_start) if waiting else deadline
+                for one in _ready(list(racing), max(0.0, end - now)):
+                    address, known = racing[one]
+                    if known is None or identity(known[0]) != known:
+                        raise ConnectionAbortedError("other code closed its descriptor")
+                    number = one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                    if not number:
+                        one.settimeout(max(MIN_TIMEOUT, deadline - self._clock()))
                         del racing[one]
-                        error = OSError(number, os.strerror(number))
-                        next_start = now  # the next one need not wait any longer
+                        return one, address
+                    one.close()
+                    del racing[one]
+                    error = OSError(number, os.strerror(number))
+                    next_start = now  # the next one need not wait any longer
             raise error
         finally:
-            for one in racing:
-                one.close()
+            for one, (_, known) in racing.items():
+                close(one, known)
 
 
 def _begin(
     address: Address, source: tuple[str, int] | None, options: Sequence[tuple[Any, ...]]
 ) -> socket.socket:
     """A socket that is being connected to *address*."""
-    new = socket.socket(address.family, address.kind, address.protocol)
+    new = new_socket(address.family, address.kind, address.protocol)
     try:
         for option in options:
             new.setsockopt(*option)
@@ -218,3 +220,17 @@ def _begin(
         new.close()
         raise
     return new
+
+
+def _ready(sockets: Sequence[socket.socket], timeout: float) -> Sequence[socket.socket]:
+    """Those that are connected, or have failed, once there are some."""
+    # Looked up now: gevent and eventlet replace or remove it. No selector object: the better ones
+    # have a descriptor of their own, which a forked child would inherit.
+    if not hasattr(select, "poll"):
+        _, ready, failed = select.select([], sockets, sockets, timeout)
+        return [*ready, *failed]
+    poll = select.poll()
+    for one in sockets:
+        poll.register(one.fileno(), select.POLLOUT)
+    numbers = {number for number, _ in poll.poll(math.ceil(timeout * 1000))}
+    return [one for one in sockets if one.fileno() in numbers]

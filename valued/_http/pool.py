@@ -73,6 +73,7 @@ def checkout_idle(pool: Any) -> ForkAwareConnection | None:
             connection: ForkAwareConnection | None = idle.get()
             if connection is not None and connection.sock is not None:
                 if connection.is_ours() and not is_connection_dropped(connection):
+                    connection.expect_acknowledgements()
                     return connection
                 connection.close()
     return None
@@ -84,7 +85,6 @@ def checkin(pool: Any, connection: ForkAwareConnection) -> None:
     if idle is None:
         connection.close()
     else:
-        connection.expect_acknowledgements()
         idle.put(connection)
 
 

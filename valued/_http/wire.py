@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import http.client
 import io
 import os
@@ -28,9 +29,12 @@ from urllib3.util.wait import wait_for_read
 from valued._http.mocks import base_in_urllib3
 from valued._process import shutdown
 from valued._process.clock import CLOCK
+from valued._process.descriptors import Identity, detach, identity
 from valued._process.fork import PerProcess, ProcessToken, WeakList
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from valued._http.addresses import Addresses
 
     _HTTPConnection = urllib3.connection.HTTPConnection
@@ -95,12 +99,15 @@ _CLOSED: Final = "other code closed the descriptor of this connection"
 
 
 class DeadlineReader(io.RawIOBase):
-    """Reads from a socket until a deadline, a time of `CLOCK.monotonic`."""
+    """Reads from the socket of a connection until a deadline, a time of `CLOCK.monotonic`."""
 
-    def __init__(self, sock: socket.socket, raw: io.RawIOBase, deadline: float) -> None:
+    def __init__(
+        self, sock: socket.socket, raw: io.RawIOBase, deadline: float, is_ours: Callable[[], bool]
+    ) -> None:
         self._sock = sock
         self._raw = raw
         self._deadline = deadline
+        self._is_ours = is_ours
 
     def readable(self) -> bool:
         return True
@@ -109,10 +116,13 @@ class DeadlineReader(io.RawIOBase):
         return self._raw.fileno()
 
     def readinto(self, buffer: Any, /) -> int | None:
-        left = self._deadline - CLOCK.monotonic()
-        if left <= 0:
+        sock, left = self._sock, self._deadline - CLOCK.monotonic()
+        if left <= 0 or not (_has_read(sock) or wait_for_read(sock, left)):
             raise TimeoutError("timed out")
-        self._sock.settimeout(left)
+        if not self._is_ours():  # or the bytes of another socket would be read
+            raise ConnectionAbortedError(_CLOSED)
+        if not _is_plain(sock):  # it may have to read more than there is now
+            sock.settimeout(remaining(self._deadline))
         return self._raw.readinto(buffer)
 
     def close(self) -> None:
@@ -120,19 +130,41 @@ class DeadlineReader(io.RawIOBase):
         super().close()
 
 
+def _is_plain(sock: Any) -> bool:
+    """Whether it is a socket without TLS."""
+    return isinstance(sock, socket.socket) and not hasattr(sock, "pending")
+
+
+def _has_read(sock: Any) -> bool:
+    """Whether more was read from the system than was asked for, or that isn't known."""
+    pending = getattr(sock, "pending", None)
+    if pending is not None:
+        return bool(pending())
+    return not isinstance(sock, socket.socket)  # TLS in the TLS of a proxy
+
+
 class _Response(http.client.HTTPResponse):
     """A response with one timeout for all of it, in place of one for each read from the socket.
 
     With a timeout for each read, a server that sends a byte now and then could block a worker, or
-    the exit of the process, for ever.
+    the exit of the process, for ever. *deadline*: None: the socket's timeout from now on.
     """
 
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        *args: Any,
+        is_ours: Callable[[], bool],
+        deadline: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(sock, *args, **kwargs)
         timeout = sock.gettimeout()
-        if timeout is not None:
+        if deadline is None and timeout is not None:
             deadline = CLOCK.monotonic() + timeout
-            self.fp = io.BufferedReader(DeadlineReader(sock, self.fp.detach(), deadline))
+        if deadline is not None:
+            reader = DeadlineReader(sock, self.fp.detach(), deadline, is_ours)
+            self.fp = io.BufferedReader(reader)
 
     def begin(self) -> None:
         super().begin()
@@ -195,10 +227,13 @@ class ForkAwareConnection(_HTTPConnection):
     it, and the child keeps it open until the child ends.
     """
 
-    response_class = _Response
+    @property
+    def response_class(self) -> Any:  # type: ignore[override]  # it is only read
+        """Makes a response that is read from this connection."""
+        return functools.partial(_Response, is_ours=self.is_ours)
 
     #: The descriptor, with its device and inode, while it belongs to this connection.
-    _descriptor: tuple[int, int, int] | None = None
+    _descriptor: Identity | None = None
 
     #: The socket after `close`. The rest of a response may still be read from it (after
     #: ``Connection: close``), and until then its descriptor stays open.
@@ -230,7 +265,7 @@ class ForkAwareConnection(_HTTPConnection):
             # connecting here. Its event belongs to the parent, which sends it.
             new.close()
             raise ConnectionAbortedError("this process was forked in the middle of a delivery")
-        self._descriptor = _identity(new.fileno())
+        self._descriptor = identity(new.fileno())
         _connections.get().add(self)
         return new
 
@@ -249,14 +284,13 @@ class ForkAwareConnection(_HTTPConnection):
         sock = self.sock
         if sock is None:
             raise StaleConnection("closed in a forked child")
-        sock.settimeout(remaining(deadline))
         try:
             if not self.is_ours():
                 raise StaleConnection(_CLOSED)
+            sock.settimeout(remaining(deadline))
             sock.sendall(request)
             self._wait_for_answer(sock, deadline)
-            sock.settimeout(remaining(deadline))
-            response = self.response_class(sock, method="POST")
+            response = _Response(sock, method="POST", is_ours=self.is_ours, deadline=deadline)
             has_begun = response.fp.peek(1)
         except OSError as error:
             if isinstance(error, TimeoutError) and error.errno != errno.ETIMEDOUT:
@@ -276,8 +310,6 @@ class ForkAwareConnection(_HTTPConnection):
                 raise TimeoutError("timed out")
             if now >= too_late and shutdown.is_ending():
                 raise StaleConnection("no answer in time at the end of the process")
-        if not self.is_ours():
-            raise StaleConnection(_CLOSED)
 
     def expect_acknowledgements(self) -> None:
         """From now on it is kept: where nothing acknowledges what is sent, it ends soon.
@@ -298,11 +330,11 @@ class ForkAwareConnection(_HTTPConnection):
         Code that closes all descriptors, as daemons do, closes it as well, and what the application
         opens next gets its number.
         """
-        return self._descriptor is None or self._descriptor == _identity(self._descriptor[0])
+        return self._descriptor is None or self._descriptor == identity(self._descriptor[0])
 
     def close(self) -> None:
         if not self.is_ours():  # forget it: to close it would close what has its number now
-            _detach(self.sock)
+            detach(self.sock)
             self.sock = None
         self._descriptor = None
         self._closed_sock = self.sock or self._closed_sock
@@ -310,7 +342,7 @@ class ForkAwareConnection(_HTTPConnection):
 
     def close_inherited(self) -> None:
         """Close the descriptor in a forked child. Takes no lock, raises nothing."""
-        numbers = [_detach(self.sock), _detach(self._closed_sock)]
+        numbers = [detach(self.sock), detach(self._closed_sock)]
         descriptor = self._descriptor
         self.sock = self._closed_sock = self._descriptor = None
         if descriptor is not None and descriptor[0] not in numbers:
@@ -321,35 +353,14 @@ class ForkAwareConnection(_HTTPConnection):
                     os.close(number)
 
 
-def _identity(number: int) -> tuple[int, int, int] | None:
-    """A descriptor, with the device and inode that it stands for; None: it is closed."""
-    try:
-        status = os.fstat(number)
-    except OSError:
-        return None
-    return number, status.st_dev, status.st_ino
-
-
-def _detach(sock: Any) -> int:
-    """The descriptor, detached from *sock*; -1: it has none.
-
-    The socket object may be closed at any later time, when the number may be in use again.
-    """
-    try:
-        # With TLS inside the TLS of a proxy, a connection has an object that wraps a socket.
-        return -1 if sock is None else int(getattr(sock, "socket", sock).detach())
-    except OSError:  # a gevent socket, which TLS has detached already
-        return -1
-
-
-def _replace_by_null(descriptor: tuple[int, int, int]) -> None:
+def _replace_by_null(descriptor: Identity) -> None:
     """Close a connection in a TLS handshake: its socket is a local variable of the code making it.
 
     That code runs in a thread that the child doesn't have, or in a greenlet that still runs, and
     that will read, write and close by the number. So the number stays in use, for the null device.
     """
     number = descriptor[0]
-    if _identity(number) == descriptor:  # else it is closed, or another file's number by now
+    if identity(number) == descriptor:  # else it is closed, or another file's number by now
         with contextlib.suppress(OSError):
             null = os.open(os.devnull, os.O_RDWR)
             os.dup2(null, number, inheritable=False)
