@@ -108,7 +108,6 @@ class AddressedServer:
         self._listener.close()
 
 
-@pytest.mark.xfail(strict=True, reason="a dead address gets the time of all that come after it")
 @pytest.mark.parametrize(("count", "bound"), [(1, 1.5), (6, 3.0)], ids=["one", "six"])
 def test_dead_addresses_before_a_living_one_delay_the_first_event_only(
     names: NameServer,
@@ -140,7 +139,6 @@ def test_dead_addresses_before_a_living_one_delay_the_first_event_only(
         client.close(0)
 
 
-@pytest.mark.xfail(strict=True, reason="a dead address gets the time of all that come after it")
 def test_an_address_that_dies_gives_way_to_the_next_one(
     names: NameServer, serve: Callable[..., RawServer]
 ) -> None:
@@ -224,7 +222,6 @@ def test_the_end_of_a_process_stays_in_its_bound(
     assert server.bodies == []
 
 
-@pytest.mark.xfail(strict=True, reason="getaddrinfo has no bound, and is called by the caller")
 def test_a_name_server_that_hangs_does_not_hold_up_the_caller_beyond_the_timeout(
     monkeypatch: pytest.MonkeyPatch, in_thread: Callable[..., Any]
 ) -> None:
@@ -249,7 +246,6 @@ def test_a_name_server_that_hangs_does_not_hold_up_the_caller_beyond_the_timeout
         client.close(0)
 
 
-@pytest.mark.xfail(strict=True, reason="getaddrinfo has no bound")
 def test_a_name_server_that_hangs_ends_the_attempt_at_its_timeout(
     monkeypatch: pytest.MonkeyPatch, in_thread: Callable[..., Any]
 ) -> None:
@@ -264,7 +260,6 @@ def test_a_name_server_that_hangs_ends_the_attempt_at_its_timeout(
         connection.close()
 
 
-@pytest.mark.xfail(strict=True, reason="an answer of the name server is not remembered")
 def test_the_last_answer_serves_while_the_name_server_fails(
     names: NameServer, serve: Callable[..., RawServer]
 ) -> None:
@@ -297,7 +292,6 @@ def test_the_answer_of_a_name_server_is_never_older_than_it_has_to_be(
     assert (old.bodies, moved.requests) == ([b"1"], 1)
 
 
-@pytest.mark.xfail(strict=True, reason="the event is written with no time left for its answer")
 def test_an_event_reached_by_the_second_address_comes_once(
     names: NameServer, dead: Callable[[int, int], list[str]], serve: Callable[..., RawServer]
 ) -> None:
@@ -347,18 +341,7 @@ def _shake_hands(
             incoming.write(data)
 
 
-@pytest.mark.parametrize(
-    "through",
-    [
-        "directly",
-        pytest.param(
-            "through a tunnel",
-            marks=pytest.mark.xfail(
-                strict=True, reason="the event is written with no time left for its answer"
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("through", ["directly", "through a tunnel"])
 def test_an_event_is_not_sent_when_connecting_has_used_up_its_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, through: str
 ) -> None:

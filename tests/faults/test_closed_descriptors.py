@@ -78,11 +78,6 @@ def test_a_kept_connection_whose_number_is_used_by_other_code_is_forgotten(serve
     assert server.keys() == ["after", "before"]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="the reader of an answer trusts the number of its socket",
-)
 def test_an_answer_is_not_read_from_what_has_the_number_of_its_connection(
     serve: Callable[..., RawServer],
 ) -> None:
@@ -101,9 +96,6 @@ def test_an_answer_is_not_read_from_what_has_the_number_of_its_connection(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux drops what a full listener gets")
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="a socket that is being connected closes its number"
-)
 def test_a_connection_that_is_being_made_does_not_close_what_has_its_number() -> None:
     with contextlib.closing(socket.create_server(("127.0.77.2", 0))) as free:
         port = free.getsockname()[1]
@@ -142,9 +134,6 @@ def test_a_connection_that_is_being_made_does_not_close_what_has_its_number() ->
     assert len(set(keys)) == 2
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="a handshake trusts the number of its socket"
-)
 def test_a_handshake_is_not_continued_on_what_has_the_number_of_its_connection(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,9 +199,6 @@ def close_at_random_instants(
     return collections.Counter(one.partition(": ")[2] for one in said["damage"])
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="reading, writing and connecting trust numbers"
-)
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_has_the_number_of_a_closed_descriptor_is_left_alone_at_random_instants(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

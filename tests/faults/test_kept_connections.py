@@ -69,7 +69,6 @@ class Service:
 
 
 @linux
-@pytest.mark.xfail(strict=True, reason="a kept connection is believed for the whole timeout")
 def test_an_event_on_a_connection_that_lost_its_path_is_delivered_within_three_seconds(
     serve: Callable[..., RawServer],
 ) -> None:
@@ -88,7 +87,6 @@ def test_an_event_on_a_connection_that_lost_its_path_is_delivered_within_three_s
 
 
 @linux
-@pytest.mark.xfail(strict=True, reason="a kept connection is believed for the whole timeout")
 @pytest.mark.parametrize("muted", [1, 9], ids=["one of ten", "nine of ten"])
 def test_lost_paths_among_ten_connections_delay_no_event_beyond_three_seconds(
     serve: Callable[..., RawServer], muted: int
@@ -161,7 +159,6 @@ def end_with_an_event(
 
 
 @linux
-@pytest.mark.xfail(strict=True, reason="a kept connection is believed until the end is over")
 @pytest.mark.parametrize(
     ("muted", "count"), [(1, 1), (1, 10), (10, 10)], ids=["one of one", "one of ten", "ten of ten"]
 )
@@ -176,7 +173,6 @@ def test_the_last_event_gets_out_though_kept_connections_lost_their_path(
     assert took < 3.5
 
 
-@pytest.mark.xfail(strict=True, reason="a kept connection is believed until the end is over")
 @pytest.mark.parametrize("count", [1, 10], ids=["one kept", "ten kept"])
 def test_the_last_event_gets_out_though_kept_connections_never_answer_again(
     serve: Callable[..., RawServer], count: int
@@ -282,7 +278,6 @@ def test_an_event_that_a_relay_swallows_is_sent_again_after_the_timeout(
 # -- idle connections -------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="there is no such option")
 def test_a_connection_that_was_idle_for_too_long_is_replaced(
     serve: Callable[..., RawServer],
 ) -> None:
@@ -297,7 +292,6 @@ def test_a_connection_that_was_idle_for_too_long_is_replaced(
     assert server.bodies == [b"1", b"2"]
 
 
-@pytest.mark.xfail(strict=True, reason="there is no such option")
 def test_a_connection_is_kept_for_fifty_seconds_by_default(
     serve: Callable[..., RawServer],
 ) -> None:
@@ -310,7 +304,6 @@ def test_a_connection_is_kept_for_fifty_seconds_by_default(
     assert server.connections == 1
 
 
-@pytest.mark.xfail(strict=True, reason="there is no such option")
 @pytest.mark.parametrize("value", [0, -1.0, float("nan"), "50"])
 def test_an_idle_timeout_that_is_no_number_of_seconds_is_refused(value: Any) -> None:
     options: dict[str, Any] = {"idle_timeout": value}
@@ -318,7 +311,6 @@ def test_an_idle_timeout_that_is_no_number_of_seconds_is_refused(value: Any) -> 
         valued.Connection("token", "http://127.0.0.1:9/events", **options)
 
 
-@pytest.mark.xfail(strict=True, reason="urllib3 doesn't ask for keepalive by itself")
 @linux
 def test_the_kernel_looks_after_a_connection_that_is_kept(
     serve: Callable[..., RawServer],

@@ -11,9 +11,6 @@ from tests.faults.test_closed_descriptors import KINDS, close_at_random_instants
 INSTANTS = 1_000
 
 
-@pytest.mark.xfail(
-    strict=True, raises=AssertionError, reason="reading, writing and connecting trust numbers"
-)
 @pytest.mark.timeout(1_800)
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_has_the_number_of_a_closed_descriptor_is_left_alone(

@@ -21,7 +21,8 @@ from valued._events.serializer import encode
 from valued._http import recording
 from valued._http.endpoint import checked_endpoint, checked_token, hide_argument, warn_of_clear_text
 from valued._http.pool import IDLE_TIMEOUT
-from valued._http.route import Response, Route, new_session
+from valued._http.route import Response, Route
+from valued._http.session import new_session
 from valued._options import seconds, whole
 from valued._process.fork import PerProcess
 from valued._process.pickling import is_spawning

@@ -47,7 +47,7 @@ else:
 MIN_TIMEOUT: Final = 0.001
 
 #: Seconds of a request's time, at most, that connecting leaves for the answer; of a short time a
-#: quarter. Without it, the service would get an event whose answer nobody can wait for.
+#: quarter. Without it, the service would get an event whose answer comes too late for us.
 ANSWER_TIME: Final = 1.0
 
 #: Seconds in which the other end of a kept-alive connection has to acknowledge what was sent. A NAT

@@ -1,10 +1,10 @@
 """Descriptors of ours, of which other code may know nothing.
 
 Code that closes all descriptors, as daemons do, closes ours as well, and what the application opens
-next gets their numbers. Two things are done about that. Descriptors that are kept have high numbers,
-which the system gives to others only when hundreds are open. And device and inode are compared
-before something is done by the number. An instant lies between that look and the system call, and a
-TLS handshake makes no look: only the first of the two helps there.
+next gets their numbers. Two things are done about that. Descriptors that are kept have high
+numbers, which the system gives to others only when hundreds are open. And device and inode are
+compared before something is done by the number. An instant lies between that look and the system
+call, and a TLS handshake makes no look: only the first of the two helps there.
 """
 
 from __future__ import annotations
