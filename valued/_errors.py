@@ -68,7 +68,8 @@ class DeliveryError(ValuedError):
     ``reason``: what happened, a string. ``status``: the HTTP status, None if there was no answer.
     ``attempts``: how often it was sent; 0 if it failed with others, while the service was down.
     ``age``: seconds since the event was accepted. ``body``: the first 500 characters of the answer.
-    ``retry_after``: seconds that the service asked to wait, None if it did not.
+    ``retry_after``: seconds that the service asked to wait, None if it did not. ``permanent``: True
+    if no attempt can succeed before a person changes something, such as a proxy's name.
     """
 
     def __init__(
@@ -79,14 +80,16 @@ class DeliveryError(ValuedError):
         age: float = 0.0,
         body: str = "",
         retry_after: float | None = None,
+        permanent: bool = False,  # noqa: FBT001, FBT002 - a pickle passes it by position
     ) -> None:
-        super().__init__(reason, status, attempts, age, body, retry_after)
+        super().__init__(reason, status, attempts, age, body, retry_after, permanent)
         self.reason = reason
         self.status = status
         self.attempts = attempts
         self.age = age
         self.body = body
         self.retry_after = retry_after
+        self.permanent = permanent
 
     def __str__(self) -> str:
         answer = f"; the answer began: {self.body!r}" if self.body else ""

@@ -127,9 +127,17 @@ def _choice_from_environment(variable: str, names: tuple[str, ...]) -> str:
     return str.__str__(said)
 
 
-def ca_bundle_from_environment() -> str | None:
-    """The file or directory of certificate authorities to trust, by the names `requests` reads."""
-    return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or None
+def variable_name(name: str) -> str:
+    """*name* of a variable as it is written in the environment: in lower case, or in upper case."""
+    return name if name in os.environ else name.upper()
+
+
+def ca_bundle_from_environment() -> tuple[str, str | None]:
+    """The certificate authorities to trust: a variable that `requests` reads, and its path."""
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        if path := os.environ.get(name):
+            return name, path
+    return "", None
 
 
 # A named tuple, as a dataclass would cost every import of the library a third more.

@@ -83,7 +83,7 @@ def python(
     done = run(*arguments, cwd=folder, env=environment, stdin=subprocess.DEVNULL, timeout=timeout)
     assert done.returncode == 0, done.stdout + done.stderr
     if quiet:
-        assert done.stderr == ""
+        assert done.stderr == "", done.stderr
     assert TOKEN not in done.stdout + done.stderr
     return done.stdout
 

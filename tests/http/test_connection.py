@@ -540,7 +540,8 @@ def test_a_proxy_may_itself_be_behind_tls(
     ("excepted", "is_asked"),
     [
         ("127.0.0.1", False),
-        ("localhost,127.0.0.1:{port}", False),
+        ("localhost,127.0.0.0/8", False),
+        ("127.0.0.1:{port}", True),  # as `requests` has it, for addresses
         ("*", False),
         ("127.0.0.1:1", True),
         ("example.org", True),

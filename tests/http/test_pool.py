@@ -25,14 +25,10 @@ from tests.support.processes import VANISHED, Child, run_program, until, vanish
 from tests.support.proxy import Listener, Proxy, read_request
 from tests.support.tls import Authority
 from valued import Connection
-from valued._http import pool as _pool
-from valued._http.pool import (
-    Adapter,
-    DeadlineReader,
-    ForkAwareConnection,
-    LockFreeQueue,
-    fork_aware,
-)
+from valued._http import wire
+from valued._http.addresses import Addresses
+from valued._http.pool import IDLE_TIMEOUT, Adapter, Kind, LockFreeQueue, checkin, checkout_idle
+from valued._http.wire import DeadlineReader, ForkAwareConnection
 from valued._process.fork import ProcessToken
 
 BOUND = 10.0  # seconds; bounds a failure
@@ -231,7 +227,7 @@ def test_a_connection_that_closes_with_the_answer_that_is_still_coming_is_closed
 
 def made(port: int) -> list[ForkAwareConnection]:
     """This process's connections to *port*."""
-    return [one for one in _pool._connections.get().living() if one.port == port]
+    return [one for one in wire._connections.get().living() if one.port == port]
 
 
 def test_a_tls_handshake_under_way_is_closed_in_the_child_and_goes_on_in_the_parent(
@@ -415,9 +411,8 @@ def test_a_socket_that_a_greenlet_of_the_parent_makes_in_the_child_carries_nothi
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        connection = fork_aware(urllib3.HTTPConnectionPool, Elsewhere()).ConnectionCls(
-            "127.0.0.1", port
-        )
+        pool = kind_of(Elsewhere()).fork_aware(urllib3.HTTPConnectionPool)
+        connection = pool.ConnectionCls("127.0.0.1", port)
         with pytest.raises(ConnectionAbortedError, match="forked"):
             connection.connect()
         accepted, _ = listener.accept()
@@ -426,8 +421,12 @@ def test_a_socket_that_a_greenlet_of_the_parent_makes_in_the_child_carries_nothi
             assert accepted.recv(1) == b""  # closed, and not a byte came
 
 
+def kind_of(born: ProcessToken) -> Kind:
+    return Kind(born, Addresses(lambda run: threading.Thread(target=run).start()), IDLE_TIMEOUT)
+
+
 def a_connection() -> ForkAwareConnection:
-    pool = fork_aware(urllib3.HTTPConnectionPool, ProcessToken())("127.0.0.1", 1)
+    pool = kind_of(ProcessToken()).fork_aware(urllib3.HTTPConnectionPool)("127.0.0.1", 1)
     connection = pool._new_conn()
     assert isinstance(connection, ForkAwareConnection)
     return connection
@@ -523,7 +522,9 @@ def test_a_read_waits_until_the_deadline_whatever_there_is_and_the_timeout_of_th
         ours.settimeout(BOUND)
         theirs.sendall(b"ab")
         now = time.monotonic()
-        later, over, soon = (DeadlineReader(ours, raw, now + more) for more in (BOUND, -1, 0.1))
+        later, over, soon = (
+            DeadlineReader(ours, raw, now + more, lambda: True) for more in (BOUND, -1, 0.1)
+        )
         assert later.read(1) == b"a"
         with pytest.raises(TimeoutError, match="timed out"):
             over.read(1)
@@ -563,17 +564,18 @@ def test_every_kind_of_pool_is_derived_and_only_once() -> None:
         ConnectionCls = Connected
 
     born = ProcessToken()
-    derived = fork_aware(Special, born)
+    kind = kind_of(born)
+    derived = kind.fork_aware(Special)
     assert issubclass(derived, Special)
     assert issubclass(derived.ConnectionCls, ForkAwareConnection)
     assert issubclass(derived.ConnectionCls, Connected)
-    assert derived.QueueCls is LockFreeQueue
+    assert issubclass(derived.QueueCls, LockFreeQueue)
     assert derived.ConnectionCls._born is born
-    assert fork_aware(derived, born) is derived
+    assert kind.fork_aware(derived) is derived
 
 
 def test_two_threads_that_make_the_pools_of_a_proxy_at_once_both_get_ours() -> None:
-    adapter = Adapter()
+    adapter = Adapter(1, IDLE_TIMEOUT)
     proxy = "http://127.0.0.1:1"
     # The other thread has made and published it, and not changed it yet.
     published = requests.adapters.HTTPAdapter.proxy_manager_for(adapter, proxy)
@@ -581,7 +583,7 @@ def test_two_threads_that_make_the_pools_of_a_proxy_at_once_both_get_ours() -> N
     assert manager is published
     for pool in manager.pool_classes_by_scheme.values():
         assert issubclass(pool.ConnectionCls, ForkAwareConnection)
-        assert pool.QueueCls is LockFreeQueue
+        assert issubclass(pool.QueueCls, LockFreeQueue)
     assert adapter.proxy_manager_for(proxy).pool_classes_by_scheme == manager.pool_classes_by_scheme
 
 
@@ -591,9 +593,9 @@ def test_a_connection_that_a_fork_closes_after_its_checkout_is_stale(
 ) -> None:
     finish(link, begin(link, in_thread, 1))
     pool = link.connection._route.get()._prepared.pool
-    kept = _pool.checkout_idle(pool)
+    kept = checkout_idle(pool)
     kept.close_inherited()  # as the fork hook does, with a greenlet between the two calls
-    with pytest.raises(_pool.StaleConnection):
+    with pytest.raises(wire.StaleConnection):
         kept.exchange(b"", time.monotonic() + BOUND)
 
 
@@ -603,8 +605,8 @@ def test_a_connection_that_is_returned_to_a_closed_pool_is_closed(
 ) -> None:
     finish(link, begin(link, in_thread, 1))
     pool = link.connection._route.get()._prepared.pool
-    kept = _pool.checkout_idle(pool)
+    kept = checkout_idle(pool)
     pool.close()
-    _pool.checkin(pool, kept)
+    checkin(pool, kept)
     assert kept.sock is None
-    assert _pool.checkout_idle(pool) is None
+    assert checkout_idle(pool) is None

@@ -18,7 +18,7 @@ from tests.faults._raw import NO_CONTENT, Peer, RawServer, answer, answering
 from tests.support.proxy import Listener, read_head, read_request
 from valued import Connection, DeliveryError, ValidationError
 from valued._delivery import retry as _retry
-from valued._http import pool as _pool
+from valued._http import wire
 
 TOKEN = "t0ken-that-nobody-may-see"
 BOUND = 10.0  # seconds; bounds a failure
@@ -286,7 +286,7 @@ def test_two_threads_whose_connections_are_stale_at_once_both_send_again(
     def stale(*_arguments: Any) -> Any:
         monkeypatch.setattr(route, "_send_once", send)
         route.reset()  # as the other thread did, an instant before
-        raise _pool.StaleConnection("ended")
+        raise wire.StaleConnection("ended")
 
     monkeypatch.setattr(route, "_send_once", stale)
     connection.post(b"1")

@@ -14,6 +14,7 @@ import valued
 from tests.outbox.conftest import Lines, New
 from tests.support.left import Sink, leave, record_all, run_program
 from tests.support.processes import until
+from valued._delivery.retry import DOWN_AFTER
 
 DAY = 86_400.0
 WEEK = 7 * DAY
@@ -49,6 +50,28 @@ def test_own_events_that_become_too_old_are_counted_and_said(
     assert client.close(10)
     assert log.count(SAID["age"]) == 10
     assert len(log.about(SAID["age"])) <= 2
+
+
+def test_events_that_become_too_old_while_the_service_is_probed_are_dropped_with_it(
+    place: Path, log: Lines
+) -> None:
+    max_age, tries = 0.2, []
+
+    def transport(_event: object) -> None:
+        tries.append(time.monotonic())
+        if len(tries) > DOWN_AFTER:  # a probe: it takes so long that all others become too old
+            time.sleep(2 * max_age)
+        raise ConnectionError("down")
+
+    client = valued.Client(
+        transport, outbox=place, outbox_max_age=max_age, executor=valued.ImmediateExecutor()
+    )
+    record_all(client, range(DOWN_AFTER + 5))
+    assert client.flush(30)
+    assert client.stats()["dropped_by_reason"]["age"] == DOWN_AFTER + 5
+    assert len(tries) == DOWN_AFTER + 1
+    assert client.close(10)
+    assert log.count(SAID["age"]) == DOWN_AFTER + 5
 
 
 def test_drops_are_said_once_a_minute(place: Path, new: New, sink: Sink, log: Lines) -> None:

@@ -31,7 +31,7 @@ if ORDER == "patched first":
     gevent.monkey.patch_all()
 import valued  # noqa: E402 - the order is what is tested
 from valued._delivery import monitor as _monitor  # noqa: E402
-from valued._http import pool as _pool  # noqa: E402
+from valued._http import wire  # noqa: E402
 
 _monitor.LONGEST_WAIT = 0.1  # until a greenlet that a child inherited notices where it is
 
@@ -219,7 +219,7 @@ def fork_of_a_child_that_dies() -> None:
 
 def fork_in_a_tls_handshake() -> None:
     record("held")
-    while not [one for one in _pool._connections.get().living() if one._descriptor]:
+    while not [one for one in wire._connections.get().living() if one._descriptor]:
         gevent.sleep(TICK)
     fork(ours())
 

@@ -136,7 +136,7 @@ class Attempts:
         error = _delivery_error(cause, entry.attempts, now - entry.accepted_at)
         expired: list[Entry] = []
         with self._queue.lock:
-            if not is_transient(error.status, stored=entry.is_stored):
+            if not is_transient(error, stored=entry.is_stored):
                 self._breaker.succeeded()
             elif self._breaker.failed(began, now, error.retry_after):
                 expired = self._take_expired(run, now)
@@ -227,7 +227,8 @@ def _delivery_error(cause: BaseException, attempts: int, age: float) -> Delivery
     status, retry_after = given.get("status"), given.get("retry_after")
     status = status if isinstance(status, int) else None
     retry_after = retry_after if isinstance(retry_after, (int, float)) else None
-    error = DeliveryError(reason, status, attempts, age, body, retry_after)
+    permanent = given.get("permanent") is True
+    error = DeliveryError(reason, status, attempts, age, body, retry_after, permanent)
     error.__cause__ = cause.__cause__
     return error
 

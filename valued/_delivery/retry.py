@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 _TRANSIENT: Final = frozenset({408, 425, 429})
 
 #: Statuses that say something about the token, and nothing about the event. Events on the disk wait
-#: for a process that has the right token; events in memory have no such chance.
+#: for a process that has the right token (or the right proxy, where an error is permanent); events
+#: in memory have no such chance.
 _OF_THE_TOKEN: Final = frozenset({401, 403})
 
 #: Seconds. The first pause is between 0 and this (full jitter); this bound doubles with each retry.
@@ -47,12 +48,13 @@ MAX_AGE: Final = 3600.0
 PROBES: Final = 3
 
 
-def is_transient(status: int | None, *, stored: bool = False) -> bool:
-    """Whether the same event may succeed later. None: there was no answer.
+def is_transient(error: DeliveryError, *, stored: bool = False) -> bool:
+    """Whether the same event may succeed later.
 
     *stored*: whether events are on the disk, where they can wait for as long as needed.
     """
-    if status in _OF_THE_TOKEN:
+    status = error.status
+    if error.permanent or status in _OF_THE_TOKEN:
         return stored
     return status is None or status in _TRANSIENT or 500 <= status <= 599
 
@@ -67,7 +69,7 @@ def pause(
     *error* has status, attempts and age. *retries*: attempts after the first; None: the event is on
     the disk, and neither their number nor the age is bounded here.
     """
-    if not is_transient(error.status, stored=retries is None):
+    if not is_transient(error, stored=retries is None):
         return -1.0
     if retries is not None and (error.attempts > retries or error.age > MAX_AGE):
         return -1.0

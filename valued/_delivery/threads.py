@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import signal
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Final
@@ -13,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final
 from valued._process.clock import CLOCK
 from valued._process.facts import has_os_threads
 from valued._process.fork import ProcessToken
+from valued._process.threads import remember_greenlet, signals_elsewhere
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 #: Seconds between two looks at what the kernel still counts as a thread; it sends no notice.
 LOOK_AGAIN: Final = 0.001
@@ -39,28 +38,6 @@ class _Worker:
         self.idles = False
         self.wake = wake
         self.wake.acquire()
-
-
-#: Of the thread that made them; blocked, they would end the process without a word.
-_FAULTS: Final = ("SIGSEGV", "SIGFPE", "SIGILL")
-
-
-@contextlib.contextmanager
-def _signals_elsewhere() -> Iterator[None]:
-    """Have threads that are started meanwhile get no signal, under uWSGI.
-
-    Its handlers are C code, and end the process on whichever thread the kernel chose: on one of
-    ours during a delivery. Elsewhere, programs that a transport starts would inherit it.
-    """
-    if "uwsgi" not in sys.modules:
-        yield
-        return
-    faults = {getattr(signal, name) for name in _FAULTS}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - faults)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class ThreadCache:
@@ -113,7 +90,7 @@ class ThreadCache:
         worker.generation = self._generation
         self._workers.add(worker)  # before it runs, as `join` must not miss it
         try:
-            with _signals_elsewhere():
+            with signals_elsewhere():
                 worker.thread.start()
         except BaseException:
             if worker.thread.ident is None:  # else a Ctrl-C came while it started, and it runs
@@ -149,9 +126,7 @@ class ThreadCache:
         finally:
             self._workers.discard(worker)
             if not self._token.is_current():
-                # A greenlet of gevent's lives on in a forked child, where `threading` has forgotten
-                # it: asked for it, it knows it again, and lets it end without a traceback.
-                threading.current_thread()
+                remember_greenlet()
 
     def dismiss(self) -> None:
         """End the threads that idle, and the others after their jobs. Takes no lock.

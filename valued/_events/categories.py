@@ -233,9 +233,8 @@ def _problems(event: JSONObject) -> list[str]:
     if required is None:
         return [expected("category", f"one of {', '.join(_REQUIRED)}", category)]
     problems = required(event)
-    wrong = wrong_forms(event)
-    if wrong:
-        problems += wrong.values()
+    if category != "config":  # which has neither a user nor attributes
+        problems += wrong_forms(event).values()
     if category != "config" and not _KNOWN.issuperset(event):
         mistaken = _mistaken(event)
         if mistaken:  # that may be why an id is missing

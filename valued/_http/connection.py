@@ -20,7 +20,9 @@ from valued._errors import DeliveryError, PicklingError, ValidationError
 from valued._events.serializer import encode
 from valued._http import recording
 from valued._http.endpoint import checked_endpoint, checked_token, hide_argument, warn_of_clear_text
-from valued._http.route import Response, Route, new_session
+from valued._http.pool import IDLE_TIMEOUT
+from valued._http.route import Response, Route
+from valued._http.session import new_session
 from valued._options import seconds, whole
 from valued._process.fork import PerProcess
 from valued._process.pickling import is_spawning
@@ -51,9 +53,11 @@ class Connection:
 
     *token* (default ``VALUED_TOKEN``). *endpoint*: an http(s) URL (default ``VALUED_ENDPOINT``,
     else the service's). *timeout* (default 10.0): seconds for one request, from the first packet to
-    the last byte of the answer; connecting to each address of the host, and a TLS handshake, may
-    each take as long. *pool_size* (default 10): connections that are kept. Raises
-    `ValidationError`. Proxies and certificates come from the environment; ``~/.netrc`` is not read.
+    the last byte of the answer, connecting included. *pool_size* (default 10): connections that are
+    kept. *idle_timeout* (default 50.0): seconds after which one that isn't used is closed; less
+    than the time after which servers, load balancers and NATs forget it. Raises `ValidationError`.
+    Proxies and certificates come from the environment, read once in each process; ``~/.netrc`` is
+    not read.
 
     A client makes its own. Use it for a transport of your own: ``endpoint`` (a string) and
     `Connection.headers` are what a request needs. Any thread may call. A forked child makes
@@ -67,12 +71,14 @@ class Connection:
         *,
         timeout: float = 10.0,
         pool_size: int = 10,
+        idle_timeout: float = IDLE_TIMEOUT,
     ) -> None:
         # Before anything can raise: error trackers show what is in the frames of an exception.
         token, endpoint = hide_argument(token), hide_argument(endpoint)
         problems = [
             *seconds("timeout", timeout, zero=False),
             *whole("pool_size", pool_size, least=1),
+            *seconds("idle_timeout", idle_timeout, zero=False),
         ]
         if problems:
             raise ValidationError(*problems)
@@ -86,6 +92,7 @@ class Connection:
             requests.Request("POST", self.endpoint).prepare()
         self._timeout = timeout
         self._pool_size = pool_size
+        self._idle_timeout = idle_timeout
         self._route: PerProcess[Route] = PerProcess(self._new_route)
 
     @property
@@ -168,11 +175,17 @@ class Connection:
                 "and give no token; the process that unpickles this then reads it again"
             )
         token = self._token if self._token_given else None
-        restored = functools.partial(Connection, timeout=self._timeout, pool_size=self._pool_size)
+        restored = functools.partial(
+            Connection,
+            timeout=self._timeout,
+            pool_size=self._pool_size,
+            idle_timeout=self._idle_timeout,
+        )
         return restored, (token, self.endpoint)
 
     def _new_route(self) -> Route:
-        return Route(new_session(self.endpoint, self.headers, self._pool_size), self.endpoint)
+        session = new_session(self.endpoint, self.headers, self._pool_size, self._idle_timeout)
+        return Route(session, self.endpoint)
 
     def _rejection(self, response: Response) -> DeliveryError | None:
         """The error that *response* stands for; None: the service accepted the event."""

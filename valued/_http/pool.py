@@ -1,9 +1,4 @@
-"""Connections for `requests` that a forked child closes without a trace on the wire.
-
-A child inherits every descriptor of its parent. If it used one, it would mix two streams. If it
-shut one down, it would end the parent's connection. If it kept one open, the parent's own close
-would have no effect. So each process lists its connections, and a child only closes the inherited
-descriptors: no FIN and no TLS close-notify is sent, because the parent still uses the connection.
+"""Pools of kept-alive connections for `requests`, without locks that a fork could leave held.
 
 urllib3 keeps idle connections in a queue with a lock, and empties the queue in a finalizer, at the
 latest when the process ends. If a thread of the parent held that lock at the fork, the child would
@@ -14,224 +9,33 @@ atomic.
 from __future__ import annotations
 
 import contextlib
-import http.client
-import io
-import os
 import queue
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import Any, ClassVar, Final, NamedTuple
 
 import requests.adapters
-import urllib3.connection
 from urllib3.util.connection import is_connection_dropped
 
+from valued._http.addresses import Addresses
 from valued._http.mocks import NETWORK, base_in_urllib3, connection_classes, what_is_replaced
+from valued._http.wire import ForkAwareConnection, RacingConnection, connects_itself, socket_options
+from valued._options import threads_are_off
 from valued._process.clock import CLOCK
-from valued._process.fork import PerProcess, ProcessToken, WeakList
+from valued._process.fork import ProcessToken
+from valued._process.threads import start_thread
 
-if TYPE_CHECKING:
-    import socket
-
-    _HTTPConnection = urllib3.connection.HTTPConnection
-else:
-    # This may be imported during a test, while a recorder has replaced urllib3's class.
-    _HTTPConnection = base_in_urllib3(urllib3.connection.HTTPConnection)
-
-#: Seconds that a request gets at least, however little is left: a socket's timeout of 0 would mean
-#: not to wait at all, and raise another exception.
-MIN_TIMEOUT: Final = 0.001
-
-
-def _close_inherited(connections: WeakList[ForkAwareConnection]) -> None:
-    for connection in connections.living():
-        connection.close_inherited()
-
-
-#: The connections of each process, including those in use.
-_connections: Final[PerProcess[WeakList[ForkAwareConnection]]] = PerProcess(
-    WeakList, forget=_close_inherited
-)
-
-
-def remaining(deadline: float) -> float:
-    """Seconds until *deadline*, a time of `CLOCK.monotonic`; at least `MIN_TIMEOUT`."""
-    return max(MIN_TIMEOUT, deadline - CLOCK.monotonic())
-
-
-class StaleConnection(ConnectionError):
-    """A kept-alive connection ended without a byte of a response: it was closed while idle."""
-
-
-class DeadlineReader(io.RawIOBase):
-    """Reads from a socket until a deadline, a time of `CLOCK.monotonic`."""
-
-    def __init__(self, sock: socket.socket, raw: io.RawIOBase, deadline: float) -> None:
-        self._sock = sock
-        self._raw = raw
-        self._deadline = deadline
-
-    def readable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self._raw.fileno()
-
-    def readinto(self, buffer: Any, /) -> int | None:
-        left = self._deadline - CLOCK.monotonic()
-        if left <= 0:
-            raise TimeoutError("timed out")
-        self._sock.settimeout(left)
-        return self._raw.readinto(buffer)
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-class _Response(http.client.HTTPResponse):
-    """A response with one timeout for all of it, in place of one for each read from the socket.
-
-    With a timeout for each read, a server that sends a byte now and then could block a worker, or
-    the exit of the process, for ever.
-    """
-
-    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        timeout = sock.gettimeout()
-        if timeout is not None:
-            deadline = CLOCK.monotonic() + timeout
-            self.fp = io.BufferedReader(DeadlineReader(sock, self.fp.detach(), deadline))
-
-    def begin(self) -> None:
-        super().begin()
-        while 100 <= self.status < 200 and self.status != http.client.SWITCHING_PROTOCOLS:
-            # `http.client` skips 100 only, and would return any other 1xx as the response.
-            self.headers = self.msg = None  # type: ignore[assignment]
-            super().begin()
-
-
-class ForkAwareConnection(_HTTPConnection):
-    """A connection whose descriptor a forked child can close, from the first packet on.
-
-    The exception is a connection that is being made at the moment of the fork: nothing was sent on
-    it, and the child keeps it open until the child ends.
-    """
-
-    response_class = _Response
-
-    #: The descriptor, with its device and inode, while it belongs to this connection.
-    _descriptor: tuple[int, int, int] | None = None
-
-    #: The socket after `close`. The rest of a response may still be read from it (after
-    #: ``Connection: close``), and until then its descriptor stays open.
-    _closed_sock: Any = None
-
-    #: The process that this connection belongs to; set in the subclass that a pool uses.
-    _born: ProcessToken
-
-    def _new_conn(self) -> socket.socket:
-        new = super()._new_conn()
-        if not self._born.is_current():
-            # In a child, gevent continues the parent's greenlets. One of them may have been
-            # connecting here. Its event belongs to the parent, which sends it.
-            new.close()
-            raise ConnectionAbortedError("this process was forked in the middle of a delivery")
-        self._descriptor = _identity(new.fileno())
-        _connections.get().add(self)
-        return new
-
-    def exchange(self, request: bytes, deadline: float) -> http.client.HTTPResponse:
-        """Send *request*, head and body, on this idle connection, and read the response's head.
-
-        *deadline*: for both, and for reading the body later. Raises what sockets raise, and
-        `http.client.HTTPException`; after that, the connection can't be used any more.
-        """
-        sock = self.sock
-        if sock is None:
-            raise StaleConnection("closed in a forked child")
-        sock.settimeout(remaining(deadline))
-        try:
-            sock.sendall(request)
-        except TimeoutError:
-            raise
-        except OSError as error:
-            raise StaleConnection(str(error)) from error
-        sock.settimeout(remaining(deadline))
-        response = self.response_class(sock, method="POST")
-        try:
-            has_begun = response.fp.peek(1)
-        except ConnectionError as error:
-            raise StaleConnection(str(error)) from error
-        if not has_begun:
-            raise StaleConnection("closed by the other end without a response")
-        response.begin()
-        return response
-
-    def is_ours(self) -> bool:
-        """Whether the descriptor still belongs to this connection.
-
-        Code that closes all descriptors, as daemons do, closes it as well, and what the application
-        opens next gets its number.
-        """
-        return self._descriptor is None or self._descriptor == _identity(self._descriptor[0])
-
-    def close(self) -> None:
-        if not self.is_ours():  # forget it: to close it would close what has its number now
-            _detach(self.sock)
-            self.sock = None
-        self._descriptor = None
-        self._closed_sock = self.sock or self._closed_sock
-        super().close()
-
-    def close_inherited(self) -> None:
-        """Close the descriptor in a forked child. Takes no lock, raises nothing."""
-        numbers = [_detach(self.sock), _detach(self._closed_sock)]
-        descriptor = self._descriptor
-        self.sock = self._closed_sock = self._descriptor = None
-        if descriptor is not None and descriptor[0] not in numbers:
-            _replace_by_null(descriptor)
-        for number in numbers:
-            if number >= 0:
-                with contextlib.suppress(OSError):
-                    os.close(number)
-
-
-def _identity(number: int) -> tuple[int, int, int] | None:
-    """A descriptor, with the device and inode that it stands for; None: it is closed."""
-    try:
-        status = os.fstat(number)
-    except OSError:
-        return None
-    return number, status.st_dev, status.st_ino
-
-
-def _detach(sock: Any) -> int:
-    """The descriptor, detached from *sock*; -1: it has none.
-
-    The socket object may be closed at any later time, when the number may be in use again.
-    """
-    try:
-        # With TLS inside the TLS of a proxy, a connection has an object that wraps a socket.
-        return -1 if sock is None else int(getattr(sock, "socket", sock).detach())
-    except OSError:  # a gevent socket, which TLS has detached already
-        return -1
-
-
-def _replace_by_null(descriptor: tuple[int, int, int]) -> None:
-    """Close a connection in a TLS handshake: its socket is a local variable of the code making it.
-
-    That code runs in a thread that the child doesn't have, or in a greenlet that still runs, and
-    that will read, write and close by the number. So the number stays in use, for the null device.
-    """
-    number = descriptor[0]
-    if _identity(number) == descriptor:  # else it is closed, or another file's number by now
-        with contextlib.suppress(OSError):
-            null = os.open(os.devnull, os.O_RDWR)
-            os.dup2(null, number, inheritable=False)
-            os.close(null)
+#: Seconds for which a connection is kept that isn't used. Load balancers, NATs and servers close
+#: idle ones after 60 s and more.
+IDLE_TIMEOUT: Final = 50.0
 
 
 class LockFreeQueue(queue.LifoQueue[Any]):
-    """What urllib3's pools use of a `queue.LifoQueue`, without a lock. Never waits."""
+    """What urllib3's pools use of a `queue.LifoQueue`, without a lock. Never waits.
+
+    A connection that has been in it for more than *idle_timeout* seconds is closed.
+    """
+
+    idle_timeout: ClassVar[float] = IDLE_TIMEOUT
 
     def __init__(self, maxsize: int = 0) -> None:
         # Without a call of the base class, which would make the locks.
@@ -242,15 +46,19 @@ class LockFreeQueue(queue.LifoQueue[Any]):
         return len(self._content)
 
     def get(self, block: bool = False, timeout: float | None = None) -> Any:  # noqa: FBT001, FBT002
-        try:
-            return self._content.pop()
-        except IndexError:
-            raise queue.Empty from None
+        while True:
+            try:
+                item, since = self._content.pop()
+            except IndexError:
+                raise queue.Empty from None
+            if item is None or CLOCK.awake_or_not() - since <= self.idle_timeout:
+                return item
+            item.close()
 
     def put(self, item: Any, block: bool = False, timeout: float | None = None) -> None:  # noqa: FBT001, FBT002
         # Two threads may be here at once: one connection too many is harmless.
         if len(self._content) < self.maxsize:
-            self._content.append(item)
+            self._content.append((item, CLOCK.awake_or_not()))
         elif item is not None:
             # No `queue.Full`, for which urllib3 logs a warning: at exit the main thread sends as
             # well as the workers, so one connection more than there are workers is normal.
@@ -265,6 +73,7 @@ def checkout_idle(pool: Any) -> ForkAwareConnection | None:
             connection: ForkAwareConnection | None = idle.get()
             if connection is not None and connection.sock is not None:
                 if connection.is_ours() and not is_connection_dropped(connection):
+                    connection.expect_acknowledgements()
                     return connection
                 connection.close()
     return None
@@ -279,23 +88,41 @@ def checkin(pool: Any, connection: ForkAwareConnection) -> None:
         idle.put(connection)
 
 
-def fork_aware(pool_class: Any, born: ProcessToken) -> Any:
-    """A subclass of *pool_class*, of urllib3, with our connections and our queue."""
-    used = pool_class.ConnectionCls
-    if issubclass(used, ForkAwareConnection):
-        return pool_class
-    if base_in_urllib3(pool_class) is pool_class:
-        used = base_in_urllib3(used)  # not a recorder's; a pool class of other code keeps its own
-    connection_class = type("Connection", (ForkAwareConnection, used), {"_born": born})
-    names = {"ConnectionCls": connection_class, "QueueCls": LockFreeQueue}
-    return type("Pool", (pool_class,), names)
+def _start(run: Callable[[], None]) -> None:
+    if threads_are_off():
+        raise RuntimeError("uWSGI runs without threads")
+    start_thread(run)
 
 
-def _make_fork_aware(manager: Any, born: ProcessToken) -> None:
-    """Let the pool manager make our pools, of whatever kind it makes (plain, TLS, SOCKS)."""
-    manager.pool_classes_by_scheme = {
-        scheme: fork_aware(pool, born) for scheme, pool in manager.pool_classes_by_scheme.items()
-    }
+class Kind(NamedTuple):
+    """What the connections of one adapter have in common."""
+
+    born: ProcessToken
+    addresses: Addresses
+    idle_timeout: float
+
+    def fork_aware(self, pool_class: Any) -> Any:
+        """A subclass of *pool_class*, of urllib3, with our connections and our queue."""
+        used = pool_class.ConnectionCls
+        if issubclass(used, ForkAwareConnection):
+            return pool_class
+        if base_in_urllib3(pool_class) is pool_class:
+            used = base_in_urllib3(
+                used
+            )  # not a recorder's; a pool class of other code keeps its own
+        # Connections through SOCKS, for example, are made in another way.
+        racing = () if connects_itself(used) else (RacingConnection,)
+        bases = (ForkAwareConnection, *racing, used)
+        own = {"_born": self.born, "_addresses": self.addresses}
+        queue_class = type("Queue", (LockFreeQueue,), {"idle_timeout": self.idle_timeout})
+        names = {"ConnectionCls": type("Connection", bases, own), "QueueCls": queue_class}
+        return type("Pool", (pool_class,), names)
+
+    def apply_to(self, manager: Any) -> None:
+        """Let the pool manager make our pools, of whatever kind it makes (plain, TLS, SOCKS)."""
+        manager.pool_classes_by_scheme = {
+            scheme: self.fork_aware(pool) for scheme, pool in manager.pool_classes_by_scheme.items()
+        }
 
 
 class Adapter(requests.adapters.HTTPAdapter):
@@ -304,17 +131,20 @@ class Adapter(requests.adapters.HTTPAdapter):
     #: While connections are replaced: their classes, and an adapter that uses them.
     _replaced: tuple[object, requests.adapters.HTTPAdapter] | None = None
 
+    def __init__(self, pool_size: int = 10, idle_timeout: float = IDLE_TIMEOUT) -> None:
+        self._kind = Kind(ProcessToken(), Addresses(_start), idle_timeout)
+        super().__init__(pool_connections=1, pool_maxsize=pool_size, max_retries=0)
+
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         """For direct connections."""
-        super().init_poolmanager(*args, **kwargs)
-        self._born = ProcessToken()
-        _make_fork_aware(self.poolmanager, self._born)
+        super().init_poolmanager(*args, **kwargs, socket_options=socket_options())
+        self._kind.apply_to(self.poolmanager)
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         """For connections through a proxy; called for each request."""
-        manager = super().proxy_manager_for(proxy, **kwargs)
+        manager = super().proxy_manager_for(proxy, **kwargs, socket_options=socket_options())
         # Each time: another thread may have made it just now, and not have come to this line yet.
-        _make_fork_aware(manager, self._born)
+        self._kind.apply_to(manager)
         return manager
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:

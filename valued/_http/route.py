@@ -19,14 +19,14 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import requests
+import requests.utils
 import urllib3
-from requests.auth import AuthBase
 from requests.structures import CaseInsensitiveDict
 from urllib3.util.proxy import connection_requires_http_tunnel
 
 from valued._http.mocks import NETWORK, one_at_a_time, what_is_replaced
-from valued._http.pool import Adapter, StaleConnection, checkin, checkout_idle, remaining
-from valued._options import ca_bundle_from_environment
+from valued._http.pool import Adapter, checkin, checkout_idle
+from valued._http.wire import StaleConnection, remaining
 from valued._process.clock import CLOCK
 from valued._redaction import RedactedBytes, hide
 
@@ -41,40 +41,6 @@ _ONCE: Final[Any] = {
     "assert_same_host": False,
     "preload_content": False,
 }
-
-
-class _Bearer(AuthBase):
-    """Sets our ``Authorization``; as `auth` it takes precedence over ``~/.netrc``."""
-
-    def __init__(self, authorization: str) -> None:
-        self._authorization = authorization
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        # A plain string: recorders save it, and their files are not to name a class of ours.
-        request.headers["Authorization"] = str(self._authorization)
-        return request
-
-
-def new_session(endpoint: str, headers: Mapping[str, str], pool_size: int) -> requests.Session:
-    """A session for one process, with the proxies and certificates of the environment."""
-    session = requests.Session()
-    session.headers.update(headers)
-    session.auth = _Bearer(headers["Authorization"])
-    # Else `requests` would read ~/.netrc, and the system's proxies, which on macOS crashes a
-    # forked child. Only the variables are read, once.
-    session.trust_env = False
-    session.proxies.update(_proxies(endpoint))
-    session.verify = ca_bundle_from_environment() or True
-    adapter = Adapter(pool_connections=1, pool_maxsize=pool_size, max_retries=0)
-    session.mount("http://", adapter)
-    session.mount("https://", adapter)
-    return session
-
-
-def _proxies(endpoint: str) -> dict[str, str]:
-    host = urllib.parse.urlsplit(endpoint).netloc
-    bypass = urllib.request.proxy_bypass_environment  # type: ignore[attr-defined]  # not in typeshed
-    return {} if bypass(host) else dict(urllib.request.getproxies_environment())
 
 
 class Response(NamedTuple):
@@ -120,7 +86,7 @@ class Route:
         while True:
             try:
                 return self._send_once(body, headers, deadline)
-            except StaleConnection:  # noqa: PERF203 - one more round is rare
+            except StaleConnection:  # noqa: PERF203 - once for all that are stale
                 # The others have been idle for as long. So this loop ends: all idle connections are
                 # closed, and a new one can't be stale. None: another thread is closing them.
                 prepared = self._prepared

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from valued._outbox.disk import Descriptor
 from valued._outbox.owners import names_of_parent, read_mark
+from valued._process.descriptors import move_up, new_socket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Set
@@ -84,7 +85,7 @@ def _inbox(owner: str) -> Descriptor:
     """Where *owner* can be told names. Raises `OSError`."""
     import socket
 
-    inbox = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    inbox = new_socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
         inbox.settimeout(0)
         inbox.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -226,7 +227,7 @@ class Deaths:
             # It uses another directory, or another machine; or it has left.
             if content is None or content[0][2:] != here[2:] or content[0].pid == here.pid:
                 return True
-            process = Descriptor(os, os.pidfd_open(content[0].pid))
+            process = Descriptor(os, move_up(os.pidfd_open(content[0].pid)))
             # Looked at now: the pid can't be used again any more.
             if self._processes.is_alive(content[0]) is not False:
                 self._watched[name] = process

@@ -12,6 +12,7 @@ import stat
 import sys
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from valued._process.descriptors import move_up
 from valued._process.fork import PerProcess
 
 if sys.platform != "win32":
@@ -185,7 +186,8 @@ class AppendFile:
             self._disk.fdatasync(self.number)
 
     def _open(self, flags: int) -> Descriptor:
-        descriptor = Descriptor(self._disk, self._disk.open(self._path, flags | APPEND, PRIVATE))
+        number = self._disk.open(self._path, flags | APPEND, PRIVATE)
+        descriptor = Descriptor(self._disk, move_up(number) if self._disk is os else number)
         self._all.add(descriptor)
         if not self.is_current():  # pragma: no cover - no tool sees a frame after its fork
             self.close()

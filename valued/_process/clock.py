@@ -8,18 +8,23 @@ away. So every deadline, pause and age of ours is measured by `CLOCK`. Only ``oc
 
 from __future__ import annotations
 
+import functools
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 
 class Clock(NamedTuple):
-    """Two functions without arguments; any thread may call them."""
+    """Functions without arguments; any thread may call them."""
 
     #: Seconds since some moment; for deadlines, pauses and ages within this process.
     monotonic: Callable[[], float]
     #: Seconds since the epoch; for what other processes read.
     wall: Callable[[], float]
+    #: Seconds since some moment, with those in which the machine was asleep, where the system can
+    #: tell; for connections, whose other end was awake.
+    awake_or_not: Callable[[], float]
 
 
 def _unpatched_time() -> Any:
@@ -38,4 +43,14 @@ def _unpatched_time() -> Any:
 
 _time: Final = _unpatched_time()
 
-CLOCK: Final = Clock(monotonic=_time.monotonic, wall=_time.time)
+
+def _awake_or_not() -> Callable[[], float]:
+    # On macOS, CLOCK_MONOTONIC counts on while the machine sleeps, and `time.monotonic` doesn't.
+    name = "CLOCK_MONOTONIC" if sys.platform == "darwin" else "CLOCK_BOOTTIME"
+    number = getattr(_time, name, None)
+    if number is None:  # pragma: no cover - Windows
+        return _time.monotonic  # type: ignore[no-any-return]
+    return functools.partial(_time.clock_gettime, number)
+
+
+CLOCK: Final = Clock(monotonic=_time.monotonic, wall=_time.time, awake_or_not=_awake_or_not())

@@ -1,0 +1,367 @@
+"""One connection: bounded in time, its descriptor checked, and closed by a forked child.
+
+A child inherits every descriptor of its parent. If it used one, it would mix two streams. If it
+shut one down, it would end the parent's connection. If it kept one open, the parent's own close
+would have no effect. So each process lists its connections, and a child only closes the inherited
+descriptors: no FIN and no TLS close-notify is sent, because the parent still uses the connection.
+
+Code that closes all descriptors, as daemons do, closes ours as well, and what the application opens
+next gets their numbers. So device and inode are compared before something is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import http.client
+import io
+import os
+import socket
+import sys
+from typing import TYPE_CHECKING, Any, Final
+
+import urllib3.connection
+import urllib3.exceptions
+from urllib3.exceptions import ConnectTimeoutError, LocationParseError, NewConnectionError
+from urllib3.util.wait import wait_for_read
+
+from valued._http.mocks import base_in_urllib3
+from valued._process import shutdown
+from valued._process.clock import CLOCK
+from valued._process.descriptors import Identity, detach, identity
+from valued._process.fork import PerProcess, ProcessToken, WeakList
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from valued._http.addresses import Addresses
+
+    _HTTPConnection = urllib3.connection.HTTPConnection
+else:
+    # This may be imported during a test, while a recorder has replaced urllib3's class.
+    _HTTPConnection = base_in_urllib3(urllib3.connection.HTTPConnection)
+
+#: Seconds that a request gets at least, however little is left: a socket's timeout of 0 would mean
+#: not to wait at all, and raise another exception.
+MIN_TIMEOUT: Final = 0.001
+
+#: Seconds of a request's time, at most, that connecting leaves for the answer; of a short time a
+#: quarter. Without it, the service would get an event whose answer comes too late for us.
+ANSWER_TIME: Final = 1.0
+
+#: Seconds in which the other end of a kept-alive connection has to acknowledge what was sent. A NAT
+#: or a firewall may have forgotten the connection, and says nothing.
+ACKNOWLEDGED_IN: Final = 2.0
+
+#: Seconds that an answer on a kept-alive connection may take while the process ends. After that the
+#: request is repeated on a new connection, with the same idempotency key.
+ANSWERED_IN: Final = 1.0
+
+#: Seconds between two looks whether the process ends.
+LOOK_AGAIN: Final = 0.25
+
+#: Seconds without a packet after which the system asks whether the other end is there; how often it
+#: asks; and the seconds between.
+KEEPALIVE: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPCNT": 3, "TCP_KEEPINTVL": 5}
+
+
+def _close_inherited(connections: WeakList[ForkAwareConnection]) -> None:
+    for connection in connections.living():
+        connection.close_inherited()
+
+
+#: The connections of each process, including those in use.
+_connections: Final[PerProcess[WeakList[ForkAwareConnection]]] = PerProcess(
+    WeakList, forget=_close_inherited
+)
+
+
+def remaining(deadline: float) -> float:
+    """Seconds until *deadline*, a time of `CLOCK.monotonic`; at least `MIN_TIMEOUT`."""
+    return max(MIN_TIMEOUT, deadline - CLOCK.monotonic())
+
+
+def socket_options() -> list[tuple[int, int, int]]:
+    """The options of each socket: no delay, keepalive."""
+    found = [*_HTTPConnection.default_socket_options, (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    for name, value in KEEPALIVE.items():
+        if hasattr(socket, name):  # pragma: no branch - each system has its own selection
+            found.append((socket.IPPROTO_TCP, getattr(socket, name), value))
+    return found
+
+
+class StaleConnection(ConnectionError):
+    """A kept-alive connection ended before the first byte of a response, or counts as ended."""
+
+
+_CLOSED: Final = "other code closed the descriptor of this connection"
+
+
+class DeadlineReader(io.RawIOBase):
+    """Reads from the socket of a connection until a deadline, a time of `CLOCK.monotonic`."""
+
+    def __init__(
+        self, sock: socket.socket, raw: io.RawIOBase, deadline: float, is_ours: Callable[[], bool]
+    ) -> None:
+        self._sock = sock
+        self._raw = raw
+        self._deadline = deadline
+        self._is_ours = is_ours
+
+    def readable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._raw.fileno()
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        sock, left = self._sock, self._deadline - CLOCK.monotonic()
+        if left <= 0 or not (_has_read(sock) or wait_for_read(sock, left)):
+            raise TimeoutError("timed out")
+        if not self._is_ours():  # or the bytes of another socket would be read
+            raise ConnectionAbortedError(_CLOSED)
+        if not _is_plain(sock):  # it may have to read more than there is now
+            sock.settimeout(remaining(self._deadline))
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+def _is_plain(sock: Any) -> bool:
+    """Whether it is a socket without TLS."""
+    return isinstance(sock, socket.socket) and not hasattr(sock, "pending")
+
+
+def _has_read(sock: Any) -> bool:
+    """Whether more was read from the system than was asked for, or that isn't known."""
+    pending = getattr(sock, "pending", None)
+    if pending is not None:
+        return bool(pending())
+    return not isinstance(sock, socket.socket)  # TLS in the TLS of a proxy
+
+
+class _Response(http.client.HTTPResponse):
+    """A response with one timeout for all of it, in place of one for each read from the socket.
+
+    With a timeout for each read, a server that sends a byte now and then could block a worker, or
+    the exit of the process, for ever. *deadline*: None: the socket's timeout from now on.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *args: Any,
+        is_ours: Callable[[], bool],
+        deadline: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(sock, *args, **kwargs)
+        timeout = sock.gettimeout()
+        if deadline is None and timeout is not None:
+            deadline = CLOCK.monotonic() + timeout
+        if deadline is not None:
+            reader = DeadlineReader(sock, self.fp.detach(), deadline, is_ours)
+            self.fp = io.BufferedReader(reader)
+
+    def begin(self) -> None:
+        super().begin()
+        while 100 <= self.status < 200 and self.status != http.client.SWITCHING_PROTOCOLS:
+            # `http.client` skips 100 only, and would return any other 1xx as the response.
+            self.headers = self.msg = None  # type: ignore[assignment]
+            super().begin()
+
+
+def connects_itself(connection_class: type) -> bool:
+    """Whether connections of this class of urllib3's don't connect as `RacingConnection` does."""
+    return connection_class._new_conn is not _HTTPConnection._new_conn  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+def _not_resolved(connection: Any, error: socket.gaierror) -> Exception:
+    kind = getattr(urllib3.exceptions, "NameResolutionError", None)
+    if kind is None:  # pragma: no cover - urllib3 1.26
+        return NewConnectionError(connection, f"Failed to resolve {connection.host!r}: {error}")
+    return kind(connection.host, connection, error)  # type: ignore[no-any-return]
+
+
+class RacingConnection(_HTTPConnection):
+    """A connection that is made to the address that answers first: see `addresses`."""
+
+    #: Set in the subclass that a pool uses.
+    _addresses: Addresses
+
+    def _new_conn(self) -> socket.socket:
+        if not isinstance(self.timeout, (int, float)):  # a request of the application's own
+            return super()._new_conn()
+        # The exceptions are those of urllib3's own method.
+        host = self._dns_host.strip("[]")
+        try:
+            host.encode("idna")
+        except UnicodeError:
+            raise LocationParseError(f"{host!r}, label empty or too long") from None
+        try:
+            new = self._addresses.connect(
+                (host, self.port),
+                self.timeout,
+                self.source_address,
+                self.socket_options or (),
+            )
+        except socket.gaierror as error:
+            raise _not_resolved(self, error) from error
+        except TimeoutError as error:
+            message = f"Connection to {self.host} timed out: {error}"
+            raise ConnectTimeoutError(self, message) from error
+        except OSError as error:
+            message = f"Failed to establish a new connection: {error}"
+            raise NewConnectionError(self, message) from error
+        sys.audit("http.client.connect", self, self.host, self.port)
+        return new
+
+
+class ForkAwareConnection(_HTTPConnection):
+    """A connection whose descriptor a forked child can close, from the first packet on.
+
+    The exception is a connection that is being made at the moment of the fork: nothing was sent on
+    it, and the child keeps it open until the child ends.
+    """
+
+    @property
+    def response_class(self) -> Any:  # type: ignore[override]  # it is only read
+        """Makes a response that is read from this connection."""
+        return functools.partial(_Response, is_ours=self.is_ours)
+
+    #: The descriptor, with its device and inode, while it belongs to this connection.
+    _descriptor: Identity | None = None
+
+    #: The socket after `close`. The rest of a response may still be read from it (after
+    #: ``Connection: close``), and until then its descriptor stays open.
+    _closed_sock: Any = None
+
+    #: Whether a request was sent on it, and answered.
+    _is_kept = False
+
+    #: The process that this connection belongs to; set in the subclass that a pool uses.
+    _born: ProcessToken
+
+    def connect(self) -> None:
+        """Connect, and leave time to read an answer."""
+        timeout = self.timeout
+        if not isinstance(timeout, (int, float)):  # a request of the application's own
+            super().connect()
+            return
+        self.timeout = timeout - min(ANSWER_TIME, timeout / 4)
+        deadline = CLOCK.monotonic() + self.timeout
+        super().connect()
+        if CLOCK.monotonic() > deadline:
+            self.close()
+            raise ConnectTimeoutError(self, f"Connecting to {self.host} took too long")
+
+    def _new_conn(self) -> socket.socket:
+        new = super()._new_conn()
+        if not self._born.is_current():
+            # In a child, gevent continues the parent's greenlets. One of them may have been
+            # connecting here. Its event belongs to the parent, which sends it.
+            new.close()
+            raise ConnectionAbortedError("this process was forked in the middle of a delivery")
+        self._descriptor = identity(new.fileno())
+        _connections.get().add(self)
+        return new
+
+    def send(self, data: Any) -> None:
+        """Send a part of a request."""
+        if self.sock is not None and not self.is_ours():
+            raise ConnectionAbortedError(_CLOSED)
+        super().send(data)
+
+    def exchange(self, request: bytes, deadline: float) -> http.client.HTTPResponse:
+        """Send *request*, head and body, on this idle connection, and read the response's head.
+
+        *deadline*: for both, and for reading the body later. Raises `StaleConnection`, what sockets
+        raise, and `http.client.HTTPException`; after that, the connection can't be used any more.
+        """
+        sock = self.sock
+        if sock is None:
+            raise StaleConnection("closed in a forked child")
+        try:
+            if not self.is_ours():
+                raise StaleConnection(_CLOSED)
+            sock.settimeout(remaining(deadline))
+            sock.sendall(request)
+            self._wait_for_answer(sock, deadline)
+            response = _Response(sock, method="POST", is_ours=self.is_ours, deadline=deadline)
+            has_begun = response.fp.peek(1)
+        except OSError as error:
+            if isinstance(error, TimeoutError) and error.errno != errno.ETIMEDOUT:
+                raise  # the time of this request is over
+            raise StaleConnection(str(error)) from error
+        if not has_begun:
+            raise StaleConnection("closed by the other end without a response")
+        response.begin()
+        return response
+
+    def _wait_for_answer(self, sock: socket.socket, deadline: float) -> None:
+        """Wait for the first byte. Raises `StaleConnection`, `TimeoutError`."""
+        too_late = CLOCK.monotonic() + ANSWERED_IN
+        while not wait_for_read(sock, min(LOOK_AGAIN, remaining(deadline))):
+            now = CLOCK.monotonic()
+            if now >= deadline:
+                raise TimeoutError("timed out")
+            if now >= too_late and shutdown.is_ending():
+                raise StaleConnection("no answer in time at the end of the process")
+
+    def expect_acknowledgements(self) -> None:
+        """From now on it is kept: where nothing acknowledges what is sent, it ends soon.
+
+        Not for a new connection: on a line that is so slow, each event would come too late.
+        """
+        if self._is_kept:
+            return
+        self._is_kept = True
+        option = getattr(socket, "TCP_USER_TIMEOUT", None)  # only on Linux
+        with contextlib.suppress(OSError, AttributeError):  # TLS in the TLS of a proxy
+            if option is not None and self.sock is not None:
+                self.sock.setsockopt(socket.IPPROTO_TCP, option, int(ACKNOWLEDGED_IN * 1000))
+
+    def is_ours(self) -> bool:
+        """Whether the descriptor still belongs to this connection.
+
+        Code that closes all descriptors, as daemons do, closes it as well, and what the application
+        opens next gets its number.
+        """
+        return self._descriptor is None or self._descriptor == identity(self._descriptor[0])
+
+    def close(self) -> None:
+        if not self.is_ours():  # forget it: to close it would close what has its number now
+            detach(self.sock)
+            self.sock = None
+        self._descriptor = None
+        self._closed_sock = self.sock or self._closed_sock
+        super().close()
+
+    def close_inherited(self) -> None:
+        """Close the descriptor in a forked child. Takes no lock, raises nothing."""
+        numbers = [detach(self.sock), detach(self._closed_sock)]
+        descriptor = self._descriptor
+        self.sock = self._closed_sock = self._descriptor = None
+        if descriptor is not None and descriptor[0] not in numbers:
+            _replace_by_null(descriptor)
+        for number in numbers:
+            if number >= 0:
+                with contextlib.suppress(OSError):
+                    os.close(number)
+
+
+def _replace_by_null(descriptor: Identity) -> None:
+    """Close a connection in a TLS handshake: its socket is a local variable of the code making it.
+
+    That code runs in a thread that the child doesn't have, or in a greenlet that still runs, and
+    that will read, write and close by the number. So the number stays in use, for the null device.
+    """
+    number = descriptor[0]
+    if identity(number) == descriptor:  # else it is closed, or another file's number by now
+        with contextlib.suppress(OSError):
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, number, inheritable=False)
+            os.close(null)

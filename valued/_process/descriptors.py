@@ -1,0 +1,74 @@
+"""Descriptors of ours, of which other code may know nothing.
+
+Code that closes all descriptors, as daemons do, closes ours as well, and what the application opens
+next gets their numbers. Two things are done about that. Descriptors that are kept have high
+numbers, which the system gives to others only when hundreds are open. And device and inode are
+compared before something is done by the number. An instant lies between that look and the system
+call, and a TLS handshake makes no look: only the first of the two helps there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sys
+from typing import Any, Final
+
+if sys.platform != "win32":
+    import fcntl
+
+#: The numbers of descriptors that are kept begin here. A new descriptor gets the lowest number that
+#: is free; and most systems allow 1,024.
+HIGH: Final = 512
+
+#: A number, with the device and the inode that it stands for.
+Identity = tuple[int, int, int]
+
+
+def identity(number: int) -> Identity | None:
+    """A descriptor, with the device and inode that it stands for; None: it is closed."""
+    try:
+        status = os.fstat(number)
+    except OSError:
+        return None
+    return number, status.st_dev, status.st_ino
+
+
+def detach(sock: Any) -> int:
+    """The descriptor, detached from *sock*; -1: it has none.
+
+    The socket object may be closed at any later time, when the number may be in use again.
+    """
+    try:
+        # With TLS inside the TLS of a proxy, a connection has an object that wraps a socket.
+        return -1 if sock is None else int(getattr(sock, "socket", sock).detach())
+    except OSError:  # a gevent socket, which TLS has detached already
+        return -1
+
+
+def close(sock: Any, known: Identity | None) -> None:
+    """Close *sock*, unless its number means something else than *known* by now. Raises nothing."""
+    if known is None or identity(known[0]) != known:
+        detach(sock)  # else it would close, at some time, what has its number now
+    else:
+        with contextlib.suppress(OSError):
+            sock.close()
+
+
+def move_up(number: int) -> int:
+    """The same open file under a high number. If there is none, it stays as it is."""
+    if sys.platform == "win32":
+        return number
+    try:
+        high = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, HIGH)
+    except (OSError, ValueError):  # fewer are allowed, or all are in use
+        return number
+    os.close(number)
+    return high
+
+
+def new_socket(family: int, kind: int, protocol: int = 0) -> socket.socket:
+    """A socket with a high number. Raises `OSError`."""
+    low = socket.socket(family, kind, protocol)
+    return socket.socket(family, kind, protocol, fileno=move_up(low.detach()))

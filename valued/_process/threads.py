@@ -1,0 +1,57 @@
+"""Starting threads that can't hold up the end of the process."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from valued._process.fork import ProcessToken
+
+#: Of the thread that made them; blocked, they would end the process without a word.
+_FAULTS: Final = ("SIGSEGV", "SIGFPE", "SIGILL")
+
+
+@contextlib.contextmanager
+def signals_elsewhere() -> Iterator[None]:
+    """Have threads that are started meanwhile get no signal, under uWSGI.
+
+    Its handlers are C code, and end the process on whichever thread the kernel chose: on one of
+    ours during a delivery. Elsewhere, programs that a transport starts would inherit it.
+    """
+    if "uwsgi" not in sys.modules:
+        yield
+        return
+    faults = {getattr(signal, name) for name in _FAULTS}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - faults)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def remember_greenlet() -> None:
+    """Let a greenlet of gevent's, as a thread, end in a forked child without a traceback.
+
+    It lives on there, where `threading` has forgotten it; asked for it, it knows it again.
+    """
+    threading.current_thread()
+
+
+def start_thread(run: Callable[[], object]) -> None:
+    """Run *run* on a daemon thread. Raises `RuntimeError` where no thread can be started."""
+    token = ProcessToken()
+
+    def runs() -> None:
+        try:
+            run()
+        finally:
+            if not token.is_current():
+                remember_greenlet()
+
+    thread = threading.Thread(target=runs, name="valued-lookup", daemon=True)
+    with signals_elsewhere():
+        thread.start()
