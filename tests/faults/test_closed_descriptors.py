@@ -196,7 +196,11 @@ def close_at_random_instants(
     assert {len(each) for each in keys.values()} == {1}
     for one in said["damage"]:
         print(one)
-    return collections.Counter(one.partition(": ")[2] for one in said["damage"])
+    found = collections.Counter(one.partition(": ")[2] for one in said["damage"])
+    if kind.startswith("https"):
+        # For each connection OpenSSL reads the file of certificates, by a number of its own.
+        found = collections.Counter({it: n for it, n in found.items() if "written" in it})
+    return found
 
 
 @pytest.mark.parametrize("kind", KINDS)
