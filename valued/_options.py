@@ -134,10 +134,9 @@ def variable_name(name: str) -> str:
 
 def ca_bundle_from_environment() -> tuple[str, str | None]:
     """The certificate authorities to trust: a variable that `requests` reads, and its path."""
-    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
-        if path := os.environ.get(name):
-            return name, path
-    return "", None
+    if path := os.environ.get("REQUESTS_CA_BUNDLE"):
+        return "REQUESTS_CA_BUNDLE", path
+    return "CURL_CA_BUNDLE", os.environ.get("CURL_CA_BUNDLE") or None
 
 
 # A named tuple, as a dataclass would cost every import of the library a third more.
