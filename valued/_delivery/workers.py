@@ -47,12 +47,7 @@ class Workers:
     """The workers of one process. Any thread of it may call, without the queue's lock."""
 
     def __init__(
-        self,
-        feed: Feed,
-        attempts: Attempts,
-        executors: Executors,
-        losses: Losses,
-        owner: Owner,
+        self, feed: Feed, attempts: Attempts, executors: Executors, losses: Losses, owner: Owner
     ) -> None:
         self._feed = feed
         self._attempts = attempts
