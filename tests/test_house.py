@@ -196,15 +196,20 @@ def _functions_of_tests() -> dict[str, set[str]]:
     }
 
 
-def test_tests_that_contributors_are_told_of_exist() -> None:
-    text = (ROOT / "CONTRIBUTING.rst").read_text("utf-8")
+def test_tests_that_the_site_names_exist() -> None:
     functions = _functions_of_tests()
-    for row in re.findall(r"^   \* - \d+\n     - .*\n     - (.*)$", text, re.MULTILINE):
-        # A row names a file, then those of its tests that are meant.
-        for file, named in re.findall(r"``(tests/[\w/]+\.py)``((?:(?!``tests/).)*)", row):
-            assert file in functions, file
-            for name in re.findall(r"``(test_\w+)``", named):
-                assert name in functions[file], (file, name)
+    told: dict[str, int] = {}
+    for page in sorted((ROOT / "docs").rglob("*.rst")):
+        text = page.read_text("utf-8")
+        # A file, then those of its tests that are meant, up to the next file or row.
+        told_of = r":source:`(tests/(?:\w+/)*test_\w+\.py)`((?:(?!:source:|\n   \* - ).)*)"
+        for file, named in re.findall(told_of, text, re.DOTALL):
+            assert file in functions, (page.name, file)
+            names = set(re.findall(r"``(test_\w+)``", named))
+            assert names <= functions[file], (page.name, file, names - functions[file])
+            told[page.stem] = told.get(page.stem, 0) + len(names)
+    assert told["failures"] > 70
+    assert told["faults"] > 30
 
 
 def test_files_that_contributors_are_told_of_exist() -> None:

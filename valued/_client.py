@@ -51,8 +51,8 @@ class Client:
       ``"drop_oldest"``, ``"block"`` (the call waits for room, *timeout* at most, then drops the
       event) and ``"caller_runs"`` (the call delivers the event itself; while the endpoint is down,
       it drops it, but for one event that probes).
-    * *timeout* (default 10.0): seconds for one attempt, the answer included. Connecting to each
-      address of the host, and a TLS handshake, may each take as long.
+    * *timeout* (default 10.0): seconds for one attempt, from the look-up of the host's name to the
+      end of the answer.
     * *retries* (default 240): attempts after the first. The pauses are random, up to bounds that
       double from 0.5 s to 30 s. All of them add up to an hour on average. An event older than an
       hour fails with its next failure. While the endpoint is down, one event probes for all.

@@ -69,7 +69,8 @@ class DeliveryError(ValuedError):
     ``attempts``: how often it was sent; 0 if it failed with others, while the service was down.
     ``age``: seconds since the event was accepted. ``body``: the first 500 characters of the answer.
     ``retry_after``: seconds that the service asked to wait, None if it did not. ``permanent``: True
-    if no attempt can succeed before a person changes something, such as a proxy's name.
+    if there is no answer, and no attempt can succeed before a person changes a setting, such as the
+    URL of a proxy; then the event is not tried again, except from an outbox.
     """
 
     def __init__(

@@ -165,7 +165,7 @@ def test_every_variable_that_is_read_is_known(code: Any) -> None:
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "os.environ.get":
                 found |= {it.value for it in node.args[:1] if isinstance(it, ast.Constant)}
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found |= set(re.findall(r"\bVALUED_[A-Z_]+\b", node.value))
+                found |= set(re.findall(r"\b(?:VALUED_[A-Z_]+|[A-Z]+_CA_BUNDLE)\b", node.value))
     # The standard library reads these for us, in capitals, too.
     found |= {name for name in code.VARIABLES if name.endswith("_proxy")}
     assert {name for name in found if name != "NO_PROXY"} == set(code.VARIABLES)

@@ -221,7 +221,10 @@ def test_certificates_and_proxies_say_what_is_printed(shell: Path, server: Serve
         environments = [
             {"VALUED_ENDPOINT": tls.url},
             {"VALUED_ENDPOINT": server.url.replace("http:", "https:")},
-            {"VALUED_ENDPOINT": "http://example.invalid/", "http_proxy": CLOSED, "no_proxy": ""},
+            *(
+                {"VALUED_ENDPOINT": "http://example.invalid/", "http_proxy": proxy, "no_proxy": ""}
+                for proxy in (CLOSED, "ftp://proxy.example")
+            ),
         ]
         assert_said(
             "A certificate or a proxy",

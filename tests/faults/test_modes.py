@@ -279,7 +279,7 @@ class Closing:
 
 def test_each_mode_has_its_row_and_each_row_its_mode() -> None:
     text = DOCUMENT.read_text("utf-8")
-    table = text.partition("\nFault modes\n")[2].partition("\nWhat is dropped\n")[0]
+    table = text.partition("\nFault modes\n")[2].partition("\nAddresses and names\n")[0]
     rows = re.findall(r"^   \* - (.+)$", table, re.MULTILINE)
     named = [name.strip("`") for row in rows[1:] for name in row.split("; ")]
     assert sorted(named) == sorted(MODES)

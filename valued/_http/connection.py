@@ -52,12 +52,12 @@ class Connection:
     >>> connection({"category": "action", "key": "report.generated", "user": {"id": 123}})
 
     *token* (default ``VALUED_TOKEN``). *endpoint*: an http(s) URL (default ``VALUED_ENDPOINT``,
-    else the service's). *timeout* (default 10.0): seconds for one request, from the first packet to
-    the last byte of the answer, connecting included. *pool_size* (default 10): connections that are
-    kept. *idle_timeout* (default 50.0): seconds after which one that isn't used is closed; less
-    than the time after which servers, load balancers and NATs forget it. Raises `ValidationError`.
-    Proxies and certificates come from the environment, read once in each process; ``~/.netrc`` is
-    not read.
+    else the service's). *timeout* (default 10.0): seconds for one request, from the look-up of the
+    host's name to the last byte of the answer. *pool_size* (default 10): connections that are kept.
+    *idle_timeout* (default 50.0): a connection that was not used for so many seconds is not used
+    again; less than the 60 and more after which load balancers, NATs and servers drop one. Raises
+    `ValidationError`. Proxies and certificates come from the environment, read once in each
+    process: a later change of the variables is not seen. ``~/.netrc`` is not read.
 
     A client makes its own. Use it for a transport of your own: ``endpoint`` (a string) and
     `Connection.headers` are what a request needs. Any thread may call. A forked child makes
