@@ -206,6 +206,17 @@ def test_an_earlier_answer_serves_while_the_name_server_fails(listeners: Listene
     assert peer_of(addresses, 5.0) == other
 
 
+def test_an_earlier_answer_serves_while_the_name_server_is_silent(listeners: Listeners) -> None:
+    living = listeners.answering()
+    silent = Silent(NameServer(living))
+    silent.go_on.set()
+    addresses = Addresses(thread, resolve=silent)
+    peer_of(addresses, 5.0)
+    silent.go_on.clear()
+    assert peer_of(addresses, 0.5) == living
+    silent.go_on.set()
+
+
 def test_an_exception_that_ends_the_start_of_a_thread_leaves_nothing_to_wait_for(
     listeners: Listeners,
 ) -> None:

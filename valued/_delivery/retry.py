@@ -43,8 +43,8 @@ DOWN_AFTER: Final = 5
 #: probe. Usage is evaluated by the hour, and an event is of no use in the wrong hour.
 MAX_AGE: Final = 3600.0
 
-#: Timeouts after which a probe without a result counts as lost. More than one: through a proxy, the
-#: tunnel, the TLS handshake behind it, and each address of a SOCKS proxy may each take as long.
+#: Timeouts after which a probe without a result counts as lost. More than one: each address of a
+#: SOCKS proxy may take as long.
 PROBES: Final = 3
 
 

@@ -127,13 +127,17 @@ class Addresses:
     # -- names -------------------------------------------------------------------------------------
 
     def _look_up(self, host: Host, deadline: float) -> Sequence[Address]:
+        now = self._clock()
+        asked, known = self._answers.get(host, (-KEPT_FOR, ()))
+        is_known = bool(known) and now - asked <= KEPT_FOR
+        # An earlier answer is of use only if time is left to connect.
+        timeout = (deadline - now) / 2 if is_known else deadline - now
         try:
-            addresses = self._asked(host).answer(deadline - self._clock())
+            addresses = self._asked(host).answer(timeout)
         except OSError:
-            asked, addresses = self._answers.get(host, (-KEPT_FOR, ()))
-            if not addresses or self._clock() - asked > KEPT_FOR:
+            if not is_known:
                 raise
-            return addresses
+            return known
         self._answers[host] = self._clock(), addresses
         return addresses
 

@@ -239,6 +239,9 @@ class ForkAwareConnection(_HTTPConnection):
     #: ``Connection: close``), and until then its descriptor stays open.
     _closed_sock: Any = None
 
+    #: When it has to be connected, by the clock; None: no bound.
+    _connected_by: float | None = None
+
     #: Whether a request was sent on it, and answered.
     _is_kept = False
 
@@ -252,7 +255,7 @@ class ForkAwareConnection(_HTTPConnection):
             super().connect()
             return
         self.timeout = timeout - min(ANSWER_TIME, timeout / 4)
-        deadline = CLOCK.monotonic() + self.timeout
+        self._connected_by = deadline = CLOCK.monotonic() + self.timeout
         super().connect()
         if CLOCK.monotonic() > deadline:
             self.close()
@@ -268,6 +271,16 @@ class ForkAwareConnection(_HTTPConnection):
         self._descriptor = identity(new.fileno())
         _connections.get().add(self)
         return new
+
+    def _tunnel(self) -> None:
+        self._hurry()
+        super()._tunnel()
+        self._hurry()  # the handshake with the service
+
+    def _hurry(self) -> None:
+        """Give the next step of connecting the time that is left."""
+        if self._connected_by is not None and self.sock is not None and self.is_ours():
+            self.sock.settimeout(remaining(self._connected_by))
 
     def send(self, data: Any) -> None:
         """Send a part of a request."""
