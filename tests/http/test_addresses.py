@@ -266,3 +266,11 @@ def test_an_exception_while_a_socket_moves_up_leaves_no_descriptor_open(
         addresses.connect(HOST, 5.0)
     traceback.clear_frames(caught.tb)  # as `Connection` does
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_socket_keeps_its_number_where_there_are_no_high_ones(
+    listeners: Listeners, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("valued._process.descriptors.HIGH", 2**30)
+    living = listeners.answering()
+    assert peer_of(Addresses(thread, resolve=NameServer(living)), 5.0) == living

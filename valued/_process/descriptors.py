@@ -14,6 +14,7 @@ import os
 import select
 import socket
 import sys
+import traceback
 from typing import Any, Final
 
 if sys.platform != "win32":
@@ -75,7 +76,7 @@ def new_socket(family: int, kind: int, protocol: int = 0) -> socket.socket:
     A signal handler that raises in here leaves no descriptor open.
     """
     low = socket.socket(family, kind, protocol)
-    if sys.platform == "win32":
+    if sys.platform == "win32":  # pragma: no cover - all tests of numbers need Unix
         return low
     numbers: list[int] = []
     try:
@@ -84,8 +85,9 @@ def new_socket(family: int, kind: int, protocol: int = 0) -> socket.socket:
         high = socket.socket(family, kind, protocol, fileno=numbers[0])
     except (OSError, ValueError):  # as in `move_up`
         return low
-    except BaseException:
-        for number in numbers:  # which a socket object may have closed already
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # frees, and so closes, a socket made already
+        for number in numbers:
             if _is_same_file(number, low.fileno()):
                 os.close(number)
         low.close()
