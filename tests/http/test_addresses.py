@@ -255,7 +255,7 @@ def test_an_exception_while_a_socket_moves_up_leaves_no_descriptor_open(
 
         def __init__(self, *arguments: Any, fileno: int | None = None) -> None:
             if is_made or fileno is None:
-                super().__init__(*arguments, fileno=fileno)
+                super().__init__(*arguments, fileno=fileno)  # type: ignore[misc]
             if fileno is not None:
                 raise KeyboardInterrupt
 
