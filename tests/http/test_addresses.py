@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -237,3 +238,50 @@ def test_an_exception_that_ends_the_start_of_a_thread_leaves_nothing_to_wait_for
 def test_the_name_is_looked_up_here_where_no_thread_can_be_started(listeners: Listeners) -> None:
     living = listeners.answering()
     assert peer_of(Addresses(no_thread, resolve=NameServer(living)), 5.0) == living
+
+
+def test_a_name_is_looked_up_in_the_families_that_the_application_allows(
+    listeners: Listeners, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    living = listeners.answering()
+
+    def names(*arguments: Any) -> list[tuple[Any, ...]]:
+        asked.append(arguments[2])
+        return NameServer(living)()
+
+    monkeypatch.setattr("urllib3.util.connection.allowed_gai_family", lambda: socket.AF_INET)
+    assert peer_of(Addresses(thread, resolve=names), 5.0) == living
+    assert asked == [socket.AF_INET]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="descriptors can't be listed here")
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # it is closed when it is freed
+@pytest.mark.parametrize("is_made", [False, True], ids=["before it is made", "once it is made"])
+def test_an_exception_while_a_socket_moves_up_leaves_no_descriptor_open(
+    listeners: Listeners, monkeypatch: pytest.MonkeyPatch, is_made: bool
+) -> None:
+    class Interrupted(socket.socket):
+        """A signal handler raises as the socket with the high number is made."""
+
+        def __init__(self, *arguments: Any, fileno: int | None = None) -> None:
+            if is_made or fileno is None:
+                super().__init__(*arguments, fileno=fileno)  # type: ignore[misc]
+            if fileno is not None:
+                raise KeyboardInterrupt
+
+    addresses = Addresses(thread, resolve=NameServer(listeners.answering()))
+    before = set(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr("socket.socket", Interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        addresses.connect(HOST, 5.0)
+    traceback.clear_frames(caught.tb)  # as `Connection` does
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_socket_keeps_its_number_where_there_are_no_high_ones(
+    listeners: Listeners, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("valued._process.descriptors.HIGH", 2**30)
+    living = listeners.answering()
+    assert peer_of(Addresses(thread, resolve=NameServer(living)), 5.0) == living

@@ -1254,3 +1254,79 @@ def test_a_custom_transport_can_use_endpoint_and_headers(server: Server) -> None
         assert client.flush(10)
     assert server.events[0]["by"] == "backend"
     assert server.requests[0].headers["Authorization"] == f"Bearer {TOKEN}"
+
+
+def _by_create_connection(monkeypatch: pytest.MonkeyPatch, target: tuple[str, int]) -> None:
+    original = urllib3.util.connection.create_connection
+
+    def leads_elsewhere(_address: Any, *arguments: Any, **options: Any) -> socket.socket:
+        return original(target, *arguments, **options)
+
+    monkeypatch.setattr("urllib3.util.connection.create_connection", leads_elsewhere)
+
+
+def _by_new_conn(monkeypatch: pytest.MonkeyPatch, target: tuple[str, int]) -> None:
+    monkeypatch.setattr(
+        "urllib3.connection.HTTPConnection._new_conn", lambda _: socket.create_connection(target)
+    )
+
+
+def _by_socks(monkeypatch: pytest.MonkeyPatch, target: tuple[str, int]) -> None:
+    class Socket(socket.socket):
+        """As PySocks has it: it can't connect without waiting."""
+
+        __module__ = "socks"
+
+        def connect(self, _address: Any) -> None:
+            super().connect(target)
+
+        def connect_ex(self, _address: Any) -> int:
+            raise AssertionError("it would wait without a bound")
+
+    def names(*_arguments: object) -> list[tuple[Any, ...]]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", target)]
+
+    monkeypatch.setattr("socket.socket", Socket)
+    monkeypatch.setattr("socket.getaddrinfo", names)
+
+
+@pytest.mark.parametrize("replace", [_by_create_connection, _by_new_conn, _by_socks])
+def test_what_an_application_puts_in_place_of_connecting_connects(
+    server: Server, monkeypatch: pytest.MonkeyPatch, replace: Callable[..., None]
+) -> None:
+    replace(monkeypatch, ("127.0.0.1", server.port))
+    connection = Connection(TOKEN, "http://elsewhere.invalid/events")
+    for key in ("first", "second"):
+        connection({**EVENT, "key": key})
+    connection.close()
+    assert server.keys() == ["first", "second"]
+    assert len(server.connections()) == 1
+
+
+def test_a_connection_is_kept_where_poll_is_removed_meanwhile(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As eventlet does, whenever it patches the standard library.
+    connection = Connection(TOKEN, server.url)
+    connection({**EVENT, "key": "first"})
+    monkeypatch.delattr("select.poll", raising=False)
+    connection({**EVENT, "key": "second"})
+    connection.close()
+    assert server.keys() == ["first", "second"]
+    assert len(server.connections()) == 1
+
+
+def test_the_zone_of_an_address_is_looked_up_as_it_is_meant(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def names(host: object, *_arguments: object) -> list[tuple[Any, ...]]:
+        asked.append(host)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", server.port))]
+
+    monkeypatch.setattr("socket.getaddrinfo", names)
+    connection = Connection(TOKEN, "http://[fe80::1%25eth0]/events")
+    connection(EVENT)
+    connection.close()
+    assert asked == ["fe80::1%eth0"]

@@ -246,3 +246,14 @@ def senders(server: Server) -> tuple[set[int], set[int]]:
     for event in server.events:
         pids[event["key"].startswith("child")].add(event["attributes"]["pid"])
     return pids
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="descriptors can't be listed here")
+def test_new_connections_leave_nothing_behind_where_gevent_replaced_no_threads(
+    server: Server,
+) -> None:
+    before, after = (
+        run_program("gevent_without_threads.py", server.url, count) for count in ("1", "11")
+    )
+    assert json.loads(after.stdout) == json.loads(before.stdout), after.stderr
+    assert len(server.requests) == 12

@@ -20,7 +20,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
-from urllib3.util.connection import allowed_gai_family
+import urllib3.util.connection
 
 from valued._process.clock import CLOCK
 from valued._process.descriptors import Identity, close, identity, new_socket
@@ -67,7 +67,9 @@ class _LookUp:
     def run(self) -> None:
         try:
             name, port = self._host
-            found = self._resolve(name, port, allowed_gai_family(), socket.SOCK_STREAM)
+            # Of its module, now: applications replace it, to use IPv4 only.
+            family = urllib3.util.connection.allowed_gai_family()
+            found = self._resolve(name, port, family, socket.SOCK_STREAM)
             self._addresses = [Address(*one) for one in found]
         except Exception as error:  # noqa: BLE001 - raised to those who wait
             self._error = error

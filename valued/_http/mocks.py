@@ -23,6 +23,7 @@ from typing import Any, Final
 import requests.adapters
 import requests.sessions
 import urllib3.connectionpool
+import urllib3.util.connection
 
 from valued._process.clock import CLOCK
 from valued._process.fork import PerProcess
@@ -116,10 +117,17 @@ def _meaning(look: tuple[Any, ...]) -> int:
     if not (http == https == "urllib3" and sock in _SOCKET_MODULES):
         return NETWORK
     homes = (requests.adapters, *[requests.sessions] * 4, urllib3.connectionpool)
-    return NOTHING if all(map(_is_defined_in, look[:6], homes)) else METHOD
+    return NOTHING if all(map(is_defined_in, look[:6], homes)) else METHOD
 
 
-def _is_defined_in(method: object, home: types.ModuleType) -> bool:
+def connecting_is_replaced() -> bool:
+    """Whether tests or applications replaced how urllib3 connects, for example by PySocks."""
+    home = urllib3.util.connection
+    return not is_defined_in(home.create_connection, home) or _package(socket.socket) == "socks"
+
+
+def is_defined_in(method: object, home: types.ModuleType) -> bool:
+    """Whether *method* is a function that the module *home* itself defines."""
     # Not by its name or module, nor by `isinstance`: a wrapper looks like what it wraps.
     return type(method) is types.FunctionType and method.__globals__ is vars(home)
 

@@ -14,15 +14,15 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Final, NamedTuple
 
 import requests.adapters
-from urllib3.util.connection import is_connection_dropped
 
 from valued._http.addresses import Addresses
 from valued._http.mocks import NETWORK, base_in_urllib3, connection_classes, what_is_replaced
 from valued._http.wire import ForkAwareConnection, RacingConnection, connects_itself, socket_options
 from valued._options import threads_are_off
 from valued._process.clock import CLOCK
+from valued._process.descriptors import is_readable
 from valued._process.fork import ProcessToken
-from valued._process.threads import start_thread
+from valued._process.threads import is_hub_for_each_thread, start_thread
 
 #: Seconds for which a connection is kept that isn't used. Load balancers, NATs and servers close
 #: idle ones after 60 s and more.
@@ -72,7 +72,8 @@ def checkout_idle(pool: Any) -> ForkAwareConnection | None:
         while idle is not None:  # None: the pool was closed
             connection: ForkAwareConnection | None = idle.get()
             if connection is not None and connection.sock is not None:
-                if connection.is_ours() and not is_connection_dropped(connection):
+                # Whether its descriptor is ours is looked at again before something is written.
+                if not is_readable(connection.sock, 0):  # else the other end closed it
                     connection.expect_acknowledgements()
                     return connection
                 connection.close()
@@ -91,6 +92,8 @@ def checkin(pool: Any, connection: ForkAwareConnection) -> None:
 def _start(run: Callable[[], None]) -> None:
     if threads_are_off():
         raise RuntimeError("uWSGI runs without threads")
+    if is_hub_for_each_thread():
+        raise RuntimeError("gevent's sockets in a thread of its own would leave a hub behind")
     start_thread(run)
 
 

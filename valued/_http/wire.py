@@ -24,12 +24,11 @@ from typing import TYPE_CHECKING, Any, Final
 import urllib3.connection
 import urllib3.exceptions
 from urllib3.exceptions import ConnectTimeoutError, LocationParseError, NewConnectionError
-from urllib3.util.wait import wait_for_read
 
-from valued._http.mocks import base_in_urllib3
+from valued._http.mocks import base_in_urllib3, connecting_is_replaced, is_defined_in
 from valued._process import shutdown
 from valued._process.clock import CLOCK
-from valued._process.descriptors import Identity, detach, identity
+from valued._process.descriptors import Identity, detach, identity, is_readable
 from valued._process.fork import PerProcess, ProcessToken, WeakList
 
 if TYPE_CHECKING:
@@ -52,6 +51,8 @@ ANSWER_TIME: Final = 1.0
 
 #: Seconds in which the other end of a kept-alive connection has to acknowledge what was sent. A NAT
 #: or a firewall may have forgotten the connection, and says nothing.
+#: (Linux counts from a full receive window, too: an event on which a service stops reading for so
+#: long goes on a new connection, where it has all of the request's time.)
 ACKNOWLEDGED_IN: Final = 2.0
 
 #: Seconds that an answer on a kept-alive connection may take while the process ends. After that the
@@ -99,15 +100,25 @@ _CLOSED: Final = "other code closed the descriptor of this connection"
 
 
 class DeadlineReader(io.RawIOBase):
-    """Reads from the socket of a connection until a deadline, a time of `CLOCK.monotonic`."""
+    """Reads from the socket of a connection until a deadline, a time of `CLOCK.monotonic`.
+
+    *has_begun*: whether there is something to read already.
+    """
 
     def __init__(
-        self, sock: socket.socket, raw: io.RawIOBase, deadline: float, is_ours: Callable[[], bool]
+        self,
+        sock: socket.socket,
+        raw: io.RawIOBase,
+        deadline: float,
+        is_ours: Callable[[], bool],
+        *,
+        has_begun: bool = False,
     ) -> None:
         self._sock = sock
         self._raw = raw
         self._deadline = deadline
         self._is_ours = is_ours
+        self._has_begun = has_begun
 
     def readable(self) -> bool:
         return True
@@ -117,7 +128,8 @@ class DeadlineReader(io.RawIOBase):
 
     def readinto(self, buffer: Any, /) -> int | None:
         sock, left = self._sock, self._deadline - CLOCK.monotonic()
-        if left <= 0 or not (_has_read(sock) or wait_for_read(sock, left)):
+        has_begun, self._has_begun = self._has_begun, False
+        if left <= 0 or not (has_begun or _has_read(sock) or is_readable(sock, left)):
             raise TimeoutError("timed out")
         if not self._is_ours():  # or the bytes of another socket would be read
             raise ConnectionAbortedError(_CLOSED)
@@ -147,7 +159,8 @@ class _Response(http.client.HTTPResponse):
     """A response with one timeout for all of it, in place of one for each read from the socket.
 
     With a timeout for each read, a server that sends a byte now and then could block a worker, or
-    the exit of the process, for ever. *deadline*: None: the socket's timeout from now on.
+    the exit of the process, for ever. *deadline*: that of a response whose first byte is
+    there; None: the socket's timeout from now on.
     """
 
     def __init__(
@@ -159,11 +172,12 @@ class _Response(http.client.HTTPResponse):
         **kwargs: Any,
     ) -> None:
         super().__init__(sock, *args, **kwargs)
-        timeout = sock.gettimeout()
+        has_begun, timeout = deadline is not None, sock.gettimeout()
         if deadline is None and timeout is not None:
             deadline = CLOCK.monotonic() + timeout
         if deadline is not None:
-            reader = DeadlineReader(sock, self.fp.detach(), deadline, is_ours)
+            raw = self.fp.detach()
+            reader = DeadlineReader(sock, raw, deadline, is_ours, has_begun=has_begun)
             self.fp = io.BufferedReader(reader)
 
     def begin(self) -> None:
@@ -176,7 +190,9 @@ class _Response(http.client.HTTPResponse):
 
 def connects_itself(connection_class: type) -> bool:
     """Whether connections of this class of urllib3's don't connect as `RacingConnection` does."""
-    return connection_class._new_conn is not _HTTPConnection._new_conn  # type: ignore[attr-defined]  # noqa: SLF001
+    # Also where the application replaced urllib3's method.
+    method = connection_class._new_conn  # type: ignore[attr-defined]  # noqa: SLF001
+    return not is_defined_in(method, urllib3.connection)
 
 
 def _not_resolved(connection: Any, error: socket.gaierror) -> Exception:
@@ -193,10 +209,11 @@ class RacingConnection(_HTTPConnection):
     _addresses: Addresses
 
     def _new_conn(self) -> socket.socket:
-        if not isinstance(self.timeout, (int, float)):  # a request of the application's own
+        # Not a number: it is a request of the application's own.
+        if not isinstance(self.timeout, (int, float)) or connecting_is_replaced():
             return super()._new_conn()
         # The exceptions are those of urllib3's own method.
-        host = self._dns_host.strip("[]")
+        host = self._dns_host.strip("[]").replace("%25", "%")  # of a zone, as in fe80::1%25eth0
         try:
             host.encode("idna")
         except UnicodeError:
@@ -317,7 +334,7 @@ class ForkAwareConnection(_HTTPConnection):
     def _wait_for_answer(self, sock: socket.socket, deadline: float) -> None:
         """Wait for the first byte. Raises `StaleConnection`, `TimeoutError`."""
         too_late = CLOCK.monotonic() + ANSWERED_IN
-        while not wait_for_read(sock, min(LOOK_AGAIN, remaining(deadline))):
+        while not is_readable(sock, min(LOOK_AGAIN, remaining(deadline))):
             now = CLOCK.monotonic()
             if now >= deadline:
                 raise TimeoutError("timed out")
@@ -329,7 +346,7 @@ class ForkAwareConnection(_HTTPConnection):
 
         Not for a new connection: on a line that is so slow, each event would come too late.
         """
-        if self._is_kept:
+        if self._is_kept or not self.is_ours():
             return
         self._is_kept = True
         option = getattr(socket, "TCP_USER_TIMEOUT", None)  # only on Linux

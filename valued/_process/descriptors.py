@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import sys
+import traceback
 from typing import Any, Final
 
 if sys.platform != "win32":
@@ -69,6 +71,44 @@ def move_up(number: int) -> int:
 
 
 def new_socket(family: int, kind: int, protocol: int = 0) -> socket.socket:
-    """A socket with a high number. Raises `OSError`."""
+    """A socket with a high number. Raises `OSError`.
+
+    A signal handler that raises in here leaves no descriptor open.
+    """
     low = socket.socket(family, kind, protocol)
-    return socket.socket(family, kind, protocol, fileno=move_up(low.detach()))
+    if sys.platform == "win32":  # pragma: no cover - all tests of numbers need Unix
+        return low
+    numbers: list[int] = []
+    try:
+        # Straight into the list: nothing can be raised between the system call and an assignment.
+        numbers.extend(map(fcntl.fcntl, [low.fileno()], [fcntl.F_DUPFD_CLOEXEC], [HIGH]))
+        high = socket.socket(family, kind, protocol, fileno=numbers[0])
+    except (OSError, ValueError):  # as in `move_up`
+        return low
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # frees, and so closes, a socket made already
+        for number in numbers:
+            if _is_same_file(number, low.fileno()):
+                os.close(number)
+        low.close()
+        raise
+    low.close()
+    return high
+
+
+def _is_same_file(number: int, other: int) -> bool:
+    one, two = identity(number), identity(other)
+    return one is not None and two is not None and one[1:] == two[1:]
+
+
+def is_readable(sock: Any, seconds: float) -> bool:
+    """Whether, within *seconds*, there is something to read from *sock*, or its other end closed.
+
+    urllib3's function for this chooses the system call once; gevent and eventlet replace or remove
+    it, maybe later.
+    """
+    if not hasattr(select, "poll"):
+        return bool(select.select([sock], [], [], seconds)[0])
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN)
+    return bool(poll.poll(seconds * 1000))

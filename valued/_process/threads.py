@@ -41,6 +41,19 @@ def remember_greenlet() -> None:
     threading.current_thread()
 
 
+def is_hub_for_each_thread() -> bool:
+    """Whether gevent replaced sockets, and threads are the system's.
+
+    A thread that looks up a name then makes a hub, whose descriptors and threads outlive it.
+    """
+    monkey = sys.modules.get("gevent.monkey")
+    return (
+        monkey is not None
+        and monkey.is_module_patched("socket")
+        and not monkey.is_module_patched("threading")
+    )
+
+
 def start_thread(run: Callable[[], object]) -> None:
     """Run *run* on a daemon thread. Raises `RuntimeError` where no thread can be started."""
     token = ProcessToken()
