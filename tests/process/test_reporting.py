@@ -320,7 +320,8 @@ BROKEN_AT_EXIT = {
     "target": """closed = io.StringIO(); closed.close()
 handler = MemoryHandler(1, 0, logging.StreamHandler(closed))""",
     "disk": "handler = logging.StreamHandler(open('/dev/full', 'w'))",
-    "format": "handler = logging.StreamHandler(); handler.setFormatter(logging.Formatter('%(no)s'))",
+    "format": """handler = logging.StreamHandler()
+handler.setFormatter(logging.Formatter('%(no)s'))""",
     "raises": "handler = logging.StreamHandler(); handler.emit = lambda record: 1 / 0",
     "filter": "handler = logging.StreamHandler(); handler.addFilter(lambda record: 1 / 0)",
     "no stderr": "handler = logging.StreamHandler(); handler.stream = sys.stderr = None",

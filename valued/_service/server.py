@@ -5,15 +5,9 @@ counts as delivered was seen here. Everything else is refused as the service wou
 the reasons. Connections are kept alive. A refused request is read to its end, or its connection is
 closed, so that the next request is read from its beginning.
 
-Other programs of the machine, and the pages that its browser shows, can reach it as well:
-
-- It has a bounded number of connections, each with a thread. Where one more comes, the one that has
-  waited longest for its next request, or for the rest of one, is closed. Where all have requests
-  that are being answered, the new one waits until one ends.
-- A request has a bounded time to arrive, and its sender to read the answer.
-- On a loopback address, only requests that name this machine are answered. A page could otherwise
-  have the browser ask for the page's own host, and have that name lead here (DNS rebinding).
-- Of the answers, a page of another origin can read only those about events that it has sent.
+Other programs of the machine, and the pages that its browser shows, can reach it as well. So its
+connections are bounded (`connections`), a request names this machine (`hosts`), and a page of
+another site can read only the answers about events that it has sent.
 """
 
 from __future__ import annotations
@@ -105,7 +99,7 @@ class Listener:
         self._delay = delay
         self._names = {host.lower(), *(name.lower() for name in names)}
         self.connections: Final = Connections() if connections is None else connections
-        self._peers = Peers()
+        self.peers: Final = Peers()
         self._stopping = threading.Event()
         self._lock = threading.Lock()  # guards all below; held for short work on lists only
         self._failures = list(failures)
@@ -164,10 +158,6 @@ class Listener:
         """A request was refused."""
         with self._lock:
             self._refused += 1
-
-    def find(self, theirs: tuple[Any, ...], ours: tuple[Any, ...]) -> Process:
-        """See `Peers.find`."""
-        return self._peers.find(theirs, ours)
 
     def fail_as_told(self) -> None:
         """Raise the refusal for the next valid event, if any of *failures* is left."""
@@ -316,7 +306,7 @@ class _Connection(BaseHTTPRequestHandler):
         event = _event(body)
         listener.fail_as_told()
         if self._sender is None:
-            self._sender = listener.find(self.client_address, self.connection.getsockname())
+            self._sender = listener.peers.find(self.client_address, self.connection.getsockname())
         pid, name = self._sender
         host, port = self.client_address[:2]
         connection = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
