@@ -137,10 +137,7 @@ class Listener:
     # -- for the connections -----------------------------------------------------------------------
 
     def check_host(self, named: str) -> None:
-        """Raise the refusal of a request that *named* another host, where only this one is meant.
-
-        An address which others can reach has any number of names.
-        """
+        """Raise the refusal of a request that *named* another host; not where others may come."""
         is_private = hosts.is_loopback(self._server.server_name)
         if not is_private or hosts.is_this_machine(named, self._names):
             return
