@@ -76,8 +76,8 @@ def _is_usable(handler: logging.Handler | None) -> bool:
         return False
     if not shutdown.is_over() or handler.lock is None:
         return True
-    # The interpreter is being finalized, and this is the only thread that runs, untraced. A thread that
-    # was stopped while it wrote a line keeps the lock for ever.
+    # The interpreter is being finalized, and this is the only thread that runs, untraced. A thread
+    # that was stopped while it wrote a line keeps the lock for ever.
     is_free = handler.lock.acquire(blocking=False)  # pragma: no cover - untraced
     if is_free:  # pragma: no cover - untraced
         handler.lock.release()
