@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 
 import pytest
+import requests
 
 import valued
 from tests.support.cli import COMMAND, listening, terminal
@@ -91,6 +92,27 @@ def test_end_of_input_ends_it_only_where_that_was_asked_for(asked: bool) -> None
             listener.process.stdin.write("anything\n")
             listener.process.stdin.close()
         assert len(listener.ended() if asked else listener.end()) == 1
+
+
+def test_end_of_input_that_is_closed_is_at_once() -> None:
+    line = 'exec "$0" -m valued listen --port 0 --until-eof <&-'
+    ended = subprocess.run(
+        ["sh", "-c", line, sys.executable], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (ended.returncode, ended.stderr[:17]) == (0, "0 events received")
+
+
+def test_another_name_of_this_machine_has_to_be_allowed() -> None:
+    with listening("--allow-host", "my.test") as listener:
+        assert [ask(listener.url, host) for host in ("my.test", "your.test")] == [204, 403]
+        assert len(listener.end()) == 1
+
+
+def ask(url: str, host: str) -> int:
+    """The status of the answer to an event that is sent to *host*."""
+    event = {"category": "action", "key": "a.b", "user": {"id": 1}}
+    headers = {"Host": host, "Authorization": "Bearer t"}
+    return requests.post(url, json=event, headers=headers, timeout=10).status_code
 
 
 def test_lines_are_whole_when_many_send_at_once(in_thread: Callable[..., Future[None]]) -> None:

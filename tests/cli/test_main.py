@@ -219,3 +219,15 @@ def test_streams_that_are_no_files_will_do(monkeypatch: pytest.MonkeyPatch) -> N
 def test_main_module_that_is_imported_runs_no_command() -> None:
     # As a process does that multiprocessing spawned.
     assert importlib.import_module("valued.__main__").main is main
+
+
+def test_without_standard_streams_nothing_is_printed_on_the_wrong_one() -> None:
+    for line, shown in (('"$0" -m valued --version >&-', ""), ('"$0" -m valued 2>&-', "")):
+        ended = subprocess.run(
+            ["sh", "-c", line, sys.executable], capture_output=True, text=True, check=False
+        )
+        assert (ended.returncode, ended.stdout, ended.stderr) == (
+            2 if "2>" in line else 0,
+            shown,
+            "",
+        )

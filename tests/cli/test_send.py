@@ -140,16 +140,24 @@ def test_bad_lines_are_named_and_the_rest_goes_on(
             b'{"category": "config", "user": 1, "data": {"goals": [{"name": "a", "action_key": "b"}]}}',  # noqa: E501
             "user: a config has goals or signals, nothing else",
         ),
+        14: (
+            b'{"category": "sync", "user": {"id": 1}, "user": {"id": 2}}',
+            'the key "user" occurs',
+        ),
+        15: (
+            b'{"category": "action", "key": "a", "user": {"id": 1, "x": [{"id": 1, "id": 1}]}}',
+            'the key "id" occurs twice in one object',
+        ),
     }
-    lines = [event(1), *(text for text, _ in bad.values()), event(14)]
+    lines = [event(1), *(text for text, _ in bad.values()), event(16)]
     assert main(["send", written(path, *lines), *delivery]) == 1
-    assert canonical(server.events) == canonical([event(1), event(14)])
+    assert canonical(server.events) == canonical([event(1), event(16)])
     *named, last = capsys.readouterr().err.splitlines()
     assert len(named) == len(bad)
     for (number, (_, reason)), line in zip(bad.items(), named, strict=True):
         assert line.startswith(f"{path}:{number}: "), line
         assert reason in line
-    assert last == "2 delivered, 0 failed, 12 bad lines"
+    assert last == "2 delivered, 0 failed, 14 bad lines"
 
 
 @pytest.mark.parametrize(
@@ -286,6 +294,14 @@ def test_file_that_is_not_there_is_one_line_and_status_2(
     missing = tmp_path / "missing.jsonl"
     assert main(["send", str(missing), *delivery]) == 2
     assert capsys.readouterr().err == f"valued: can't read {missing}: No such file or directory\n"
+
+
+def test_standard_input_that_is_closed_is_one_line_and_status_2(
+    delivery: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    assert main(["send", "-", *delivery]) == 2
+    assert capsys.readouterr().err == "valued: can't read standard input: it is closed\n"
 
 
 def test_standard_input_is_read_where_the_file_is_a_dash(

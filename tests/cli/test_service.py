@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import resource
 import socket
 import threading
 import time
@@ -16,6 +17,7 @@ import pytest
 
 import valued
 from tests.support.processes import until
+from valued._service.connections import Connections, Doing
 from valued._service.server import MAX_BODY, MAX_DISCARD, Listener, Received
 
 EVENT = {"category": "action", "key": "a.b", "user": {"id": 1}}
@@ -135,11 +137,12 @@ def test_missing_or_malformed_authorization_is_401(
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        ("", "the body is not JSON in UTF-8: "),
-        ("{", "the body is not JSON in UTF-8: "),
-        (b"\xff", "the body is not JSON in UTF-8: "),
-        ("[" * 100_000, "the body is not JSON in UTF-8: "),
-        ('{"a": NaN}', "the body is not JSON in UTF-8: NaN is not JSON"),
+        ("", "the body: not JSON in UTF-8: "),
+        ("{", "the body: not JSON in UTF-8: "),
+        (b"\xff", "the body: not JSON in UTF-8: "),
+        ("[" * 100_000, "the body: not JSON in UTF-8: "),
+        ('{"a": NaN}', "the body: not JSON in UTF-8: NaN is not JSON"),
+        ('{"a": {"b": 1, "c": [{"d": 1, "d": 1}]}}', 'the body: the key "d" occurs twice'),
         ("[]", "event: expected a mapping"),
         ("{}", "category: expected one of"),
         ('{"category": "action"}', "key: expected"),
@@ -168,7 +171,7 @@ def test_other_paths_are_404(method: str, path: str, running: Running) -> None:
 def test_other_methods_are_405_with_those_that_are_allowed(method: str, running: Running) -> None:
     status, headers, _ = running.ask(method)
     assert (status, headers["Allow"]) == (405, "POST, OPTIONS")
-    assert headers["Access-Control-Allow-Origin"] == "*"
+    assert "Access-Control-Allow-Origin" not in headers  # nothing for pages of other sites
     assert is_in_step(running)
 
 
@@ -190,7 +193,7 @@ def test_preflight_of_a_browser_is_allowed(running: Running) -> None:
     assert running.listener.summary().startswith("1 event received, 0 refused")
 
 
-HEAD = b"POST /events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer t\r\n"
+HEAD = b"POST /events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer t\r\n"
 
 
 @pytest.mark.parametrize(
@@ -283,7 +286,7 @@ def test_close_answers_what_is_under_way_and_ends_what_idles(
     running = run_listener(delay=600)
     idle = socket.create_connection(("127.0.0.1", running.port), 10)
     running.connection.request("POST", "/events", BODY, AUTHORIZATION)
-    until(lambda: len(running.listener._open) == 2)  # that one, and the idle one
+    until(lambda: len(running.listener.connections) == 2)  # that one, and the idle one
     until(lambda: running.listener._stopping._cond._waiters)  # type: ignore[attr-defined]
     running.listener.stop()
     running.listener.close()
@@ -338,6 +341,49 @@ def test_only_verbs_are_looked_up_as_answers(running: Running) -> None:
         _ = handler_class.__new__(handler_class).missing
 
 
+@pytest.mark.parametrize(
+    ("host", "names", "status"),
+    [
+        ("localhost", [], 204),
+        ("LocalHost:1", [], 204),
+        ("app.localhost", [], 204),
+        ("127.0.0.1", [], 204),
+        ("127.9.9.9:80", [], 204),
+        ("[::1]", [], 204),
+        ("[::1]:4567", [], 204),
+        ("host.docker.internal:4567", ["Host.Docker.internal"], 204),
+        ("host.docker.internal", [], 403),
+        ("evil.example:4567", ["host.docker.internal"], 403),
+        ("localhost.evil.example", [], 403),
+        ("notlocalhost", [], 403),
+        ("192.168.0.7", [], 403),
+        ("[::1", [], 403),
+        ("", [], 403),
+    ],
+)
+def test_on_loopback_a_request_has_to_name_this_machine(
+    host: str, names: list[str], status: int, run_listener: Callable[..., Running]
+) -> None:
+    running = run_listener(names=names)
+    answered, _, content = running.ask(Host=host)
+    assert answered == status
+    assert len(running.received) == (status == 204)
+    if status == 403:
+        assert content["errors"][0].startswith("Host: expected localhost or a loopback address, ")
+        assert "--allow-host" in content["errors"][0]
+    assert running.ask()[0] == 204  # the connection is kept
+
+
+def test_a_second_host_in_a_request_is_not_overlooked(running: Running) -> None:
+    head = b"POST /events HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n"
+    answer = running.raw(head + b"Connection: close\r\nContent-Length: 0\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 403 ")
+
+
+def test_where_others_can_reach_it_any_name_is_good(run_listener: Callable[..., Running]) -> None:
+    assert run_listener(host="0.0.0.0").ask(Host="web-1.internal")[0] == 204
+
+
 def test_listens_on_ipv6(run_listener: Callable[..., Running]) -> None:
     try:
         running = run_listener(host="::1")
@@ -363,3 +409,122 @@ def test_many_connections_at_once(running: Running) -> None:
     with ThreadPoolExecutor(50) as threads:
         assert {future.result(30) for future in [threads.submit(ask) for _ in range(50)]} == {204}
     assert len({received.connection for received in running.received}) == 50
+
+
+# -- senders that can't be trusted -----------------------------------------------------------------
+
+
+def test_slow_connections_have_a_bounded_number_of_threads_and_a_client_is_served(
+    run_listener: Callable[..., Running],
+) -> None:
+    running = run_listener(connections=Connections(most=20))
+    before = threading.active_count()
+    slow = []
+    for _ in range(200):
+        slow.append(socket.create_connection(("127.0.0.1", running.port), 10))
+        slow[-1].sendall(b"POST /events HTTP/1.1\r\n")
+        assert threading.active_count() - before < 25
+    with valued.Client("t", running.listener.url) as client:
+        client.action("a.b", {"user.id": 1})
+        assert client.flush(10)
+    assert len(running.received) == 1
+    for connection in slow:
+        connection.close()
+
+
+def test_one_connection_more_ends_the_one_that_has_waited_longest(
+    run_listener: Callable[..., Running],
+) -> None:
+    running = run_listener(connections=Connections(most=3))
+    idle, kept = (socket.create_connection(("127.0.0.1", running.port), 10) for _ in range(2))
+    until(lambda: len(running.listener.connections) == 3)
+    assert running.ask()[0] == 204  # the first of the three, but it was used since
+    with socket.create_connection(("127.0.0.1", running.port), 10) as another:
+        assert idle.recv(1) == b""
+        for connection in (kept, another):
+            connection.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY.encode())
+            assert connection.recv(65536).startswith(b"HTTP/1.1 204 ")
+    assert is_in_step(running)
+    idle.close()
+    kept.close()
+
+
+def test_while_all_are_being_answered_one_more_waits(run_listener: Callable[..., Running]) -> None:
+    inside, leave = threading.Event(), threading.Event()
+
+    def report(_received: Received) -> None:
+        inside.set()
+        assert leave.wait(10)
+
+    running = run_listener(report=report, connections=Connections(most=1))
+    running.connection.request("POST", "/events", BODY, AUTHORIZATION)
+    assert inside.wait(10)
+    with socket.create_connection(("127.0.0.1", running.port), 10) as waiting:
+        waiting.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(BODY) + BODY.encode())
+        connections = running.listener.connections
+        until(lambda: connections._changed._waiters)  # type: ignore[attr-defined]
+        assert (len(connections), connections.count) == (1, 1)
+        leave.set()
+        assert running.answer()[0] == 204  # it is ended for the other one after its answer
+        assert waiting.recv(65536).startswith(b"HTTP/1.1 204 ")
+
+
+@pytest.mark.parametrize("part", [b"", b"Content-Length: 9\r\n", b"Content-Length: 9\r\n\r\n{"])
+def test_a_request_that_does_not_arrive_in_time_is_408(
+    part: bytes, run_listener: Callable[..., Running]
+) -> None:
+    running = run_listener(connections=Connections(timeout=0.2))
+    began = time.monotonic()
+    answer = running.raw(HEAD + part)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b"Connection: close" in answer
+    assert time.monotonic() - began >= 0.2
+    assert is_in_step(running)  # idle for longer than that: only requests have a bound
+
+
+def test_a_request_that_has_arrived_when_its_connection_is_ended_is_answered(
+    run_listener: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = run_listener()
+    connections = running.listener.connections
+    does = Connections.does
+
+    def ended(self: Connections, connection: socket.socket, doing: Doing) -> bool:
+        if doing is Doing.ANSWERING:  # in this instant
+            self._end_one()
+        return does(self, connection, doing)
+
+    monkeypatch.setattr(Connections, "does", ended)
+    status, headers, _ = running.ask()
+    assert (status, headers["Connection"], len(running.received)) == (204, "close", 1)
+    until(lambda: len(connections) == 0)
+
+
+def test_a_sender_that_does_not_read_its_answers_is_let_go() -> None:
+    connections = Connections(timeout=0.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        sender = socket.create_connection(server.getsockname(), 10)
+        connection, _ = server.accept()
+    with sender, connection, ThreadPoolExecutor(1) as threads:
+        connections.opened(connection)
+        connections.does(connection, Doing.SENDING)
+        sending = threads.submit(connection.sendall, bytes(50_000_000))
+        connections.end_slow()
+        assert isinstance(sending.exception(10), OSError)
+
+
+def test_without_a_free_descriptor_an_idle_connection_is_ended(running: Running) -> None:
+    until(lambda: len(running.listener.connections) == 1)
+    another = socket.socket()
+    another.settimeout(10)
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Numbers below are in use. Not 0, which is also the bound of what `poll` accepts.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (5, before[1]))
+    try:
+        another.connect(("127.0.0.1", running.port))
+        assert running.connection.sock.recv(1) == b""
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        another.close()
+    running.connection.close()
+    assert running.ask()[0] == 204

@@ -45,6 +45,26 @@ client.action("last", {"user.id": 1})
 threading.Timer(0.1, recorded.set).start()
 """
 
+#: The last attempt starts a thread after the end has listed those that it waits for.
+STARTS_LATE = """
+import logging, threading, time, valued
+logging.disable()
+from valued._process.threads import start_thread
+listed, enumerate_ = threading.Event(), threading.enumerate
+def enumerate_and_tell():
+    found = enumerate_()
+    listed.set()
+    return found
+def deliver(event):
+    threading.enumerate = enumerate_and_tell
+    assert listed.wait(10)
+    start_thread(look_up)
+def look_up():  # as a call in C, which nothing can break off
+    time.sleep(0.5)
+    print("looked up", flush=True)
+valued.Client(deliver, shutdown_timeout=0.1).action("a", {"user.id": 1})
+"""
+
 REFUSED = """
 import valued
 for make in (lambda: valued.Client(print), lambda: valued.Client("t0ken-of-tests")):
@@ -87,6 +107,10 @@ def test_a_subinterpreter_delivers_and_ends_its_threads_as_it_ends(how: str) -> 
 def test_a_client_that_is_gone_leaves_no_thread_to_the_end_of_its_subinterpreter() -> None:
     lines = in_subinterpreter("capi", RECORDS + "del client\n")
     assert lines == ["first", "last", "goes on"]
+
+
+def test_a_thread_that_the_last_attempt_starts_is_waited_for() -> None:
+    assert in_subinterpreter("capi", STARTS_LATE) == ["looked up", "goes on"]
 
 
 def test_an_isolated_subinterpreter_is_refused_as_a_client_is_made() -> None:

@@ -315,6 +315,62 @@ def test_where_stderr_is_closed_too_nothing_is_raised(
     logger.warning("not seen")
 
 
+BROKEN_AT_EXIT = {
+    "descriptor": "handler = logging.FileHandler(sys.argv[1]); os.close(handler.stream.fileno())",
+    "target": """closed = io.StringIO(); closed.close()
+handler = MemoryHandler(1, 0, logging.StreamHandler(closed))""",
+    "disk": "handler = logging.StreamHandler(open('/dev/full', 'w'))",
+    "format": """handler = logging.StreamHandler()
+handler.setFormatter(logging.Formatter('%(no)s'))""",
+    "raises": "handler = logging.StreamHandler(); handler.emit = lambda record: 1 / 0",
+    "filter": "handler = logging.StreamHandler(); handler.addFilter(lambda record: 1 / 0)",
+    "no stderr": "handler = logging.StreamHandler(); handler.stream = sys.stderr = None",
+}
+
+
+@pytest.mark.parametrize("how", BROKEN_AT_EXIT)
+def test_a_log_that_is_broken_at_the_exit_prints_no_traceback(how: str, tmp_path: Path) -> None:
+    program = (
+        "import io, logging, os, sys, threading, valued\n"
+        "from logging.handlers import MemoryHandler\n"
+        f"{BROKEN_AT_EXIT[how]}\n"
+        "logging.getLogger('valued').addHandler(handler)\n"
+        "never = threading.Event()\n"
+        "client = valued.Client(lambda event: never.wait(), shutdown_timeout=0.1)\n"
+        "client.action('a', {'user.id': 1})\n"
+    )
+    done = run("-c", program, str(tmp_path / "log"))
+    assert done.returncode == 0
+    # The disk is full for Python's own last flush, too.
+    assert "valued" not in done.stderr
+    assert "Logging error" not in done.stderr
+
+
+#: What `logging` itself does at the exit, which takes the lock, is over when it is taken for ever.
+LOCKED = """
+import atexit, threading
+def hold():
+    handler.lock = threading.Lock()
+    handler.lock.acquire()
+atexit.register(hold)
+import logging, valued
+class Late:
+    def __init__(self, client):
+        self.client = client
+    def __del__(self):
+        self.client.action("late", {"user.id": 1})
+logging.basicConfig()
+handler = logging.getLogger().handlers[0]
+kept = Late(valued.Client(print))
+"""
+
+
+def test_a_lock_that_a_stopped_thread_holds_does_not_hang_the_end() -> None:
+    done = run("-c", LOCKED, timeout=20)
+    assert done.returncode == 0
+    assert done.stderr.startswith("valued: events recorded while the Python interpreter shuts down")
+
+
 def test_the_end_of_pytest_with_the_service_down_is_no_logging_error(tmp_path: Path) -> None:
     # The application's handler writes where pytest has redirected stderr, and closed it since.
     (tmp_path / "test_app.py").write_text(

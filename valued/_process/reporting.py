@@ -6,8 +6,9 @@ import collections
 import contextlib
 import json
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from valued._process import shutdown
 from valued._process.clock import CLOCK
 
 if TYPE_CHECKING:
@@ -16,9 +17,26 @@ if TYPE_CHECKING:
     from valued._errors import DeliveryError
     from valued._typing import OnError
 
+    _Adapter = logging.LoggerAdapter[logging.Logger]
+else:
+    _Adapter = logging.LoggerAdapter  # before Python 3.11 it takes no parameter
+
 # No handler on it, not even a `NullHandler`: where an application configures no logging at all,
 # Python prints warnings on stderr, and a lost event is worth a warning.
-log: Final = logging.getLogger("valued")
+_logger: Final = logging.getLogger("valued")
+
+
+class _Log(_Adapter):
+    """The logger; writing to it raises nothing."""
+
+    def log(self, level: int, msg: object, *args: object, **options: Any) -> None:
+        # A filter or handler of the application may raise, and no event may be lost because of
+        # that. There is no place left to report it.
+        with contextlib.suppress(Exception):
+            super().log(level, msg, *args, **options)
+
+
+log: Final = _Log(_logger, None)
 
 #: The beginning of a message in the plural, and the same in the singular.
 _OF_ONE: Final = {
@@ -47,14 +65,23 @@ def counted(message: str, count: int) -> str:
 
 def _handlers() -> Iterator[logging.Handler]:
     """The handlers that get our log records, found in the way that `logging` finds them."""
-    logger: logging.Logger | None = log
+    logger: logging.Logger | None = _logger
     while logger is not None:
         yield from logger.handlers
         logger = logger.parent if logger.propagate else None
 
 
-def _is_closed(handler: logging.Handler | None) -> bool:
-    return bool(getattr(getattr(handler, "stream", None), "closed", False))
+def _is_usable(handler: logging.Handler | None) -> bool:
+    if handler is None or getattr(getattr(handler, "stream", None), "closed", False):
+        return False
+    if not shutdown.is_over() or handler.lock is None:
+        return True
+    # The interpreter is being finalized, and this is the only thread that runs, untraced. A thread
+    # that was stopped while it wrote a line keeps the lock for ever.
+    is_free = handler.lock.acquire(blocking=False)  # pragma: no cover - untraced
+    if is_free:  # pragma: no cover - untraced
+        handler.lock.release()
+    return is_free  # pragma: no cover - untraced
 
 
 class _Lines(logging.Filter):
@@ -63,21 +90,21 @@ class _Lines(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Whether `logging` should go on with *record*; False: this method has handled it."""
         handlers = list(_handlers())
-        usable = [handler for handler in handlers if not _is_closed(handler)]
+        usable = [handler for handler in handlers if _is_usable(handler)]
         if not usable:
             # It appears on stderr without the logger's name, between lines of the application.
             record.msg = f"valued: {record.msg}"
-        if len(usable) == len(handlers) and (handlers or not _is_closed(logging.lastResort)):
+        if len(usable) == len(handlers) and (handlers or _is_usable(logging.lastResort)):
             return True
         # At the end of a process, or of a test, a stream may be closed already. Its handler would
         # print a traceback instead of the line.
         for handler in usable or (logging.lastResort,):
-            if handler and not _is_closed(handler) and record.levelno >= handler.level:
+            if handler and _is_usable(handler) and record.levelno >= handler.level:
                 handler.handle(record)
         return False
 
 
-log.addFilter(_Lines())
+_logger.addFilter(_Lines())
 
 #: Seconds between two log lines of one kind. A broken endpoint then costs one line a minute, enough
 #: to be noticed and too little to fill a disk.
@@ -132,7 +159,7 @@ class Reporter:
         if total:
             message, args, traceback = self._lines[kind]
             line = counted(message, total)
-            _log_safely(logging.WARNING, line, total, *args, exc_info=traceback)
+            log.log(logging.WARNING, line, total, *args, exc_info=traceback)
 
     def retrying(self, error: DeliveryError) -> None:
         """An attempt failed; another one will follow."""
@@ -165,7 +192,7 @@ class Reporter:
     def gave_up(self, error: DeliveryError, body: bytes) -> None:
         """An event failed permanently: log it, and call ``on_error``."""
         self.warn("failed", "%d events failed permanently; the latest: %s", str(error))
-        _log_safely(logging.DEBUG, "failed permanently: %s", body)
+        log.log(logging.DEBUG, "failed permanently: %s", body)
         if self._on_error is None:
             return
         try:
@@ -174,10 +201,3 @@ class Reporter:
             self.warn(
                 "on_error", "on_error raised %d times; its events stay failed", traceback=True
             )
-
-
-def _log_safely(level: int, message: str, *args: object, exc_info: bool = False) -> None:
-    # A filter or handler of the application may raise, and no event may be lost because of that.
-    # There is no place left to report it.
-    with contextlib.suppress(Exception):
-        log.log(level, message, *args, exc_info=exc_info)

@@ -38,10 +38,6 @@ SAME_END: Final = 1.0
 #: How the name of each thread of ours begins.
 THREADS: Final = "valued-"
 
-#: Seconds that the end of a subinterpreter waits for a thread of ours, which may be in its last
-#: attempt. Python ends the whole process if a thread is left then.
-LAST_JOIN: Final = 60.0
-
 
 class ExitListener(Protocol):
     """A pipeline, which may have something to finish at exit. Times are of `CLOCK.monotonic`."""
@@ -199,13 +195,21 @@ def notify_exit() -> None:
     here = _here.peek()
     if here is None:
         return
+    import logging  # imported already, by a client; not at the top, as it is slow
+
     now = CLOCK.monotonic()
     began, returned, late = here.late
-    for listener in registered():
-        # One start time for all: the time limit is for the exit as a whole.
-        listener.on_exit(began if listener in late and now - returned < SAME_END else now)
-    for reports in here.reports.living():
-        reports.log_remaining()
+    # What a handler writes to may be closed by now. `logging` would print a traceback for each of
+    # our lines, for which nothing can be done any more.
+    raises, logging.raiseExceptions = logging.raiseExceptions, False
+    try:
+        for listener in registered():
+            # One start time for all: the time limit is for the exit as a whole.
+            listener.on_exit(began if listener in late and now - returned < SAME_END else now)
+        for reports in here.reports.living():
+            reports.log_remaining()
+    finally:
+        logging.raiseExceptions = raises
 
 
 def _exit() -> None:
@@ -221,12 +225,21 @@ def _exit() -> None:
 
 
 def _join_threads() -> None:
+    """Wait for all threads of ours; without a bound, since Python ends the process if one is left.
+
+    They are in their last attempts. Only a look-up of a name that no server answers takes longer,
+    and that has a bound of the system's.
+    """
     for listener in registered():
         listener.end_threads()
+    while threads := [thread for thread in threading.enumerate() if _is_left(thread)]:
+        for thread in threads:  # each may start another one before its end
+            thread.join()
+
+
+def _is_left(thread: threading.Thread) -> bool:
     # By the name: that includes those of clients that are gone.
-    for thread in threading.enumerate():
-        if thread.name.startswith(THREADS) and thread is not threading.current_thread():
-            thread.join(LAST_JOIN)
+    return thread.name.startswith(THREADS) and thread is not threading.current_thread()
 
 
 def flush_now() -> None:

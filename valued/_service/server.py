@@ -4,6 +4,10 @@ It answers ``POST /events`` with 204 after the event was reported, so an event t
 counts as delivered was seen here. Everything else is refused as the service would refuse it, with
 the reasons. Connections are kept alive. A refused request is read to its end, or its connection is
 closed, so that the next request is read from its beginning.
+
+Other programs of the machine, and the pages that its browser shows, can reach it as well. So its
+connections are bounded (`connections`), a request names this machine (`hosts`), and a page of
+another site can read only the answers about events that it has sent.
 """
 
 from __future__ import annotations
@@ -18,9 +22,11 @@ import socketserver
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 import valued
+from valued._service import hosts, strict_json
+from valued._service.connections import Connections, Doing
 from valued._service.peers import Peers, Process
 from valued._service.render import counted
 
@@ -73,8 +79,9 @@ class Listener:
     *port*: 0 picks a free one. *delay*: seconds before each answer. *failures*: pairs of a status
     and how many valid events are answered with it, before any is received. *report* is called with
     each event that is received, before its answer, on the thread of its connection, several at a
-    time; what it raises ends the serving and is kept as ``trouble``. Raises `OSError` where the
-    address can't be listened on.
+    time; what it raises ends the serving and is kept as ``trouble``. *names*: hosts that requests
+    may name, besides *host* and the names of this machine. Raises `OSError` where the address can't
+    be listened on. *connections*: with other bounds, for tests.
     """
 
     def __init__(
@@ -85,16 +92,17 @@ class Listener:
         *,
         delay: float = 0.0,
         failures: Iterable[tuple[int, int]] = (),
+        names: Iterable[str] = (),
+        connections: Connections | None = None,
     ) -> None:
         self._report = report
         self._delay = delay
-        self._peers = Peers()
+        self._names = {host.lower(), *(name.lower() for name in names)}
+        self.connections: Final = Connections() if connections is None else connections
+        self.peers: Final = Peers()
         self._stopping = threading.Event()
-        # Guards all below; held for short work on lists only.
-        self._changed = threading.Condition()  # notified when a connection ends
+        self._lock = threading.Lock()  # guards all below; held for short work on lists only
         self._failures = list(failures)
-        self._open: set[socket.socket] = set()
-        self._connections = 0
         self._pids: set[int] = set()
         self._received = 0
         self._refused = 0
@@ -115,35 +123,29 @@ class Listener:
         """Let answers in progress be finished, for at most 2 s, and close all connections."""
         self._server.server_close()
         self._stopping.set()
-        with self._changed:
-            for connection in self._open:
-                with contextlib.suppress(OSError):  # it ended meanwhile
-                    # A thread that waits for a request reads the end; one that answers can finish.
-                    connection.shutdown(socket.SHUT_RD)
-            self._changed.wait_for(lambda: not self._open, PATIENCE)
+        self.connections.end_all(PATIENCE)
 
     def summary(self) -> str:
         """What was received, in one line."""
-        with self._changed:
+        with self._lock:
             return (
                 f"{counted(self._received, 'event')} received, {self._refused} refused, on "
-                f"{counted(self._connections, 'connection')} from "
+                f"{counted(self.connections.count, 'connection')} from "
                 f"{counted(len(self._pids), 'process', 'processes')} of this machine"
             )
 
     # -- for the connections -----------------------------------------------------------------------
 
-    def connected(self, connection: socket.socket) -> None:
-        """A connection was made."""
-        with self._changed:
-            self._open.add(connection)
-            self._connections += 1
-
-    def disconnected(self, connection: socket.socket) -> None:
-        """A connection is about to be closed."""
-        with self._changed:
-            self._open.discard(connection)
-            self._changed.notify_all()
+    def check_host(self, named: str) -> None:
+        """Raise the refusal of a request that *named* another host; not where others may come."""
+        is_private = hosts.is_loopback(self._server.server_name)
+        if not is_private or hosts.is_this_machine(named, self._names):
+            return
+        raise _Refusal(
+            403,
+            f"Host: expected localhost or a loopback address, got {named[:100]!r}; if that is this "
+            "machine, start `valued listen` with --allow-host",
+        )
 
     def pause(self) -> None:
         """Wait for *delay* before an answer, unless the server is being closed."""
@@ -151,16 +153,12 @@ class Listener:
 
     def refused(self) -> None:
         """A request was refused."""
-        with self._changed:
+        with self._lock:
             self._refused += 1
-
-    def find(self, theirs: tuple[Any, ...], ours: tuple[Any, ...]) -> Process:
-        """See `Peers.find`."""
-        return self._peers.find(theirs, ours)
 
     def fail_as_told(self) -> None:
         """Raise the refusal for the next valid event, if any of *failures* is left."""
-        with self._changed:
+        with self._lock:
             if not self._failures:
                 return
             status, left = self._failures[0]
@@ -175,7 +173,7 @@ class Listener:
             self.trouble = error
             self.stop()
             raise
-        with self._changed:
+        with self._lock:
             self._received += 1
             if received.pid is not None:
                 self._pids.add(received.pid)
@@ -196,6 +194,27 @@ class _Server(ThreadingHTTPServer):
         # Not the method of `HTTPServer`, which asks the name service for this machine's name.
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """The next connection. Raises `OSError`, which is no error: it is asked again."""
+        if not self.listener.connections.make_room():
+            raise BlockingIOError
+        try:
+            connection, address = super().get_request()
+        except OSError:  # no descriptor is free, for example
+            self.listener.connections.save_descriptors()
+            raise
+        self.listener.connections.opened(connection)
+        return connection, address
+
+    def service_actions(self) -> None:
+        """Called several times a second."""
+        self.listener.connections.end_slow()
+
+    def shutdown_request(self, request: Any) -> None:
+        """The connection is over."""
+        self.listener.connections.closing(request)
+        super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Print a traceback, unless the sender broke off or the `Listener` keeps the error."""
@@ -218,15 +237,21 @@ class _Connection(BaseHTTPRequestHandler):
         super().setup()
         self._sender: Process | None = None
         self._is_in_step = True
-        self.server.listener.connected(self.connection)
 
     def finish(self) -> None:
-        try:
-            super().finish()
-            if not self._is_in_step:
-                self._hear_out()
-        finally:
-            self.server.listener.disconnected(self.connection)
+        super().finish()
+        if not self._is_in_step:
+            self._hear_out()
+
+    def handle_one_request(self) -> None:
+        """Read a request and answer it."""
+        self.rfile.peek(1)  # type: ignore[attr-defined] # returns when the request begins
+        self._does(Doing.READING)
+        super().handle_one_request()
+        self._does(Doing.WAITING)
+
+    def _does(self, doing: Doing) -> bool:
+        return self.server.listener.connections.does(self.connection, doing)
 
     def __getattr__(self, name: str) -> Any:
         # `http.server` looks for one method per verb: here one method answers all of them.
@@ -246,20 +271,24 @@ class _Connection(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         listener = self.server.listener
         try:
-            body = self._body()
+            body = self._arrived()
             listener.pause()
             self._decide(body)
         except _Refusal as refusal:
             listener.refused()
+            self._does(Doing.SENDING)
             self._is_in_step = not refusal.close
             self.close_connection = self.close_connection or refusal.close
             self._reply(refusal.status, refusal.headers, refusal.reasons)
         else:
+            self._does(Doing.SENDING)
             self._reply(204, _PREFLIGHT if self.command == "OPTIONS" else {})
 
     def _decide(self, body: bytes) -> None:
         """Accept the event; else raise the refusal."""
-        if self.path.partition("?")[0] != "/events":
+        listener = self.server.listener
+        listener.check_host(", ".join(self.headers.get_all("Host", [])))
+        if not self._is_at_events():
             raise _Refusal(404, "not found: send events to /events")
         if self.command == "OPTIONS":
             return
@@ -272,10 +301,9 @@ class _Connection(BaseHTTPRequestHandler):
                 headers={"WWW-Authenticate": "Bearer"},
             )
         event = _event(body)
-        listener = self.server.listener
         listener.fail_as_told()
         if self._sender is None:
-            self._sender = listener.find(self.client_address, self.connection.getsockname())
+            self._sender = listener.peers.find(self.client_address, self.connection.getsockname())
         pid, name = self._sender
         host, port = self.client_address[:2]
         connection = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -284,7 +312,8 @@ class _Connection(BaseHTTPRequestHandler):
 
     def _reply(self, status: int, headers: dict[str, str], reasons: tuple[str, ...] = ()) -> None:
         self.send_response(status)
-        self.send_header("Access-Control-Allow-Origin", "*")
+        if self.command in ("POST", "OPTIONS") and self._is_at_events():
+            self.send_header("Access-Control-Allow-Origin", "*")
         for name, value in headers.items():
             self.send_header(name, value)
         if self.close_connection:
@@ -296,6 +325,22 @@ class _Connection(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(content)
+
+    def _is_at_events(self) -> bool:
+        return self.path.partition("?")[0] == "/events"
+
+    def _arrived(self) -> bytes:
+        """The body; raises a refusal if there is none, or if the request was ended."""
+        try:
+            body = self._body()
+        except _Refusal:
+            if self._does(Doing.ANSWERING):
+                raise
+            reason = "the request did not arrive in time, or there are too many connections"
+            raise _Refusal(408, reason, close=True) from None
+        if not self._does(Doing.ANSWERING):
+            self.close_connection = True  # it was ended right after: this is the last answer
+        return body
 
     def _body(self) -> bytes:
         """The body, read to its end; raises a refusal if its length isn't known."""
@@ -342,9 +387,9 @@ class _Connection(BaseHTTPRequestHandler):
 
 def _event(body: bytes) -> dict[str, Any]:
     try:
-        event = json.loads(body.decode(), parse_constant=_no_json)
-    except (ValueError, RecursionError) as error:
-        raise _Refusal(400, f"the body is not JSON in UTF-8: {error}") from None
+        event = strict_json.parsed(body)
+    except ValueError as error:
+        raise _Refusal(400, f"the body: {error}") from None
     try:
         valued.validate(event)
     except valued.ValidationError as error:
@@ -353,7 +398,3 @@ def _event(body: bytes) -> dict[str, Any]:
         raise _Refusal(400, str(error)) from None
     checked: dict[str, Any] = event
     return checked
-
-
-def _no_json(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")

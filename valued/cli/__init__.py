@@ -36,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     As with any parser of `argparse`, ``--help``, ``--version`` and wrong arguments raise
     `SystemExit`. Call it on the main thread: commands handle signals.
     """
+    # Without it, what goes to standard error would be printed on standard output.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - until the process ends
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             # A character that the terminal can't show is escaped, instead of raising an error.
@@ -120,6 +123,14 @@ def _add_listen(parser: argparse.ArgumentParser) -> None:
         type=_port,
         default=4567,
         help="port to listen on (default: %(default)s; 0: any free port)",
+    )
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="on a loopback address, also answer requests for the host NAME, such as "
+        "host.docker.internal; can be repeated (default: localhost, loopback addresses, and HOST)",
     )
     parser.add_argument(
         "--delay",

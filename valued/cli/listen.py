@@ -31,6 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.port,
             delay=arguments.delay,
             failures=arguments.fail,
+            names=arguments.allow_host,
         )
     except OSError as error:
         render.complain(f"can't listen on {arguments.host}:{arguments.port}: {error.strerror}")
@@ -72,6 +73,7 @@ def _signals_interrupt() -> Iterator[None]:
 
 def _stop_at_eof(listener: Listener) -> None:
     # Not through `sys.stdin`: this thread would hold its lock at the end of the process.
-    while os.read(0, 4096):
-        pass
+    with contextlib.suppress(OSError):  # it is closed
+        while os.read(0, 4096):
+            pass
     listener.stop()

@@ -11,10 +11,10 @@ import json
 import os
 import stat
 import sys
-from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, NamedTuple
 
 import valued
-from valued._service import render
+from valued._service import render, strict_json
 from valued.cli import delivery
 
 if TYPE_CHECKING:
@@ -47,6 +47,9 @@ class _Line(NamedTuple):
 def run(arguments: argparse.Namespace) -> int:
     """Deliver the file; 0 if every line was an event and was delivered."""
     if arguments.file == "-":
+        if sys.stdin is None:
+            render.complain("can't read standard input: it is closed")
+            return 2
         return _send(sys.stdin.buffer, "<stdin>", arguments)
     try:
         file = open(arguments.file, "rb")  # noqa: SIM115 - closed below; only this may fail so
@@ -220,17 +223,13 @@ def _lines(file: BinaryIO) -> Iterator[_Line]:
 
 def _parsed(number: int, raw: bytes, position: int) -> _Line:
     try:
-        event = json.loads(raw.decode(), parse_constant=_no_json)
-    except (ValueError, RecursionError) as error:
-        return _Line(number, {}, position, f"not JSON in UTF-8: {error}")
+        event = strict_json.parsed(raw)
+    except ValueError as error:
+        return _Line(number, {}, position, str(error))
     if isinstance(event, dict):
         return _Line(number, event, position)
     reason = f'expected an object, such as {{"category": …}}, got {type(event).__name__}'
     return _Line(number, {}, position, reason)
-
-
-def _no_json(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")
 
 
 def _identity(event: object) -> str:

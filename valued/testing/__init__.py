@@ -291,7 +291,7 @@ def _listener(events: _ServiceEvents, requests: list[Request]) -> Any:
 
         def fail(self, status: int, times: int | None) -> None:
             count: Any = float("inf") if times is None else times
-            with self._changed:
+            with self._lock:
                 self._failures[:] = [(status, count)] if count > 0 else []
 
         def delay(self, seconds: float) -> None:
