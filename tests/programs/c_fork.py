@@ -43,7 +43,7 @@ def others_read_from_their_sockets() -> bool:
     here = threading.get_ident()
     others = [frame for ident, frame in sys._current_frames().items() if ident != here]
     # Another thread of the pool may idle: it waits for a lock.
-    return sorted({frame.f_code.co_name for frame in others} - {"_run"}) == ["readinto"]
+    return sorted({frame.f_code.co_name for frame in others} - {"_run"}) == ["is_readable"]
 
 
 def in_child(inherited: set[int]) -> None:
