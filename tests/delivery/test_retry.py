@@ -38,7 +38,7 @@ def failure(
 
 @pytest.mark.parametrize("status", [None, 408, 425, 429, 500, 501, 502, 503, 504, 521, 599])
 def test_the_same_event_may_succeed_later_after(status: int | None) -> None:
-    assert is_transient(status)
+    assert is_transient(failure(status))
     assert pause(failure(status), 8, longest) == 0.5
 
 
@@ -46,22 +46,29 @@ def test_the_same_event_may_succeed_later_after(status: int | None) -> None:
     "status", [100, 199, 301, 302, 303, 307, 308, 400, 401, 403, 404, 405, 409, 413, 422, 499, 600]
 )
 def test_an_event_fails_permanently_at_once_after(status: int) -> None:
-    assert not is_transient(status)
+    assert not is_transient(failure(status))
     assert pause(failure(status), 8, longest) < 0
     assert pause(failure(status, retry_after=5.0), 8, longest) < 0
 
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_events_on_the_disk_wait_for_the_right_token(status: int) -> None:
-    assert is_transient(status, stored=True)
+    assert is_transient(failure(status), stored=True)
     assert pause(failure(status, attempts=100, age=1e6), None, longest) == 30.0
+
+
+def test_what_a_person_has_to_change_first_is_waited_for_on_the_disk_only() -> None:
+    error = valued.DeliveryError("no such proxy", permanent=True)
+    assert not is_transient(error)
+    assert is_transient(error, stored=True)
+    assert pause(error, 8, longest) < 0 < pause(error, None, longest)
 
 
 @pytest.mark.parametrize("status", [301, 400, 404, 413, 422])
 def test_what_is_wrong_with_an_event_itself_is_not_retried_from_the_disk_either(
     status: int,
 ) -> None:
-    assert not is_transient(status, stored=True)
+    assert not is_transient(failure(status), stored=True)
     assert pause(failure(status), None, longest) < 0
 
 

@@ -383,6 +383,13 @@ def test_file_that_is_gone_when_its_descriptor_is_too_is_followed_by_another_one
     assert first.file.lost == ""
 
 
+def under(number: int, descriptor: int) -> int:
+    """What other code has open, under this number."""
+    os.dup2(descriptor, number)
+    os.close(descriptor)
+    return number
+
+
 def test_number_by_which_other_code_reads_the_same_file_is_neither_written_nor_closed(
     make: Make, place: Path
 ) -> None:
@@ -390,8 +397,7 @@ def test_number_by_which_other_code_reads_the_same_file_is_neither_written_nor_c
     life.append(1)
     number = life.number(1)
     os.close(number)
-    reader = os.open(files(place)[0], os.O_RDONLY)
-    assert reader == number
+    reader = under(number, os.open(files(place)[0], os.O_RDONLY))
     life.append(2)
     life.release()
     assert os.read(reader, 8) == b"valued1\n"
@@ -415,7 +421,8 @@ def test_number_that_other_code_uses_by_now_is_neither_written_nor_closed(
         "socket": lambda: [one.detach() for one in socket.socketpair()],
     }
     ends = openings[kind]()
-    assert kind == "nothing" or number in ends
+    if ends:
+        ends[0] = under(number, ends[0])
     if goes_on:
         life.append(2)
     assert len(files(place)) == 1

@@ -24,7 +24,7 @@ record_all(client, range(5))
 if url:
     assert client.flush(20)
 before = {int(name) for name in os.listdir("/dev/fd")}
-os.closerange(3, 256)
+os.closerange(3, 1024)
 
 pairs = [socket.socketpair() for _ in range(20)]
 files = [tempfile.TemporaryFile() for _ in range(20)]
@@ -33,7 +33,8 @@ appended = [os.open(os.path.join(outbox, f"other-{n}"), flags) for n in range(3)
 pipes = [os.pipe() for _ in range(3)]
 reused = {one.fileno() for pair in pairs for one in pair} | {file.fileno() for file in files}
 reused |= {*appended, *(end for pipe in pipes for end in pipe)}
-assert before - {0, 1, 2} <= reused
+for number in before - {0, 1, 2} - reused:  # high ones, which the system gives out last
+    os.dup2(files[0].fileno(), number)
 
 record_all(client, range(5, 25))
 settled = closed = True

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from valued._process.clock import CLOCK
 from valued._process.facts import has_os_threads
 from valued._process.fork import ProcessToken
-from valued._process.threads import remember_greenlet, signals_elsewhere
+from valued._process.threads import remember_thread, signals_elsewhere
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,7 +126,7 @@ class ThreadCache:
         finally:
             self._workers.discard(worker)
             if not self._token.is_current():
-                remember_greenlet()
+                remember_thread()
 
     def dismiss(self) -> None:
         """End the threads that idle, and the others after their jobs. Takes no lock.

@@ -9,8 +9,6 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from valued._process.fork import ProcessToken
-
 #: Of the thread that made them; blocked, they would end the process without a word.
 _FAULTS: Final = ("SIGSEGV", "SIGFPE", "SIGILL")
 
@@ -33,10 +31,11 @@ def signals_elsewhere() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def remember_greenlet() -> None:
-    """Let a greenlet of gevent's, as a thread, end in a forked child without a traceback.
+def remember_thread() -> None:
+    """Let this thread end without a traceback, though a fork made `threading` forget it.
 
-    It lives on there, where `threading` has forgotten it; asked for it, it knows it again.
+    Asked for it, it knows it again. It forgets greenlets of gevent's, which live on in a child, and
+    threads that were started there by a hook before its own.
     """
     threading.current_thread()
 
@@ -56,14 +55,12 @@ def is_hub_for_each_thread() -> bool:
 
 def start_thread(run: Callable[[], object]) -> None:
     """Run *run* on a daemon thread. Raises `RuntimeError` where no thread can be started."""
-    token = ProcessToken()
 
     def runs() -> None:
         try:
             run()
         finally:
-            if not token.is_current():
-                remember_greenlet()
+            remember_thread()
 
     thread = threading.Thread(target=runs, name="valued-lookup", daemon=True)
     with signals_elsewhere():
