@@ -27,7 +27,14 @@ from tests.support.tls import Authority
 from valued import Connection
 from valued._http import wire
 from valued._http.addresses import Addresses
-from valued._http.pool import IDLE_TIMEOUT, Adapter, Kind, LockFreeQueue, checkin, checkout_idle
+from valued._http.pool import (
+    IDLE_TIMEOUT,
+    Adapter,
+    ForkAwarePools,
+    LockFreeQueue,
+    checkin,
+    checkout_idle,
+)
 from valued._http.wire import DeadlineReader, ForkAwareConnection
 from valued._process.fork import ProcessToken
 
@@ -411,7 +418,7 @@ def test_a_socket_that_a_greenlet_of_the_parent_makes_in_the_child_carries_nothi
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        pool = kind_of(Elsewhere()).fork_aware(urllib3.HTTPConnectionPool)
+        pool = pools_of(Elsewhere()).derive(urllib3.HTTPConnectionPool)
         connection = pool.ConnectionCls("127.0.0.1", port)
         with pytest.raises(ConnectionAbortedError, match="forked"):
             connection.connect()
@@ -421,12 +428,14 @@ def test_a_socket_that_a_greenlet_of_the_parent_makes_in_the_child_carries_nothi
             assert accepted.recv(1) == b""  # closed, and not a byte came
 
 
-def kind_of(born: ProcessToken) -> Kind:
-    return Kind(born, Addresses(lambda run: threading.Thread(target=run).start()), IDLE_TIMEOUT)
+def pools_of(born: ProcessToken) -> ForkAwarePools:
+    return ForkAwarePools(
+        born, Addresses(lambda run: threading.Thread(target=run).start()), IDLE_TIMEOUT
+    )
 
 
 def a_connection() -> ForkAwareConnection:
-    pool = kind_of(ProcessToken()).fork_aware(urllib3.HTTPConnectionPool)("127.0.0.1", 1)
+    pool = pools_of(ProcessToken()).derive(urllib3.HTTPConnectionPool)("127.0.0.1", 1)
     connection = pool._new_conn()
     assert isinstance(connection, ForkAwareConnection)
     return connection
@@ -564,14 +573,14 @@ def test_every_kind_of_pool_is_derived_and_only_once() -> None:
         ConnectionCls = Connected
 
     born = ProcessToken()
-    kind = kind_of(born)
-    derived = kind.fork_aware(Special)
+    pools = pools_of(born)
+    derived = pools.derive(Special)
     assert issubclass(derived, Special)
     assert issubclass(derived.ConnectionCls, ForkAwareConnection)
     assert issubclass(derived.ConnectionCls, Connected)
     assert issubclass(derived.QueueCls, LockFreeQueue)
     assert derived.ConnectionCls._born is born
-    assert kind.fork_aware(derived) is derived
+    assert pools.derive(derived) is derived
 
 
 def test_two_threads_that_make_the_pools_of_a_proxy_at_once_both_get_ours() -> None:

@@ -51,14 +51,14 @@ class LockFreeQueue(queue.LifoQueue[Any]):
                 item, since = self._content.pop()
             except IndexError:
                 raise queue.Empty from None
-            if item is None or CLOCK.awake_or_not() - since <= self.idle_timeout:
+            if item is None or CLOCK.since_boot() - since <= self.idle_timeout:
                 return item
             item.close()
 
     def put(self, item: Any, block: bool = False, timeout: float | None = None) -> None:  # noqa: FBT001, FBT002
         # Two threads may be here at once: one connection too many is harmless.
         if len(self._content) < self.maxsize:
-            self._content.append((item, CLOCK.awake_or_not()))
+            self._content.append((item, CLOCK.since_boot()))
         elif item is not None:
             # No `queue.Full`, for which urllib3 logs a warning: at exit the main thread sends as
             # well as the workers, so one connection more than there are workers is normal.
@@ -97,22 +97,20 @@ def _start(run: Callable[[], None]) -> None:
     start_thread(run)
 
 
-class Kind(NamedTuple):
-    """What the connections of one adapter have in common."""
+class ForkAwarePools(NamedTuple):
+    """Makes pools of urllib3's that share what one adapter knows."""
 
     born: ProcessToken
     addresses: Addresses
     idle_timeout: float
 
-    def fork_aware(self, pool_class: Any) -> Any:
+    def derive(self, pool_class: Any) -> Any:
         """A subclass of *pool_class*, of urllib3, with our connections and our queue."""
         used = pool_class.ConnectionCls
         if issubclass(used, ForkAwareConnection):
             return pool_class
         if base_in_urllib3(pool_class) is pool_class:
-            used = base_in_urllib3(
-                used
-            )  # not a recorder's; a pool class of other code keeps its own
+            used = base_in_urllib3(used)  # not a recorder's; other code's class keeps its own
         # Connections through SOCKS, for example, are made in another way.
         racing = () if connects_itself(used) else (RacingConnection,)
         bases = (ForkAwareConnection, *racing, used)
@@ -124,7 +122,7 @@ class Kind(NamedTuple):
     def apply_to(self, manager: Any) -> None:
         """Let the pool manager make our pools, of whatever kind it makes (plain, TLS, SOCKS)."""
         manager.pool_classes_by_scheme = {
-            scheme: self.fork_aware(pool) for scheme, pool in manager.pool_classes_by_scheme.items()
+            scheme: self.derive(pool) for scheme, pool in manager.pool_classes_by_scheme.items()
         }
 
 
@@ -135,19 +133,19 @@ class Adapter(requests.adapters.HTTPAdapter):
     _replaced: tuple[object, requests.adapters.HTTPAdapter] | None = None
 
     def __init__(self, pool_size: int = 10, idle_timeout: float = IDLE_TIMEOUT) -> None:
-        self._kind = Kind(ProcessToken(), Addresses(_start), idle_timeout)
+        self._pools = ForkAwarePools(ProcessToken(), Addresses(_start), idle_timeout)
         super().__init__(pool_connections=1, pool_maxsize=pool_size, max_retries=0)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         """For direct connections."""
         super().init_poolmanager(*args, **kwargs, socket_options=socket_options())
-        self._kind.apply_to(self.poolmanager)
+        self._pools.apply_to(self.poolmanager)
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         """For connections through a proxy; called for each request."""
         manager = super().proxy_manager_for(proxy, **kwargs, socket_options=socket_options())
         # Each time: another thread may have made it just now, and not have come to this line yet.
-        self._kind.apply_to(manager)
+        self._pools.apply_to(manager)
         return manager
 
     def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:

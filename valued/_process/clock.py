@@ -24,7 +24,7 @@ class Clock(NamedTuple):
     wall: Callable[[], float]
     #: Seconds since some moment, with those in which the machine was asleep, where the system can
     #: tell; for connections, whose other end was awake.
-    awake_or_not: Callable[[], float]
+    since_boot: Callable[[], float]
 
 
 def _unpatched_time() -> Any:
@@ -44,7 +44,7 @@ def _unpatched_time() -> Any:
 _time: Final = _unpatched_time()
 
 
-def _awake_or_not() -> Callable[[], float]:
+def _since_boot() -> Callable[[], float]:
     # On macOS, CLOCK_MONOTONIC counts on while the machine sleeps, and `time.monotonic` doesn't.
     name = "CLOCK_MONOTONIC" if sys.platform == "darwin" else "CLOCK_BOOTTIME"
     number = getattr(_time, name, None)
@@ -53,4 +53,4 @@ def _awake_or_not() -> Callable[[], float]:
     return functools.partial(_time.clock_gettime, number)
 
 
-CLOCK: Final = Clock(monotonic=_time.monotonic, wall=_time.time, awake_or_not=_awake_or_not())
+CLOCK: Final = Clock(monotonic=_time.monotonic, wall=_time.time, since_boot=_since_boot())
