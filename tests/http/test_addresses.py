@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import threading
 import traceback
@@ -12,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.processes import until
 from valued._http.addresses import HEAD_START, KEPT_FOR, PREFERRED_FOR, Addresses
+from valued._process.descriptors import HIGH
 
 HOST = ("service.test", 443)
 
@@ -54,6 +57,7 @@ class Listeners:
 
     def __init__(self, stack: contextlib.ExitStack) -> None:
         self._stack = stack
+        self._listening: list[socket.socket] = []
 
     def answering(self) -> tuple[str, int]:
         return self._listen(16).getsockname()  # type: ignore[no-any-return]
@@ -76,8 +80,13 @@ class Listeners:
             one.bind(("127.0.0.1", 0))
             return one.getsockname()  # type: ignore[no-any-return]
 
+    def close(self) -> None:
+        for one in self._listening:
+            one.close()
+
     def _listen(self, backlog: int) -> socket.socket:
         listener = self._stack.enter_context(socket.socket())
+        self._listening.append(listener)
         listener.bind(("127.0.0.1", 0))
         listener.listen(backlog)
         return listener
@@ -133,6 +142,50 @@ def test_the_error_of_the_last_address_is_raised(listeners: Listeners) -> None:
         addresses.connect(HOST, 5.0)
     with pytest.raises(OSError, match="no address"):
         Addresses(thread, resolve=NameServer()).connect(HOST, 5.0)
+
+
+def test_an_address_that_cannot_be_asked_gives_way_at_once(listeners: Listeners) -> None:
+    living = listeners.answering()
+    broadcast = ("255.255.255.255", 1)
+    assert peer_of(Addresses(thread, resolve=NameServer(broadcast, living)), 5.0) == living
+    with pytest.raises(OSError, match=r"\w"):
+        Addresses(thread, resolve=NameServer(broadcast)).connect(HOST, 5.0)
+
+
+def test_addresses_that_refuse_later_end_the_wait(listeners: Listeners) -> None:
+    silent = [listeners.silent(), listeners.silent()]
+    addresses = Addresses(thread, resolve=NameServer(*silent))
+    closing = threading.Timer(2 * HEAD_START, listeners.close)
+    closing.start()
+    with pytest.raises(ConnectionError):  # once the system asks again, after a second or three
+        addresses.connect(HOST, 20.0)
+    closing.join()
+
+
+def test_without_poll_addresses_are_raced_too(
+    listeners: Listeners, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent, living = listeners.silent(), listeners.answering()
+    monkeypatch.delattr(select, "poll")  # as eventlet does
+    assert peer_of(Addresses(thread, resolve=NameServer(silent, living)), 5.0) == living
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="numbers are not moved here")
+def test_a_number_that_other_code_took_while_it_was_connecting_is_left_alone(
+    listeners: Listeners, in_thread: Callable[..., Any]
+) -> None:
+    silent = listeners.silent()
+    before = descriptors()
+    addresses = Addresses(thread, resolve=NameServer(silent, silent))
+    connecting = in_thread(addresses.connect, HOST, 20.0)
+    until(lambda: {int(one) for one in descriptors() - before if int(one) >= HIGH})
+    number = min(int(one) for one in descriptors() - before if int(one) >= HIGH)
+    theirs = os.open(os.devnull, os.O_RDWR)
+    os.dup2(theirs, number)
+    with pytest.raises(ConnectionAbortedError, match="other code"):
+        connecting.result(20)
+    for one in (theirs, number):
+        os.close(one)  # it is open
 
 
 def test_the_time_is_over_when_no_address_answers(listeners: Listeners) -> None:

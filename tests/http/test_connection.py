@@ -362,6 +362,26 @@ def test_a_host_name_that_does_not_exist() -> None:
     assert "NameResolutionError" in error.reason
 
 
+def test_a_host_name_that_cannot_be_one() -> None:
+    error = failure(Connection(TOKEN, f"http://{'a' * 64}.example/events"))
+    assert "label" in error.reason
+
+
+def test_connecting_that_takes_too_long_on_a_road_of_the_application_s_sends_nothing(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect = urllib3.util.connection.create_connection
+
+    def slowly(*args: Any, **options: Any) -> socket.socket:
+        time.sleep(0.35)  # more than three quarters of the timeout
+        return connect(*args, **options)
+
+    monkeypatch.setattr(urllib3.util.connection, "create_connection", slowly)
+    error = failure(Connection(TOKEN, server.url, timeout=0.4))
+    assert "took too long" in error.reason
+    assert server.events == []
+
+
 def held(client: socket.socket) -> None:
     client.recv(1)  # nothing is answered
     while client.recv(65536):

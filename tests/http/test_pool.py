@@ -441,6 +441,46 @@ def a_connection() -> ForkAwareConnection:
     return connection
 
 
+@pytest.fixture
+def taken() -> Iterator[ForkAwareConnection]:
+    """A connection whose number other code has closed and used again."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        pool = pools_of(ProcessToken()).derive(urllib3.HTTPConnectionPool)
+        connection = pool("127.0.0.1", listener.getsockname()[1])._new_conn()
+        connection.timeout = BOUND
+        connection.connect()
+        theirs = os.open(os.devnull, os.O_RDWR)
+        os.dup2(theirs, connection.sock.fileno())
+        number = connection.sock.fileno()
+        yield connection
+        connection.close()
+        for one in (theirs, number):
+            os.close(one)  # it is open
+
+
+def test_nothing_is_written_by_a_number_that_other_code_took(taken: ForkAwareConnection) -> None:
+    with pytest.raises(wire.StaleConnection, match="other code"):
+        taken.exchange(b"POST", time.monotonic() + BOUND)
+    with pytest.raises(ConnectionAbortedError, match="other code"):
+        taken.send(b"POST")
+    taken.expect_acknowledgements()  # sets nothing
+
+
+def test_nothing_is_read_by_a_number_that_other_code_took() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs, ours.makefile("rb", 0) as raw:
+        theirs.sendall(b"ab")
+        reader = DeadlineReader(ours, raw, time.monotonic() + BOUND, lambda: False)
+        with pytest.raises(ConnectionAbortedError, match="other code"):
+            reader.read(1)
+        assert ours.recv(2) == b"ab"
+
+
+def test_a_kept_connection_needs_no_option_of_linux(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(socket, "TCP_USER_TIMEOUT", raising=False)
+    a_connection().expect_acknowledgements()
+
+
 # -- the end of the child --------------------------------------------------------------------------
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import importlib.machinery
 import json
 import os
 import random
 import socket
 import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -229,6 +231,24 @@ def test_a_certificate_file_that_is_not_there_fails_at_the_first_attempt_and_say
     (message,) = said["told"]
     assert path in message
     assert name in message
+
+
+def test_a_proxy_that_is_no_url_is_named_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("all_proxy", "http://user:s3cret@[::1")
+    with pytest.raises(DeliveryError, match="all_proxy: it is not a URL") as caught:
+        Connection(TOKEN, "http://service.example/events").post(b"{}")
+    assert caught.value.permanent
+    assert "s3cret" not in str(caught.value)
+
+
+def test_with_pysocks_a_socks_proxy_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("all_proxy", "socks5h://127.0.0.1:1")
+    socks = types.ModuleType("socks")
+    socks.__spec__ = importlib.machinery.ModuleSpec("socks", None)
+    monkeypatch.setitem(sys.modules, "socks", socks)  # that is all that is looked at here
+    with pytest.raises(DeliveryError) as caught:
+        Connection(TOKEN, "http://service.example/events").post(b"{}")
+    assert "PySocks" not in str(caught.value)
 
 
 def test_a_proxy_that_is_down_is_no_failure_for_good(

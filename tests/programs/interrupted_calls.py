@@ -162,6 +162,10 @@ class Life:
         done = self.client.flush(QUICKLY)
         took = time.monotonic() - began
         stats = self.client.stats()
+        # A worker may have taken over again what was handed over: no flush waits for that.
+        while stats["pending"] and stats["adopted"] and time.monotonic() < began + QUICKLY:
+            time.sleep(0.01)
+            stats = self.client.stats()
         if not done or took >= QUICKLY or stats["pending"]:
             yield f"{moment}: flush was {done} after {took:.2f} s: {stats}"
 
