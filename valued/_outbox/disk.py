@@ -188,6 +188,12 @@ class AppendFile:
     def _open(self, flags: int) -> Descriptor:
         number = self._disk.open(self._path, flags | APPEND, PRIVATE)
         descriptor = Descriptor(self._disk, move_up(number) if self._disk is os else number)
+        if self._disk is os:
+            named = os.lstat(self._path)
+            if (named.st_ino, named.st_dev) != descriptor.identity:  # pragma: no cover - rare
+                # Other code closed the number just now, and something else has it: it isn't ours.
+                descriptor.forget()
+                raise OSError(errno.EBADF, "other code closed it", self._path)
         self._all.add(descriptor)
         if not self.is_current():  # pragma: no cover - no tool sees a frame after its fork
             self.close()
