@@ -110,6 +110,8 @@ def test_a_client_that_is_gone_leaves_no_thread_to_the_end_of_its_subinterpreter
 
 
 def test_a_thread_that_the_last_attempt_starts_is_waited_for() -> None:
+    if sys.version_info[:2] == (3, 12):
+        pytest.skip("this Python starts no thread once its end has begun")
     assert in_subinterpreter("capi", STARTS_LATE) == ["looked up", "goes on"]
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import ipaddress
 import math
 import os
 import select
@@ -129,6 +130,9 @@ class Addresses:
     # -- names -------------------------------------------------------------------------------------
 
     def _look_up(self, host: Host, deadline: float) -> Sequence[Address]:
+        literal = _literal(host)
+        if literal is not None:
+            return [literal]
         now = self._clock()
         asked, known = self._answers.get(host, (-KEPT_FOR, ()))
         is_known = bool(known) and now - asked <= KEPT_FOR
@@ -206,6 +210,21 @@ class Addresses:
         finally:
             for one, (_, known) in racing.items():
                 close(one, known)
+
+
+def _literal(host: Host) -> Address | None:
+    """The address that *host* is itself; None: it is a name, or has a zone.
+
+    Without a thread: gevent starts one for each look-up, and at its end Python 3.12 starts none.
+    """
+    try:
+        found = ipaddress.ip_address(host[0])
+    except ValueError:
+        return None
+    if "%" in host[0]:
+        return None
+    family = socket.AF_INET if found.version == 4 else socket.AF_INET6
+    return Address(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", host)
 
 
 def _begin(
