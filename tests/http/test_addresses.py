@@ -293,6 +293,19 @@ def test_the_name_is_looked_up_here_where_no_thread_can_be_started(listeners: Li
     assert peer_of(Addresses(no_thread, resolve=NameServer(living)), 5.0) == living
 
 
+def test_a_look_up_that_can_start_no_thread_of_its_own_is_made_without(
+    listeners: Listeners,
+) -> None:
+    # gevent's is such a one, at the end of a process of Python 3.12 and later.
+    def names(*_arguments: object) -> list[tuple[Any, ...]]:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    living = listeners.answering()
+    addresses = Addresses(thread, resolve=names)
+    with addresses.connect(living, 5.0) as connected:
+        assert connected.getpeername() == living
+
+
 def test_a_name_is_looked_up_in_the_families_that_the_application_allows(
     listeners: Listeners, monkeypatch: pytest.MonkeyPatch
 ) -> None:

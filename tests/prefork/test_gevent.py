@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -27,14 +25,6 @@ InThread = Callable[..., "Future[Any]"]
 ORDERS = ["patched first", "imported first", "client first"]
 
 CHILDREN = ["child-0", "child-1", "child-2", "child-3", "child-4", "child-at-end"]
-
-
-#: gevent looks host names up on a thread, and Python 3.12 lets none start once its end has begun.
-NO_THREAD_AT_THE_END = sys.version_info[:2] == (3, 12)
-NO_THREAD = re.compile(
-    r"(valued: )?1 delivery failed and will be retried; the latest: RuntimeError: "
-    r"can't create new thread at interpreter shutdown \(1 attempt in .*\)\n"
-)
 
 #: The roads on which a process records its first event when its end has begun.
 AT_THE_END = [
@@ -64,10 +54,7 @@ def run(server: Server, order: str, road: str, **variables: str) -> str:
     """What it printed, once it has ended without a complaint."""
     environment = {**os.environ, "PYTHONWARNINGS": "ignore:This process", **variables}
     done = run_program("gevent_roads.py", server.url, order, road, env=environment)
-    complaint = done.stderr
-    if road == "end" and NO_THREAD_AT_THE_END:
-        complaint = NO_THREAD.sub("", complaint)
-    assert (done.returncode, complaint) == (0, "")
+    assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
 
@@ -112,25 +99,8 @@ def test_the_end_of_a_patched_program_delivers(order: str, server: Server) -> No
 def test_events_of_a_patched_program_that_begin_at_its_end_arrive(
     order: str, road: str, server: Server
 ) -> None:
-    run(server, order, road, **({"GEVENT_RESOLVER": "ares"} if NO_THREAD_AT_THE_END else {}))
+    run(server, order, road)
     assert server.keys() == ["one", "two"]
-
-
-@pytest.mark.skipif(not NO_THREAD_AT_THE_END, reason="of Python 3.12 alone")
-@pytest.mark.parametrize("road", AT_THE_END)
-def test_where_gevent_can_look_up_no_name_at_the_end_the_loss_is_said(
-    road: str, server: Server
-) -> None:
-    environment = {**os.environ, "SHUTDOWN_TIMEOUT": "0.5"}
-    done = run_program("gevent_roads.py", server.url, "patched first", road, env=environment)
-    assert done.returncode == 0
-    assert NO_THREAD.match(done.stderr)
-    # In one line or two, by who of them noticed the end first.
-    counts = re.findall(
-        r"^(?:valued: )?the process ends with (\d) events? not", done.stderr, re.MULTILINE
-    )
-    assert sum(map(int, counts)) == 2
-    assert server.keys() == []
 
 
 @pytest.mark.usefixtures("kept")

@@ -10,9 +10,9 @@ The name is looked up in a thread of its own, since the system's function has no
 
 from __future__ import annotations
 
+import _socket
 import copy
 import errno
-import ipaddress
 import math
 import os
 import select
@@ -70,7 +70,12 @@ class _LookUp:
             name, port = self._host
             # Of its module, now: applications replace it, to use IPv4 only.
             family = urllib3.util.connection.allowed_gai_family()
-            found = self._resolve(name, port, family, socket.SOCK_STREAM)
+            try:
+                found = self._resolve(name, port, family, socket.SOCK_STREAM)
+            except RuntimeError:
+                # gevent starts a thread for it, and Python 3.12 and later refuse to at the end of
+                # the process. So in this thread, without a bound.
+                found = _socket.getaddrinfo(name, port, family, socket.SOCK_STREAM)
             self._addresses = [Address(*one) for one in found]
         except Exception as error:  # noqa: BLE001 - raised to those who wait
             self._error = error
@@ -130,9 +135,6 @@ class Addresses:
     # -- names -------------------------------------------------------------------------------------
 
     def _look_up(self, host: Host, deadline: float) -> Sequence[Address]:
-        literal = _literal(host)
-        if literal is not None:
-            return [literal]
         now = self._clock()
         asked, known = self._answers.get(host, (-KEPT_FOR, ()))
         is_known = bool(known) and now - asked <= KEPT_FOR
@@ -210,21 +212,6 @@ class Addresses:
         finally:
             for one, (_, known) in racing.items():
                 close(one, known)
-
-
-def _literal(host: Host) -> Address | None:
-    """The address that *host* is itself; None: it is a name, or has a zone.
-
-    Without a thread: gevent starts one for each look-up, and at its end Python 3.12 starts none.
-    """
-    try:
-        found = ipaddress.ip_address(host[0])
-    except ValueError:
-        return None
-    if "%" in host[0]:
-        return None
-    family = socket.AF_INET if found.version == 4 else socket.AF_INET6
-    return Address(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", host)
 
 
 def _begin(
