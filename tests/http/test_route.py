@@ -267,6 +267,20 @@ def test_a_response_hook_of_the_application_sees_each_response(listener: Listene
     assert seen == [(204, b"1"), (204, b"2"), (204, b"3")]
 
 
+def test_a_hook_that_comes_later_changes_nothing_for_a_large_request(
+    listener: Listener, heads: list[list[str]]
+) -> None:
+    # From then on the session itself sends, on the connection that was kept.
+    connection = Connection(TOKEN, listener.url, timeout=BOUND)
+    connection.post(b"1")
+    connection.post(b"2")
+    connection.session.hooks["response"].append(lambda answer, **_: answer)
+    connection.post(bytes(16_000_000))  # more than the kernel takes at once
+    connection.close()
+    assert len(heads) == 3
+    assert len(listener.peers) == 1
+
+
 def test_the_prepared_settings_do_not_show_the_token(serve: Serve) -> None:
     connection = Connection(TOKEN, serve(answering()).url)
     connection.post(b"1")

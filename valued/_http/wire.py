@@ -147,6 +147,19 @@ def _is_plain(sock: Any) -> bool:
     return isinstance(sock, socket.socket) and not hasattr(sock, "pending")
 
 
+def _send_all(sock: Any, request: bytes, deadline: float) -> None:
+    """Send *request*, which mostly fits into the system's buffer: then without waiting for room."""
+    sent = 0
+    if _is_plain(sock):
+        if sock.gettimeout() != 0:
+            sock.settimeout(0)
+        with contextlib.suppress(BlockingIOError):
+            sent = sock.send(request)
+    if sent < len(request):
+        sock.settimeout(remaining(deadline))
+        sock.sendall(memoryview(request)[sent:])
+
+
 def _has_read(sock: Any) -> bool:
     """Whether more was read from the system than was asked for, or that isn't known."""
     pending = getattr(sock, "pending", None)
@@ -290,19 +303,22 @@ class ForkAwareConnection(_HTTPConnection):
         return new
 
     def _tunnel(self) -> None:
-        self._hurry()
+        self._limit_next_step()
         super()._tunnel()
-        self._hurry()  # the handshake with the service
+        self._limit_next_step()  # the handshake with the service
 
-    def _hurry(self) -> None:
+    def _limit_next_step(self) -> None:
         """Give the next step of connecting the time that is left."""
         if self._connected_by is not None and self.sock is not None and self.is_ours():
             self.sock.settimeout(remaining(self._connected_by))
 
     def send(self, data: Any) -> None:
         """Send a part of a request."""
-        if self.sock is not None and not self.is_ours():
-            raise ConnectionAbortedError(_CLOSED)
+        if self.sock is not None:
+            if not self.is_ours():
+                raise ConnectionAbortedError(_CLOSED)
+            if self.sock.gettimeout() == 0:  # after `exchange`
+                self.sock.settimeout(self.timeout)
         super().send(data)
 
     def exchange(self, request: bytes, deadline: float) -> http.client.HTTPResponse:
@@ -317,8 +333,7 @@ class ForkAwareConnection(_HTTPConnection):
         try:
             if not self.is_ours():
                 raise StaleConnection(_CLOSED)
-            sock.settimeout(remaining(deadline))
-            sock.sendall(request)
+            _send_all(sock, request, deadline)
             self._wait_for_answer(sock, deadline)
             response = _Response(sock, method="POST", is_ours=self.is_ours, deadline=deadline)
             has_begun = response.fp.peek(1)
