@@ -150,7 +150,7 @@ def _is_plain(sock: Any) -> bool:
 def _send_all(sock: Any, request: bytes, deadline: float) -> None:
     """Send *request*, which mostly fits into the system's buffer: then without waiting for room."""
     sent = 0
-    if _is_plain(sock):
+    if _is_plain(sock):  # urllib3 sets a timeout before it uses the connection itself
         if sock.gettimeout() != 0:
             sock.settimeout(0)
         with contextlib.suppress(BlockingIOError):
@@ -314,11 +314,8 @@ class ForkAwareConnection(_HTTPConnection):
 
     def send(self, data: Any) -> None:
         """Send a part of a request."""
-        if self.sock is not None:
-            if not self.is_ours():
-                raise ConnectionAbortedError(_CLOSED)
-            if self.sock.gettimeout() == 0:  # after `exchange`
-                self.sock.settimeout(self.timeout)
+        if self.sock is not None and not self.is_ours():
+            raise ConnectionAbortedError(_CLOSED)
         super().send(data)
 
     def exchange(self, request: bytes, deadline: float) -> http.client.HTTPResponse:
