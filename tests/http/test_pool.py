@@ -35,7 +35,8 @@ from valued._http.pool import (
     checkin,
     checkout_idle,
 )
-from valued._http.wire import DeadlineReader, ForkAwareConnection
+from valued._http.reading import DeadlineReader
+from valued._http.wire import ForkAwareConnection
 from valued._process.fork import ProcessToken
 
 BOUND = 10.0  # seconds; bounds a failure

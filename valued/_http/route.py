@@ -26,7 +26,8 @@ from urllib3.util.proxy import connection_requires_http_tunnel
 
 from valued._http.mocks import NETWORK, one_at_a_time, what_is_replaced
 from valued._http.pool import Adapter, checkin, checkout_idle
-from valued._http.wire import StaleConnection, remaining
+from valued._http.reading import remaining
+from valued._http.wire import StaleConnection
 from valued._process.clock import CLOCK
 from valued._redaction import RedactedBytes, hide
 

@@ -15,7 +15,6 @@ import contextlib
 import errno
 import functools
 import http.client
-import io
 import os
 import socket
 import sys
@@ -26,24 +25,19 @@ import urllib3.exceptions
 from urllib3.exceptions import ConnectTimeoutError, LocationParseError, NewConnectionError
 
 from valued._http.mocks import base_in_urllib3, connecting_is_replaced, is_defined_in
+from valued._http.reading import CLOSED_BY_OTHERS, TimedResponse, is_plain, remaining
 from valued._process import shutdown
 from valued._process.clock import CLOCK
-from valued._process.descriptors import Identity, detach, identity, is_readable
+from valued._process.descriptors import Identity, cookie, detach, identity, is_readable
 from valued._process.fork import PerProcess, ProcessToken, WeakList
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from valued._http.addresses import Addresses
 
     _HTTPConnection = urllib3.connection.HTTPConnection
 else:
     # This may be imported during a test, while a recorder has replaced urllib3's class.
     _HTTPConnection = base_in_urllib3(urllib3.connection.HTTPConnection)
-
-#: Seconds that a request gets at least, however little is left: a socket's timeout of 0 would mean
-#: not to wait at all, and raise another exception.
-MIN_TIMEOUT: Final = 0.001
 
 #: Seconds of a request's time, at most, that connecting leaves for the answer; of a short time a
 #: quarter. Without it, the service would get an event whose answer comes too late for us.
@@ -78,11 +72,6 @@ _connections: Final[PerProcess[WeakList[ForkAwareConnection]]] = PerProcess(
 )
 
 
-def remaining(deadline: float) -> float:
-    """Seconds until *deadline*, a time of `CLOCK.monotonic`; at least `MIN_TIMEOUT`."""
-    return max(MIN_TIMEOUT, deadline - CLOCK.monotonic())
-
-
 def socket_options() -> list[tuple[int, int, int]]:
     """The options of each socket: no delay, keepalive."""
     found = [*_HTTPConnection.default_socket_options, (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
@@ -96,61 +85,10 @@ class StaleConnection(ConnectionError):
     """A kept-alive connection ended before the first byte of a response, or counts as ended."""
 
 
-_CLOSED: Final = "other code closed the descriptor of this connection"
-
-
-class DeadlineReader(io.RawIOBase):
-    """Reads from the socket of a connection until a deadline, a time of `CLOCK.monotonic`.
-
-    *has_begun*: whether there is something to read already.
-    """
-
-    def __init__(
-        self,
-        sock: socket.socket,
-        raw: io.RawIOBase,
-        deadline: float,
-        is_ours: Callable[[], bool],
-        *,
-        has_begun: bool = False,
-    ) -> None:
-        self._sock = sock
-        self._raw = raw
-        self._deadline = deadline
-        self._is_ours = is_ours
-        self._has_begun = has_begun
-
-    def readable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self._raw.fileno()
-
-    def readinto(self, buffer: Any, /) -> int | None:
-        sock, left = self._sock, self._deadline - CLOCK.monotonic()
-        has_begun, self._has_begun = self._has_begun, False
-        if left <= 0 or not (has_begun or _has_read(sock) or is_readable(sock, left)):
-            raise TimeoutError("timed out")
-        if not self._is_ours():  # or the bytes of another socket would be read
-            raise ConnectionAbortedError(_CLOSED)
-        if not _is_plain(sock):  # it may have to read more than there is now
-            sock.settimeout(remaining(self._deadline))
-        return self._raw.readinto(buffer)
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
-
-
-def _is_plain(sock: Any) -> bool:
-    """Whether it is a socket without TLS."""
-    return isinstance(sock, socket.socket) and not hasattr(sock, "pending")
-
-
 def _send_all(sock: Any, request: bytes, deadline: float) -> None:
     """Send *request*, which mostly fits into the system's buffer: then without waiting for room."""
     sent = 0
-    if _is_plain(sock):  # urllib3 sets a timeout before it uses the connection itself
+    if is_plain(sock):  # urllib3 sets a timeout before it uses the connection itself
         if sock.gettimeout() != 0:
             sock.settimeout(0)
         with contextlib.suppress(BlockingIOError):
@@ -158,47 +96,6 @@ def _send_all(sock: Any, request: bytes, deadline: float) -> None:
     if sent < len(request):
         sock.settimeout(remaining(deadline))
         sock.sendall(memoryview(request)[sent:])
-
-
-def _has_read(sock: Any) -> bool:
-    """Whether more was read from the system than was asked for, or that isn't known."""
-    pending = getattr(sock, "pending", None)
-    if pending is not None:
-        return bool(pending())
-    return not isinstance(sock, socket.socket)  # TLS in the TLS of a proxy
-
-
-class _Response(http.client.HTTPResponse):
-    """A response with one timeout for all of it, in place of one for each read from the socket.
-
-    With a timeout for each read, a server that sends a byte now and then could block a worker, or
-    the exit of the process, for ever. *deadline*: that of a response whose first byte is
-    there; None: the socket's timeout from now on.
-    """
-
-    def __init__(
-        self,
-        sock: socket.socket,
-        *args: Any,
-        is_ours: Callable[[], bool],
-        deadline: float | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(sock, *args, **kwargs)
-        has_begun, timeout = deadline is not None, sock.gettimeout()
-        if deadline is None and timeout is not None:
-            deadline = CLOCK.monotonic() + timeout
-        if deadline is not None:
-            raw = self.fp.detach()
-            reader = DeadlineReader(sock, raw, deadline, is_ours, has_begun=has_begun)
-            self.fp = io.BufferedReader(reader)
-
-    def begin(self) -> None:
-        super().begin()
-        while 100 <= self.status < 200 and self.status != http.client.SWITCHING_PROTOCOLS:
-            # `http.client` skips 100 only, and would return any other 1xx as the response.
-            self.headers = self.msg = None  # type: ignore[assignment]
-            super().begin()
 
 
 def connects_itself(connection_class: type) -> bool:
@@ -260,10 +157,13 @@ class ForkAwareConnection(_HTTPConnection):
     @property
     def response_class(self) -> Any:  # type: ignore[override]  # it is only read
         """Makes a response that is read from this connection."""
-        return functools.partial(_Response, is_ours=self.is_ours)
+        return functools.partial(TimedResponse, is_ours=self.is_ours)
 
     #: The descriptor, with its device and inode, while it belongs to this connection.
     _descriptor: Identity | None = None
+
+    #: That of its socket; empty: there is none to compare.
+    _cookie = b""
 
     #: The socket after `close`. The rest of a response may still be read from it (after
     #: ``Connection: close``), and until then its descriptor stays open.
@@ -299,6 +199,7 @@ class ForkAwareConnection(_HTTPConnection):
             new.close()
             raise ConnectionAbortedError("this process was forked in the middle of a delivery")
         self._descriptor = identity(new.fileno())
+        self._cookie = cookie(new)
         _connections.get().add(self)
         return new
 
@@ -315,7 +216,7 @@ class ForkAwareConnection(_HTTPConnection):
     def send(self, data: Any) -> None:
         """Send a part of a request."""
         if self.sock is not None and not self.is_ours():
-            raise ConnectionAbortedError(_CLOSED)
+            raise ConnectionAbortedError(CLOSED_BY_OTHERS)
         super().send(data)
 
     def exchange(self, request: bytes, deadline: float) -> http.client.HTTPResponse:
@@ -329,10 +230,10 @@ class ForkAwareConnection(_HTTPConnection):
             raise StaleConnection("closed in a forked child")
         try:
             if not self.is_ours():
-                raise StaleConnection(_CLOSED)
+                raise StaleConnection(CLOSED_BY_OTHERS)
             _send_all(sock, request, deadline)
             self._wait_for_answer(sock, deadline)
-            response = _Response(sock, method="POST", is_ours=self.is_ours, deadline=deadline)
+            response = TimedResponse(sock, method="POST", is_ours=self.is_ours, deadline=deadline)
             has_begun = response.fp.peek(1)
         except OSError as error:
             if isinstance(error, TimeoutError) and error.errno != errno.ETIMEDOUT:
@@ -372,6 +273,8 @@ class ForkAwareConnection(_HTTPConnection):
         Code that closes all descriptors, as daemons do, closes it as well, and what the application
         opens next gets its number.
         """
+        if self._cookie and hasattr(self.sock, "getsockopt"):
+            return cookie(self.sock) == self._cookie
         return self._descriptor is None or self._descriptor == identity(self._descriptor[0])
 
     def close(self) -> None:

@@ -24,6 +24,9 @@ if sys.platform != "win32":  # pragma: no branch - Windows
 #: is free; and most systems allow 1,024.
 HIGH: Final = 512
 
+#: Linux's socket option ``SO_COOKIE``, which Python doesn't name.
+_COOKIE: Final = 57
+
 #: A number, with the device and the inode that it stands for.
 Identity = tuple[int, int, int]
 
@@ -35,6 +38,20 @@ def identity(number: int) -> Identity | None:
     except OSError:
         return None
     return number, status.st_dev, status.st_ino
+
+
+def cookie(sock: Any) -> bytes:
+    """What the system gives to this socket only; empty: it has none, for example not on macOS.
+
+    It tells sockets apart as `identity` does. But Python holds the interpreter's lock meanwhile,
+    where `os.fstat` lets go of it, and a thread that computes may then keep it for 5 ms.
+    """
+    if sys.platform != "linux":  # pragma: no cover - another system
+        return b""
+    try:
+        return bytes(sock.getsockopt(socket.SOL_SOCKET, _COOKIE, 8))
+    except OSError:  # it is closed, no socket any more, or the system doesn't know the option
+        return b""
 
 
 def detach(sock: Any) -> int:
