@@ -52,14 +52,13 @@ def is_main_interpreter() -> bool:
 
 
 def prepare() -> None:
-    """Import psutil, and look once; or refuse an isolated interpreter. Called by a new client.
+    """Import what is asked later, and ask once. Refuses an isolated interpreter. For a new client.
 
     A child that is forked while another thread imports a module waits for ever when it needs that
     module. Not imported at the top, since that would slow down every import of the library.
     """
     refuse_isolated()
-    import psutil  # noqa: F401
-
+    is_main_interpreter()
     started()
 
 

@@ -228,7 +228,7 @@ def _join_threads() -> None:
     """Wait for all threads of ours; without a bound, since Python ends the process if one is left.
 
     They are in their last attempts. Only a look-up of a name that no server answers takes longer,
-    and that has a bound of the system's.
+    which is made in the same thread here, and that has a bound of the system's.
     """
     for listener in registered():
         listener.end_threads()

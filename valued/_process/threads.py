@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Final
+
+from valued._process.facts import is_main_interpreter
 
 #: Of the thread that made them; blocked, they would end the process without a word.
 _FAULTS: Final = ("SIGSEGV", "SIGFPE", "SIGILL")
@@ -54,14 +57,13 @@ def is_hub_for_each_thread() -> bool:
 
 
 def start_thread(run: Callable[[], object]) -> None:
-    """Run *run* on a daemon thread. Raises `RuntimeError` where no thread can be started."""
+    """Run *run*, which must not raise, on a thread that nothing waits for.
 
-    def runs() -> None:
-        try:
-            run()
-        finally:
-            remember_thread()
-
-    thread = threading.Thread(target=runs, name="valued-lookup", daemon=True)
+    Raises `RuntimeError` where none can be started. `threading` doesn't know it: in a fork hook,
+    other code may be at work before `threading` has reset what it knows of the parent's threads,
+    and a thread that is started at that moment would end before it runs.
+    """
+    if not is_main_interpreter():
+        raise RuntimeError("a subinterpreter has to wait for its threads when it ends")
     with signals_elsewhere():
-        thread.start()
+        _thread.start_new_thread(run, ())
