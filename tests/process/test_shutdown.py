@@ -274,3 +274,31 @@ def test_celery_is_told_once_where_it_is_there_and_calls_all(
     signals.worker_process_shutdown.send(sender="worker", pid=1, exitcode=0)
     assert len(witness.exits) == 1
     assert shutdown.is_ending()  # no exit handler will run
+
+
+#: Raises, as a signal handler may, once the lock of the main thread's life was asked for.
+INTERRUPTED = """
+import sys, threading, valued
+
+def interrupt(frame, event, called):
+    if frame.f_code.co_name == "_wait_for_tstate_lock" and event == "c_return":
+        sys.setprofile(None)
+        raise InterruptedError
+
+client = valued.Client(print, shutdown_timeout=0)
+sys.setprofile(interrupt)
+try:
+    client.action("first", {"user.id": 1})
+except InterruptedError:
+    pass
+sys.setprofile(None)
+assert threading.main_thread().is_alive()
+client.action("second", {"user.id": 1})
+assert client.flush()
+assert client.stats()["delivered"] == 2, client.stats()
+"""
+
+
+def test_an_interrupt_does_not_make_a_process_look_as_if_it_ended() -> None:
+    done = run("-c", INTERRUPTED)
+    assert (done.returncode, done.stderr) == (0, "")

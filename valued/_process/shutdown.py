@@ -180,8 +180,14 @@ def is_over() -> bool:
 
 def main_thread_is_over() -> bool:
     """Whether the main thread has nothing left to run but the exit of the process."""
+    main = threading.main_thread()
+    # Up to Python 3.12, `is_alive` marks a living thread as ended, for ever, where a signal handler
+    # raises within it.
+    has_ended = getattr(main, "_is_stopped", None)
+    if has_ended is None:  # pragma: no cover - from 3.13 on
+        has_ended = not main.is_alive()
     # Check both: with gevent and Python 3.13 the main thread counts as alive to the very end.
-    return getattr(threading, "_SHUTTING_DOWN", False) or not threading.main_thread().is_alive()
+    return bool(has_ended or getattr(threading, "_SHUTTING_DOWN", False))
 
 
 def _is_multiprocessing_child() -> bool:
