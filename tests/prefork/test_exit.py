@@ -26,6 +26,7 @@ ROADS = [
     ("event_in_an_atexit_handler_that_runs_after_ours", 0, ONE_TWO, ""),
     ("executor_that_is_shut_before_atexit", 0, [f"event {number}" for number in range(20)], ""),
     ("executor_that_is_shut_and_an_event_after_it", 0, ONE_TWO, ""),
+    ("no_thread_can_be_started_when_the_main_thread_is_over", 0, ONE_TWO, ""),
     ("client_that_is_gone", 0, ONE_TWO, ""),
     ("fork_and_sys_exit", 0, PARENT_CHILD, ""),
     ("fork_and_end_of_script", 0, PARENT_CHILD, ""),

@@ -177,6 +177,22 @@ def sigterm() -> None:
     end_by_sigterm()
 
 
+def no_thread_can_be_started_when_the_main_thread_is_over() -> None:
+    """As on Python 3.12. A server, for example, may go on for days."""
+
+    def work() -> None:
+        threading.main_thread().join()
+        threading.stack_size(1 << 46)  # for which there is no memory
+        record("one")
+        record("two")
+        # Each call has sent its event, as nothing else could before the end.
+        assert client.stats()["delivered"] == 2, client.stats()
+        assert not client.stats()["pending"]
+
+    logging.disable()  # where the version of Python is no reason, it is logged
+    threading.Thread(target=work).start()
+
+
 def sigterm_when_the_main_thread_is_over() -> None:
     """It waits for another one, and Python 3.12 lets no thread start meanwhile."""
     valued.flush_on_signals()

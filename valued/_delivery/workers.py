@@ -21,6 +21,8 @@ from valued._process.fork import ProcessToken
 from valued._process.reporting import log
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from valued._delivery.attempt import Attempts
     from valued._delivery.entry import Entry
     from valued._delivery.executors import ExecutorPlan, Executors, Owner
@@ -43,6 +45,24 @@ SHORTEST_WATCH: Final = 5.0
 RECENT_ATTEMPTS: Final = 4
 
 
+class Pace:
+    """How quickly the service answered lately. With the lock, but for `note`."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._recent: collections.deque[float] = collections.deque(maxlen=RECENT_ATTEMPTS)
+        self.ended = clock()  # the latest attempt
+
+    def note(self, began: float) -> None:
+        """An attempt that began then has ended."""
+        self.ended = self._clock()
+        self._recent.append(self.ended - began)
+
+    def is_quick(self) -> bool:
+        """Whether it answers so quickly that more workers would only take turns."""
+        return min(self._recent, default=SLOW_ATTEMPT) < SLOW_ATTEMPT
+
+
 class Workers:
     """The workers of one process. Any thread of it may call, without the queue's lock."""
 
@@ -63,8 +83,7 @@ class Workers:
         self._deathwatch: Final = DeathWatch(feed, threads)
         # All below is guarded by the lock.
         self._present = Runs()
-        self._recent: collections.deque[float] = collections.deque(maxlen=RECENT_ATTEMPTS)
-        self._ended = self._clock()  # the latest attempt
+        self._pace = Pace(self._clock)
         self._inline = Role()  # sends in a thread that waits, and is no worker
 
     # -- starting ----------------------------------------------------------------------------------
@@ -75,6 +94,8 @@ class Workers:
         if len(self._present) < executors.limit:
             if self._start():
                 return
+            if executors.has_no_threads and shutdown.main_thread_is_over():
+                self.send_inline(None)  # no thread can be started any more
         elif self._in_memory and (plan := executors.plan) is not None and not plan.gradual:
             return  # all jobs that may be there are there, and each looks for more at its end
         if self._monitor.is_free():
@@ -129,8 +150,8 @@ class Workers:
         if outlook.event is None:
             return None
         # All are busy. If the service is quick, one more helps only if the attempts under way hang.
-        is_quick = min(self._recent, default=SLOW_ATTEMPT) < SLOW_ATTEMPT
-        return max(outlook.event, self._ended if is_quick else 0.0) + STALL_TIMEOUT
+        pace = self._pace
+        return max(outlook.event, pace.ended if pace.is_quick() else 0.0) + STALL_TIMEOUT
 
     def _check(self, plan: ExecutorPlan, reference: weakref.ref[Run], future: Any) -> None:
         """Handle a job that the executor accepted and then never ran, since it was cancelled."""
@@ -162,12 +183,11 @@ class Workers:
                 began = self._clock()
                 if not self._attempts.attempt(entry, run):
                     return
-                self._ended = self._clock()
-                self._recent.append(self._ended - began)
+                self._pace.note(began)
                 self._losses.report()
                 if left is not None:
                     left -= 1
-                elif plan.gradual and len(self._present) < plan.limit:
+                elif plan.gradual and not self._pace.is_quick() and len(self._present) < plan.limit:
                     self._start()
         except BaseException:  # `SystemExit` out of a transport, and its like
             if plan.immediate:  # it belongs to the caller, like a Ctrl-C
@@ -236,7 +256,7 @@ class Workers:
         queue = self._feed.queue
         if queue.counts.unsettled or queue.inbox:
             return max(self._threads.idle_time, SHORTEST_WATCH)  # or a short one would begin often
-        return self._ended + self._threads.idle_time - self._clock()
+        return self._pace.ended + self._threads.idle_time - self._clock()
 
     def next_look(self) -> float | None:
         """See `Monitored.next_look`."""
