@@ -18,13 +18,18 @@ class Losses:
         self._queue = queue
         self._options = options
         self._reporter = reporter
+        self._not_delivered = 0  # events, as of the latest report
         self._reported: dict[str, int] = {}  # how many dropped events were logged, by reason
         self._logged_sending = 0  # logged as lost while a thread was still trying them
         self._logged_pending: tuple[float, int] = -1.0, 0  # deadline, count
 
     def report(self, *, last: bool = False) -> None:
         """Log which events were dropped, and why. *last*: there may be no later opportunity."""
-        options = self._options
+        outcomes = self._queue.counts.outcomes
+        count = sum(outcomes.values()) - outcomes["delivered"]
+        if count == self._not_delivered and not last:
+            return  # as after nearly every attempt
+        self._not_delivered, options = count, self._options
         for reason, line, limit in (
             ("age", "%d events were dropped: they were older than outbox_max_age (%g s)",
              options.outbox_max_age),

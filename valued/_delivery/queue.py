@@ -82,7 +82,7 @@ class Queue:
     def absorb(self) -> None:
         """Bring in what callers have put into the inbox."""
         inbox = self.inbox
-        while (entry := _first(inbox)) is not None:
+        while inbox and (entry := _first(inbox)) is not None:
             if isinstance(entry, Entry):
                 self._absorb(entry)
             elif entry.state is NEW:  # pragma: no branch - an interruption
@@ -132,7 +132,7 @@ class Queue:
     def promote(self) -> None:
         """Make ready what is due."""
         now, later = self.clock(), self.later
-        while (first := _first(later)) is not None and first[0] <= now:
+        while later and (first := _first(later)) is not None and first[0] <= now:
             self._make_ready(first[2], LATER, due=first[0])
             if later and later[0] is first:  # pragma: no branch - an interruption
                 heapq.heappop(later)
@@ -157,7 +157,7 @@ class Queue:
         """The next event that can be taken. *fresh*: rather one that was never tried."""
         queues = (self._fresh, self._again) if fresh else (self._again, self._fresh)
         for queue in queues:
-            while (entry := _first(queue)) is not None:
+            while queue and (entry := _first(queue)) is not None:
                 if entry.state is READY and not (entry.attempts and queue is self._fresh):
                     return entry
                 if queue and queue[0] is entry:  # pragma: no branch - an interruption
@@ -202,7 +202,7 @@ class Queue:
     def next_due(self) -> float | None:
         """When the next postponed event is due; None: none is postponed."""
         later = self.later
-        while (first := _first(later)) is not None:
+        while later and (first := _first(later)) is not None:
             due, _, entry = first
             if entry.state is LATER and entry.due == due:
                 return due
