@@ -83,7 +83,8 @@ def move_up(number: int) -> int:
         high = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, HIGH)
     except (OSError, ValueError):  # fewer are allowed, or all are in use
         return number
-    os.close(number)
+    if _is_same_file(number, high):  # else other code closed it in this instant
+        os.close(number)
     return high
 
 
@@ -109,7 +110,10 @@ def new_socket(family: int, kind: int, protocol: int = 0) -> socket.socket:
                 os.close(number)
         low.close()
         raise
-    low.close()
+    if _is_same_file(low.fileno(), high.fileno()):
+        low.close()
+    else:
+        low.detach()  # in this instant, other code closed it, and something else has its number
     return high
 
 
