@@ -278,6 +278,13 @@ def test_process_that_says_nothing_of_itself_is_told_by_its_number(
     assert site.events()[0]["lane"] == str(os.getpid())
 
 
+def test_process_without_a_parent_is_a_lane(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil.Process, "parent", lambda _process: None)
+    site.post()
+    [lane] = site.ask("/lanes").json()
+    assert (lane["pid"], lane["parent"], lane["parent_lane"]) == (os.getpid(), None, None)
+
+
 @pytest.mark.parametrize(
     ("error", "ended"), [(psutil.AccessDenied(1), False), (psutil.NoSuchProcess(1), True)]
 )
