@@ -46,6 +46,7 @@ SENT: list[dict[str, Any]] = [
         ("after=1&limit=1", [2]),
         ("all=1", [1, 2, 3, 4, 5]),
         ("all=0", [1, 2, 3, 4]),
+        ("key=&user=&after=", [1, 2, 3, 4]),  # what is empty is not asked for
     ],
 )
 def test_events_are_asked_for_by_what_they_have(query: str, ids: list[int], site: Site) -> None:
@@ -205,3 +206,5 @@ def test_process_answers_programs_while_it_prints(in_thread: Callable[..., Any])
         assert [record["event"]["user"]["id"] for record in answer.json()["events"]] == [7]
         assert TOKEN not in answer.text
         assert len(listener.end()) == 2
+    # Those who read are no senders.
+    assert listener.summary.startswith("2 events received, 0 refused, on 1 connection from 1 ")

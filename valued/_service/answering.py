@@ -205,6 +205,7 @@ class Connection(BaseHTTPRequestHandler):
     # -- for pages and programs --------------------------------------------------------------------
 
     def _answer_site(self, site: Site, request: Request) -> None:
+        self.server.connections.is_reader(self.connection)
         try:
             request.body = self._arrived()
             site.check(request)
