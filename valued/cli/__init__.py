@@ -130,8 +130,8 @@ def _add_listen(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="on a loopback address, also answer requests for the host NAME, such as "
-        "host.docker.internal; can be repeated (default: localhost, loopback addresses, and HOST)",
+        help="also answer requests for the host NAME, such as host.docker.internal; repeatable "
+        "(default: localhost, loopback addresses, and HOST; on another address any for events)",
     )
     parser.add_argument(
         "--delay",
@@ -149,6 +149,11 @@ def _add_listen(parser: argparse.ArgumentParser) -> None:
         help="answer the first COUNT valid events with STATUS, such as 503:3; can be repeated "
         "(default: accept all)",
     )
+    _add_output(parser)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    """What ``valued listen`` does with what it received."""
     parser.add_argument(
         "--json",
         action="store_true",
