@@ -210,11 +210,10 @@ class History:
                 last < self._next - 1,
             )
 
-    def wait(self, seen: int, timeout: float) -> bool:
-        """Wait for a version after *seen*; False: it was closed."""
+    def wait(self, seen: int, timeout: float) -> None:
+        """Wait for a version after *seen*, or for the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._version > seen or self._closed.is_set(), timeout)
-            return not self._closed.is_set()
 
     def wait_for_record(self, after: int, timeout: float) -> bool:
         """Wait for a record with an id above *after*; False: it was closed."""

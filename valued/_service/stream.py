@@ -66,11 +66,10 @@ class Stream:
             yield text
             if more:
                 continue
-            if not self._history.wait(self._seen, LOOK):
-                return
+            self._history.wait(self._seen, LOOK)
             # After a pause the first event goes at once; those that follow it go together.
-            left = began_at + PACE - time.monotonic()
-            if left > 0 and not self._history.wait_for_end(left):
+            left = max(0.0, began_at + PACE - time.monotonic())
+            if not self._history.wait_for_end(left):
                 return
             self._history.look_for_ended()
 
