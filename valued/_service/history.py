@@ -37,7 +37,7 @@ _LONG_KEY: Final = 100
 _LOOK: Final = 1.0
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, slots=True)
 class _Attempts:
     count: int = 0
     first: int | None = None
@@ -83,8 +83,8 @@ class History:
         self._cleared = 0
         self._keys: collections.OrderedDict[str, _Attempts] = collections.OrderedDict()
         self._lanes = lanes.Lanes()
-        self._counts = dict.fromkeys(("requests", "events", "repeats", "refused", "failed"), 0)
-        self._kinds: dict[str, _Kind] = {}
+        self._counts = lanes.no_requests()
+        self._kinds: dict[tuple[str | None, ...], _Kind] = {}
         self._looked_at = 0.0
         self._closed = threading.Event()
 
@@ -152,14 +152,15 @@ class History:
             what = "failed" if record.injected else "refused"
         else:
             what = "events" if record.first is None else "repeats"
-        for name in ("requests", what):
-            self._counts[name] += 1
-            setattr(lane, name, getattr(lane, name) + 1)
+        self._counts["requests"] += 1
+        self._counts[what] += 1
+        lane.counts["requests"] += 1
+        lane.counts[what] += 1
         if what == "events":
             self._count_kind(record)
 
     def _count_kind(self, record: Record) -> None:
-        name = " ".join(filter(None, record.names[:2]))
+        name = record.names[:2]
         kind = self._kinds.get(name)
         if kind is not None:
             kind.changed, kind.last = self._version, record.at
@@ -261,7 +262,11 @@ class History:
 
     def _totals(self, seen: int) -> dict[str, Any]:
         kinds = {
-            name: {"count": kind.count, "first": kind.first, "last": kind.last}
+            " ".join(filter(None, name)): {
+                "count": kind.count,
+                "first": kind.first,
+                "last": kind.last,
+            }
             for name, kind in self._kinds.items()
             if kind.changed > seen
         }

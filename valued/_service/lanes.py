@@ -34,6 +34,16 @@ class Sender:
     parent_lane: str | None = None
     process: Any = None  # of psutil
     counted_in: Lane | None = None
+    # What `records` remembers of its headers.
+    shown: dict[tuple[str, str], tuple[str, str]] = dataclasses.field(
+        default_factory=dict, repr=False
+    )
+    token: str = dataclasses.field(default="", repr=False)
+
+
+def no_requests() -> dict[str, int]:
+    """How many requests there were, and what became of them, before the first one."""
+    return dict.fromkeys(("requests", "events", "repeats", "refused", "failed"), 0)
 
 
 @dataclasses.dataclass(eq=False)
@@ -45,12 +55,8 @@ class Lane:
     changed: int = 0
     last: float = 0.0  # when a request came
     ended: float | None = None
-    requests: int = 0
-    events: int = 0
-    repeats: int = 0
-    refused: int = 0
-    failed: int = 0
     connections: int = 0
+    counts: dict[str, int] = dataclasses.field(default_factory=no_requests)
 
 
 def sender(connection: str, address: str, found: Process) -> Sender:
@@ -147,11 +153,7 @@ class Lanes:
             "parent_lane": sender.parent_lane if sender.parent_lane in self._lanes else None,
             "appeared": lane.appeared,
             "ended": lane.ended,
-            "requests": lane.requests,
-            "events": lane.events,
-            "repeats": lane.repeats,
-            "refused": lane.refused,
-            "failed": lane.failed,
+            **lane.counts,
             "connections": lane.connections,
         }
 

@@ -25,6 +25,9 @@ MOST_RAW: Final = 4096
 #: A shorter token, such as "any", is part of common words: it is hidden in its own header only.
 _LONG: Final = 8
 
+#: How many headers of a connection are kept for its next requests.
+_KNOWN: Final = 50
+
 _SECRET: Final = {"authorization", "proxy-authorization", "cookie"}
 _SCHEMES: Final = {"basic", "bearer", "digest", "token"}
 
@@ -52,10 +55,6 @@ class Record:
     attempt: int = 1
     first: int | None = None
     weight: int = 0  # about how many bytes it keeps
-
-    def __post_init__(self) -> None:
-        headers = sum([len(name) + len(value) for name, value in self.headers])
-        self.weight = len(self.body) + len(self.raw or "") + headers + sum(map(len, self.reasons))
 
     @property
     def accepted(self) -> bool:
@@ -98,7 +97,7 @@ def made(
     injected: bool = False,
 ) -> Record:
     """The record of a request; *event*: what *body* is, None if that is no JSON."""
-    shown, key = _without_token(headers)
+    shown, key, weight = _without_token(headers, sender)
     is_object = isinstance(event, dict)
     return Record(
         at=at,
@@ -115,29 +114,42 @@ def made(
         forwarded=forwarded,
         injected=injected,
         names=_names(event) if isinstance(event, dict) else (None,) * 4,
+        weight=weight + len(body) + sum(map(len, reasons)),
     )
 
 
-def _without_token(headers: Message) -> tuple[tuple[tuple[str, str], ...], str | None]:
-    """*headers* without what proves who sent them, the token first of all; and the event's key."""
+def _without_token(
+    headers: Message, sender: Sender
+) -> tuple[tuple[tuple[str, str], ...], str | None, int]:
+    """*headers* without what proves who sent them, the token first of all; and the event's key.
+
+    The last of the three is how many characters are new: most headers are those of the request
+    before it, and are kept once for a connection.
+    """
     token = headers.get("Authorization", "").strip().rpartition(" ")[2]
-    token = token if len(token) >= _LONG else ""
-    shown, key = [], None
-    for name, value in headers.items():
-        lower = name.lower()
-        if lower in _SECRET:
-            shown.append((name, _hidden(value)))
-            continue
-        if token and token in value:
-            value = value.replace(token, HIDDEN)
-        if key is None and lower == "idempotency-key":
-            key = value
-        shown.append((name, value))
-    return tuple(shown), key
+    known = sender.shown
+    if token != sender.token:
+        sender.token = token
+        known.clear()
+    shown, key, weight = [], None, 0
+    for header in headers.raw_items():
+        pair = known.get(header)
+        if pair is None:
+            name, value = header
+            pair = name, _hidden(name.lower(), value, token)
+            weight += len(name) + len(pair[1])
+            if name.lower() == "idempotency-key":
+                key = pair[1] if key is None else key
+            elif len(known) < _KNOWN:
+                known[header] = pair
+        shown.append(pair)
+    return tuple(shown), key, weight
 
 
-def _hidden(value: str) -> str:
-    """*value* of a header that is secret: its scheme, if it has one."""
+def _hidden(name: str, value: str, token: str) -> str:
+    """*value* as it is kept; of a header that is secret: its scheme, if it has one."""
+    if name not in _SECRET:
+        return value.replace(token, HIDDEN) if len(token) >= _LONG else value
     scheme, _, secret = value.strip().partition(" ")
     if scheme.lower() in _SCHEMES:
         return f"{scheme} {HIDDEN}" if secret else scheme
