@@ -48,7 +48,9 @@ def plainly(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     try:
         said = process.stdout.readline()
         assert said.startswith("Listening on http://127.0.0.1:"), said
-        yield process, said.split()[-1]
+        url = said.split()[-1]
+        assert process.stdout.readline() == f"Page: {url.removesuffix('events')}\n"
+        yield process, url
     finally:
         process.kill()
         process.wait(10)
@@ -155,7 +157,7 @@ def test_terminal_shows_events_in_colour(monkeypatch: pytest.MonkeyPatch) -> Non
         process = subprocess.Popen([*COMMAND, "listen", "--port", "0"], stdout=screen.file)
         try:
             shown = screen.until("/events\n".replace("\n", "\r\n"))
-            pid = send_one(shown.split()[-1])
+            pid = send_one(shown.split("Listening on ")[1].split()[0])
             shown = screen.until(f"(pid {pid})")
             process.send_signal(signal.SIGINT)
             assert process.wait(10) == 0
