@@ -417,7 +417,7 @@ def _build(project: Path, kind: str, folder: Path, copy: Path | None) -> None:
 def _sources() -> list[str]:
     names = ["LICENSE", "MANIFEST.in", "README.rst", "pyproject.toml", "setup.cfg"]
     return names + [str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*")
-                    if path.suffix == ".py" or path.name == "py.typed"]  # fmt: skip
+                    if path.suffix == ".py" or path.name in ("py.typed", "page.html")]  # fmt: skip
 
 
 def test_wheel_holds_the_package_its_types_and_its_command(built: Path) -> None:

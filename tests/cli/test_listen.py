@@ -137,6 +137,8 @@ def test_plain_output_has_where_it_listens_first_then_the_events() -> None:
         pid = send_one(url)
         process.send_signal(signal.SIGTERM)
         shown, summary = process.communicate(timeout=10)
+    page, _, shown = shown.partition("\n")
+    assert page == f"Page: {url.removesuffix('events')}"
     heading, _, body = shown.partition("\n")
     assert heading.startswith("action a.b from python")
     assert f"(pid {pid}) on 127.0.0.1:" in heading
@@ -155,7 +157,7 @@ def test_terminal_shows_events_in_colour(monkeypatch: pytest.MonkeyPatch) -> Non
         process = subprocess.Popen([*COMMAND, "listen", "--port", "0"], stdout=screen.file)
         try:
             shown = screen.until("/events\n".replace("\n", "\r\n"))
-            pid = send_one(shown.split()[-1])
+            pid = send_one(shown.split("Listening on ")[1].split()[0])
             shown = screen.until(f"(pid {pid})")
             process.send_signal(signal.SIGINT)
             assert process.wait(10) == 0

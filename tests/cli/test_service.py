@@ -328,7 +328,7 @@ def test_sender_that_breaks_off_is_not_worth_a_word(
 def test_defect_of_our_own_is_a_traceback(
     running: Running, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("valued._service.server._event", None)
+    monkeypatch.setattr("valued._service.bodies.check", None)
     with pytest.raises((http.client.RemoteDisconnected, ConnectionResetError)):
         running.ask()
     running.close()

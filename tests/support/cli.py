@@ -32,6 +32,11 @@ class Listening:
         said = self.process.stderr.readline()
         assert said.startswith("Listening on http://127.0.0.1:"), said
         self.url = said.split()[-1]
+        self.page = ""
+        if "--no-ui" not in arguments:
+            said = self.process.stderr.readline()
+            assert said.startswith("Page: http://127.0.0.1:"), said
+            self.page = said.split()[-1]
         self.summary = ""
         self._output: list[str] = []
         # Read all the time: a full pipe would stop the listener.

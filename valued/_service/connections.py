@@ -21,6 +21,9 @@ MAX_CONNECTIONS: Final = 512
 #: answer: far above a client's timeout.
 REQUEST_TIMEOUT: Final = 30.0
 
+#: The most streams. They last as long as their readers like, so they don't count as connections.
+MAX_STREAMS: Final = 16
+
 #: Seconds to wait for a connection to end before others are looked after again.
 A_MOMENT: Final = 0.1
 
@@ -32,6 +35,7 @@ class Doing(enum.Enum):
     READING = enum.auto()
     ANSWERING = enum.auto()  # it is being delayed, or reported
     SENDING = enum.auto()
+    STREAMING = enum.auto()  # there is nothing to send
     ENDING = enum.auto()  # it was told to
 
 
@@ -51,6 +55,7 @@ class Connections:
         self._changed = threading.Condition()  # notified when a connection ends
         # The one that has done the same for the longest time comes first.
         self._open: dict[socket.socket, tuple[Doing, float]] = {}
+        self._streams: set[socket.socket] = set()  # those of them that are streams
 
     def __len__(self) -> int:
         return len(self._open)
@@ -58,10 +63,19 @@ class Connections:
     def make_room(self) -> bool:
         """Whether there is room for one more; if not, end one, and wait for a moment."""
         with self._changed:
-            if len(self._open) >= self._most:
+            if not self._has_room():
                 self._end_one()
-                self._changed.wait_for(lambda: len(self._open) < self._most, A_MOMENT)
-            return len(self._open) < self._most
+                self._changed.wait_for(self._has_room, A_MOMENT)
+            return self._has_room()
+
+    def begin_stream(self, connection: socket.socket) -> bool:
+        """*connection* is a stream from now on; False: there are enough, or it was told to end."""
+        with self._changed:
+            if len(self._streams) >= MAX_STREAMS or self._open[connection][0] is Doing.ENDING:
+                return False
+            self._streams.add(connection)
+            self._changed.notify_all()
+            return True
 
     def save_descriptors(self) -> None:
         """The system has no descriptor for another one: end one, and wait for a moment."""
@@ -79,10 +93,14 @@ class Connections:
                     self._end(connection, socket.SHUT_RD if reads else socket.SHUT_RDWR)
 
     def end_all(self, timeout: float) -> None:
-        """End all, each after the answer that it is at; wait for *timeout* seconds at most."""
+        """End all, each after the answer that it is at; wait for *timeout* seconds at most.
+
+        A stream has no such end: it is broken off.
+        """
         with self._changed:
             for connection in self._open:
-                self._end(connection, socket.SHUT_RD)
+                is_stream = connection in self._streams
+                self._end(connection, socket.SHUT_RDWR if is_stream else socket.SHUT_RD)
             self._changed.wait_for(lambda: not self._open, timeout)
 
     def opened(self, connection: socket.socket) -> None:
@@ -104,7 +122,11 @@ class Connections:
         """*connection* is about to be closed."""
         with self._changed:
             self._open.pop(connection, None)
+            self._streams.discard(connection)
             self._changed.notify_all()
+
+    def _has_room(self) -> bool:
+        return len(self._open) - len(self._streams) < self._most
 
     def _end_one(self) -> None:
         for connection, (doing, _) in self._open.items():

@@ -11,6 +11,7 @@ import importlib
 import io
 import os
 import sys
+import urllib.parse
 from typing import TYPE_CHECKING, Any, Final
 
 import valued
@@ -154,6 +155,25 @@ def _add_listen(parser: argparse.ArgumentParser) -> None:
         help="print one line of JSON for each event (default: readable text)",
     )
     parser.add_argument(
+        "--events",
+        metavar="FILE",
+        help="also append each event to FILE, as --json prints it",
+    )
+    parser.add_argument(
+        "--forward-to",
+        type=_url,
+        metavar="URL",
+        help="pass valid events on to this endpoint, with their token, and answer what it answers",
+    )
+    page = parser.add_mutually_exclusive_group()
+    page.add_argument("--open", action="store_true", help="show the page in the browser")
+    page.add_argument(
+        "--no-ui",
+        action="store_false",
+        dest="ui",
+        help="answer nothing but events: no page, nothing for programs",
+    )
+    parser.add_argument(
         "--until-eof", action="store_true", help="also end when standard input ends"
     )
 
@@ -272,6 +292,19 @@ def _failure(text: str) -> tuple[int, int]:
         return int(status), int(count)
     raise argparse.ArgumentTypeError(
         f"expected STATUS:COUNT, a status of 300 to 599 and a number, such as 503:3, got {text!r}"
+    )
+
+
+def _url(text: str) -> str:
+    try:
+        parts = urllib.parse.urlsplit(text)
+        good = parts.scheme in ("http", "https") and parts.hostname and not parts.username
+    except ValueError:
+        good = False
+    if good:
+        return text
+    raise argparse.ArgumentTypeError(
+        f"expected a URL such as https://example.com/events, without a password, got {text!r}"
     )
 
 

@@ -14,32 +14,40 @@ import threading
 from typing import TYPE_CHECKING, NoReturn
 
 from valued._service import render
+from valued._service.history import History
 from valued._service.server import Listener
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from valued._service.server import Received
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Listen until a signal ends it, or the reader of its output closes the pipe."""
-    printer = render.EventPrinter(sys.stdout)
+    try:
+        report = _report(arguments)
+    except OSError as error:
+        render.complain(f"can't write to {arguments.events}: {error.strerror}")
+        return 1
     try:
         listener = Listener(
-            printer.lines if arguments.json else printer.pretty,
+            report,
             arguments.host,
             arguments.port,
             delay=arguments.delay,
             failures=arguments.fail,
             names=arguments.allow_host,
+            history=History() if arguments.ui else None,
+            forward_to=arguments.forward_to,
         )
     except OSError as error:
         render.complain(f"can't listen on {arguments.host}:{arguments.port}: {error.strerror}")
         return 1
     with _signals_interrupt():
         try:
-            stream = sys.stderr if arguments.json else sys.stdout
-            print(f"Listening on {listener.url}", file=stream, flush=True)
+            _introduce(listener, arguments)
             if arguments.until_eof:
                 threading.Thread(target=_stop_at_eof, args=(listener,), daemon=True).start()
             listener.serve()
@@ -51,6 +59,50 @@ def run(arguments: argparse.Namespace) -> int:
     if listener.trouble is not None:
         raise listener.trouble
     return 0
+
+
+def _report(arguments: argparse.Namespace) -> Callable[[Received], object]:
+    """What is done with each event. Raises `OSError` where the file can't be opened."""
+    printer = render.EventPrinter(sys.stdout)
+    show = printer.lines if arguments.json else printer.pretty
+    if arguments.events is None:
+        return show
+    # Until the process ends. For its user alone: it has what the events say of people.
+    file = open(arguments.events, "a", encoding="ascii", opener=_private)  # noqa: SIM115
+    keep = render.EventPrinter(file).lines
+
+    def both(received: Received) -> None:
+        keep(received)
+        show(received)
+
+    return both
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _introduce(listener: Listener, arguments: argparse.Namespace) -> None:
+    """Say where it listens, and who can reach it."""
+    stream = sys.stderr if arguments.json else sys.stdout
+    print(f"Listening on {listener.url}", file=stream, flush=True)
+    if arguments.ui:
+        print(f"Page: {listener.page}", file=stream, flush=True)
+    if not listener.is_private:
+        sees = "read all events, and change what senders are answered" if arguments.ui else "send"
+        render.complain(
+            f"WARNING: not only this machine can reach {arguments.host}: whoever does can {sees}"
+        )
+    if arguments.open:
+        # On a thread, since a browser may run until it is closed.
+        threading.Thread(target=_open, args=(listener.page,), daemon=True).start()
+
+
+def _open(page: str) -> None:
+    import webbrowser
+
+    if not webbrowser.open(page):
+        render.complain(f"no browser can be opened: open {page} yourself")
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from valued._http import recording as _recording
@@ -238,11 +238,11 @@ class Service:
 
         *times*: None for all of them, until the next call of ``fail``; 0 to answer normally again.
         """
-        self._listener.fail(status, times)
+        self._listener.controls.fail(status, times, reason="as requested by the test")
 
     def delay(self, seconds: float) -> None:
         """Wait *seconds* before each answer, from now on."""
-        self._listener.delay(seconds)
+        self._listener.controls.delay = seconds
 
     def wait(self, count: int, timeout: float = 5.0) -> Events:
         """Wait until *count* events were taken, *timeout* seconds at most; as `Events.wait`."""
@@ -271,33 +271,21 @@ class Service:
 
 
 def _listener(events: _ServiceEvents, requests: list[Request]) -> Any:
-    """The server of ``valued listen``, whose answers can be changed while it runs."""
+    """The server of ``valued listen``, without its page."""
     # Only here: most tests need none.
-    from valued._service.server import Listener, Received, _Connection
+    from valued._service import server
 
-    class Connection(_Connection):
-        def _decide(self, body: bytes) -> None:
-            headers = {
-                name: hide(value) if name.lower() == "authorization" else value
-                for name, value in self.headers.items()
-            }
-            requests.append(Request(self.command, self.path, headers, body))
-            super()._decide(body)
+    def seen(request: server.Request) -> None:
+        headers = {
+            name: hide(value) if name.lower() == "authorization" else value
+            for name, value in request.headers.items()
+        }
+        requests.append(Request(request.method, request.target, headers, request.body))
 
-    class Answering(Listener):
-        def __init__(self, report: Callable[[Received], object]) -> None:
-            super().__init__(report)
-            self._server.RequestHandlerClass = Connection
+    def report(received: server.Received) -> None:
+        events.lines.append(Line(received.pid, received.event))
 
-        def fail(self, status: int, times: int | None) -> None:
-            count: Any = float("inf") if times is None else times
-            with self._lock:
-                self._failures[:] = [(status, count)] if count > 0 else []
-
-        def delay(self, seconds: float) -> None:
-            self._delay = seconds
-
-    return Answering(lambda received: events.lines.append(Line(received.pid, received.event)))
+    return server.Listener(report, seen=seen)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,154 @@
+"""A record: one request to ``POST /events``, what it was answered, and what is looked for in it.
+
+It has the body as it arrived, which is JSON already: it is decoded for no one, and its size is
+known. The token is not in it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from valued._service.lanes import Sender
+
+#: What stands for the token.
+HIDDEN: Final = "•••"
+
+#: How many characters of a body are kept that is no JSON.
+MOST_RAW: Final = 4096
+
+#: A shorter token, such as "any", is part of common words: it is hidden in its own header only.
+_LONG: Final = 8
+
+_SECRET: Final = {"authorization", "proxy-authorization", "cookie"}
+_SCHEMES: Final = {"basic", "bearer", "digest", "token"}
+
+#: As there may be in JSON between its parts; in a stream, a line is what it says it is.
+_BREAKS: Final = re.compile(rb"[\r\n]")
+
+
+@dataclasses.dataclass(eq=False)
+class Record:
+    """See the module. ``id``, ``attempt`` and ``first`` are given by the history."""
+
+    at: float
+    status: int
+    reasons: tuple[str, ...]
+    sender: Sender
+    headers: tuple[tuple[str, str], ...]
+    body: bytes  # JSON, an object; empty if it was none
+    raw: str | None
+    size: int
+    key: str | None
+    forwarded: int | None
+    injected: bool  # the refusal was asked for
+    names: tuple[str | None, ...]  # category, key, user, customer
+    id: int = 0
+    attempt: int = 1
+    first: int | None = None
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the event was taken."""
+        return 200 <= self.status < 300
+
+    def weight(self) -> int:
+        """About how many bytes it keeps."""
+        headers = sum(len(name) + len(value) for name, value in self.headers)
+        return len(self.body) + len(self.raw or "") + headers + sum(map(len, self.reasons))
+
+    def json(self) -> bytes:
+        """It as JSON, on one line."""
+        sender = self.sender
+        fields = {
+            "id": self.id,
+            "at": self.at,
+            "status": self.status,
+            "reasons": self.reasons,
+            "raw": self.raw,
+            "bytes": self.size,
+            "pid": sender.pid,
+            "process": sender.name,
+            "connection": sender.connection,
+            "lane": sender.lane,
+            "key": self.key,
+            "attempt": self.attempt,
+            "first": self.first,
+            "headers": dict(self.headers),
+            "forwarded": self.forwarded,
+        }
+        return b'%s, "event": %s}' % (json.dumps(fields)[:-1].encode(), self.body or b"null")
+
+
+def made(
+    at: float,
+    status: int,
+    reasons: tuple[str, ...],
+    sender: Sender,
+    headers: Iterable[tuple[str, str]],
+    body: bytes,
+    event: object,
+    *,
+    forwarded: int | None = None,
+    injected: bool = False,
+) -> Record:
+    """The record of a request; *event*: what *body* is, None if that is no JSON."""
+    shown = tuple(without_token(list(headers)))
+    key = next((value for name, value in shown if name.lower() == "idempotency-key"), None)
+    is_object = isinstance(event, dict)
+    return Record(
+        at=at,
+        status=status,
+        reasons=reasons,
+        sender=sender,
+        headers=shown,
+        body=_BREAKS.sub(b" ", body) if is_object else b"",
+        raw=None if is_object else body[: 4 * MOST_RAW].decode("utf-8", "replace")[:MOST_RAW],
+        size=len(body),
+        key=key,
+        forwarded=forwarded,
+        injected=injected,
+        names=_names(event) if isinstance(event, dict) else (None,) * 4,
+    )
+
+
+def without_token(headers: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """*headers* without the token, and without what else proves who sent them."""
+    token = ""
+    for name, value in headers:
+        if name.lower() == "authorization":
+            token = value.strip().rpartition(" ")[2]
+    for name, value in headers:
+        if name.lower() in _SECRET:
+            scheme, space, rest = value.strip().partition(" ")
+            known = scheme.lower() in _SCHEMES
+            shown = f"{scheme} {HIDDEN}" if known and space and rest else value and HIDDEN
+            yield name, scheme if known and not space else shown
+        elif len(token) >= _LONG and token in value:
+            yield name, value.replace(token, HIDDEN)
+        else:
+            yield name, value
+
+
+def _names(event: dict[str, Any]) -> tuple[str | None, ...]:
+    return (
+        _text(event.get("category")),
+        _text(event.get("key")),
+        _id(event.get("user")),
+        _id(event.get("customer")),
+    )
+
+
+def _id(person: object) -> str | None:
+    return _text(person.get("id")) if isinstance(person, dict) else None
+
+
+def _text(value: object) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value)
