@@ -18,8 +18,8 @@ def test_refused_requests_are_shown_with_their_reasons(shown: Shown, sender: Sen
     assert sender.send(b"{not json") == 400
     assert sender.send(event(), Authorization="a-secret-token") == 401
     shown.wait_for(count=4)
-    shown.wait_for("400", "user_id: an event has no such field")
-    shown.wait_for("401", "expected 'Bearer TOKEN'")
+    shown.wait_for(400, "user_id: an event has no such field")
+    shown.wait_for(401, "expected 'Bearer TOKEN'")
     expect(shown.count("refused")).to_have_text("3")
     shown.page.click("#kinds [data-kind=refused]")
     shown.wait_for(count=3)
@@ -43,13 +43,13 @@ def test_answers_that_fail_on_request_are_retried_until_accepted(
     client.action("report.generated", {"user.id": 123})
     assert client.flush(20)
     shown.wait_for(count=3)
-    shown.wait_for("503", "as requested by the page", count=2)
-    accepted = shown.wait_for("204")
+    shown.wait_for(503, "as requested by the page", count=2)
+    accepted = shown.wait_for(204)
     expect(accepted.locator(".attempt")).to_have_text("3")
     expect(shown.count("failed")).to_have_text("2")
     expect(shown.count("accepted")).to_have_text("1")
     expect(page.locator("#alert")).to_be_hidden()
-    shown.open_event("204")
+    shown.open_event(204)
     expect(page.locator(".attempts li")).to_contain_text(["503", "503", "204"])
 
 
@@ -76,7 +76,7 @@ def test_dropped_connections_are_shown_and_the_event_arrives(
     client.action("report.generated", {"user.id": 123})
     assert client.flush(20)
     shown.wait_for("cut", "connection dropped on purpose")
-    expect(shown.wait_for("204").locator(".attempt")).to_have_text("2")
+    expect(shown.wait_for(204).locator(".attempt")).to_have_text("2")
 
 
 def test_answers_are_held_until_they_are_resumed(shown: Shown, client: valued.Client) -> None:
@@ -87,7 +87,7 @@ def test_answers_are_held_until_they_are_resumed(shown: Shown, client: valued.Cl
     assert not client.flush(0.5)
     page.click("#hold")
     assert client.flush(20)
-    shown.wait_for("204")
+    shown.wait_for(204)
 
 
 def test_a_delay_is_in_force_until_it_is_ended(shown: Shown, client: valued.Client) -> None:

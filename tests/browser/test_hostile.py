@@ -62,13 +62,18 @@ def test_invisible_characters_and_those_that_turn_the_line_are_shown_as_escapes(
 def test_strings_of_a_megabyte_are_cut_in_rows_and_in_the_open_event(
     shown: Shown, sender: Sender
 ) -> None:
-    for key in ("x" * 1_000_000, "\u202e" * 150_000):
-        assert sender.send(event(key=key)) == 204
-    assert sender.send(event(attributes={str(n): "y" * 10 for n in range(30_000)})) == 204
-    rows = shown.wait_for(count=3)
-    for number in range(3):
+    sent: list[tuple[dict[str, Any], str]] = [
+        ({"long": "x" * 1_000_000}, "more characters"),
+        ({"\u202e" * 150_000: 1}, "more characters"),
+        ({str(number): "y" * 10 for number in range(30_000)}, "the rest is too long"),
+        ({str(number): "\x00" * 4_000 for number in range(40)}, "the rest is too long"),
+    ]
+    for attributes, _ in sent:
+        assert sender.send(event(key="z" * 5_000, attributes=attributes)) == 204
+    rows = shown.wait_for(count=len(sent))
+    for number, (_, words) in enumerate(reversed(sent)):
         rows.nth(number).click(position={"x": 8, "y": 8})
-        expect(shown.page.locator("#json")).to_contain_text("more character")
+        expect(shown.page.locator("#json")).to_contain_text(words)
     assert shown.page.evaluate("document.body.textContent.length") < 400_000
     assert shown.page.evaluate("document.querySelectorAll('*').length") < 20_000
 

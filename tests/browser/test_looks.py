@@ -32,7 +32,7 @@ def fill(shown: Shown, sender: Sender) -> None:
     shown.page.request.post(control, data={"fail": {"status": 503, "events": 1}})
     sender.send(event())
     shown.page.request.post(control, data={"fail": {"status": 503, "events": 5}})
-    shown.wait_for("503")
+    shown.wait_for(503)
 
 
 @pytest.mark.parametrize("size", [{"viewport": {"width": 400, "height": 800}}], ids=["400 px"])

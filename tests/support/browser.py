@@ -66,14 +66,20 @@ class Shown:
         self.page.goto(self.endpoint.removesuffix("events"))
         self.page.wait_for_selector("#state[data-state=live]")
 
-    def rows(self, *words: str) -> Locator:
-        """The rows of the list, from above; with *words*: those that have them all."""
+    def rows(self, *words: str | int) -> Locator:
+        """The rows of the list, from above; with *words*: those with all of them.
+
+        A number is a status: as a string, it could also be a part of a time.
+        """
         rows = self.page.locator(".row:not([hidden])")
         for word in words:
-            rows = rows.filter(has_text=word)
+            if isinstance(word, int):
+                rows = rows.filter(has=self.page.locator(".badge", has_text=str(word)))
+            else:
+                rows = rows.filter(has_text=word)
         return rows
 
-    def wait_for(self, *words: str, count: int = 1) -> Locator:
+    def wait_for(self, *words: str | int, count: int = 1) -> Locator:
         """Those rows, once there are *count* of them."""
         from playwright.sync_api import expect
 
@@ -81,7 +87,7 @@ class Shown:
         expect(rows).to_have_count(count, timeout=15_000)
         return rows
 
-    def open_event(self, *words: str) -> Locator:
+    def open_event(self, *words: str | int) -> Locator:
         """Click the first of those rows; what is then shown of the event."""
         self.rows(*words).first.click(position={"x": 8, "y": 8})
         return self.page.locator("#detail")
