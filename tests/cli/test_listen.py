@@ -48,7 +48,9 @@ def plainly(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     try:
         said = process.stdout.readline()
         assert said.startswith("Listening on http://127.0.0.1:"), said
-        yield process, said.split()[-1]
+        url = said.split()[-1]
+        assert process.stdout.readline() == f"Page: {url.removesuffix('events')}\n"
+        yield process, url
     finally:
         process.kill()
         process.wait(10)
@@ -137,8 +139,6 @@ def test_plain_output_has_where_it_listens_first_then_the_events() -> None:
         pid = send_one(url)
         process.send_signal(signal.SIGTERM)
         shown, summary = process.communicate(timeout=10)
-    page, _, shown = shown.partition("\n")
-    assert page == f"Page: {url.removesuffix('events')}"
     heading, _, body = shown.partition("\n")
     assert heading.startswith("action a.b from python")
     assert f"(pid {pid}) on 127.0.0.1:" in heading

@@ -98,7 +98,7 @@ class History:
             self._next += 1
             self._count_attempt(record)
             self._count(record)
-            self._bytes += record.weight()
+            self._bytes += record.weight
             if record.id - self._oldest == self.most:
                 self._drop_oldest()
             self._ring[record.id % self.most] = record
@@ -127,7 +127,7 @@ class History:
         place = self._oldest % self.most
         oldest, self._ring[place] = self._ring[place], None
         assert oldest is not None
-        self._bytes -= oldest.weight()
+        self._bytes -= oldest.weight
         self._oldest += 1
 
     def _count_attempt(self, record: Record) -> None:
@@ -195,7 +195,7 @@ class History:
                 after = self._oldest - 1
             lost = max(0, self._oldest - 1 - max(after, self._cleared))
             records = self._after(after, most)
-            weights = itertools.accumulate(record.weight() for record in records)
+            weights = itertools.accumulate(record.weight for record in records)
             fit = max(1, sum(weight <= most_bytes for weight in weights))
             records = records[:fit]
             last = records[-1].id if records else max(after, self._oldest - 1)

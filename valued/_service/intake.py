@@ -177,7 +177,7 @@ class Intake:
             status,
             () if refusal is None else refusal.reasons,
             request.sender(),
-            request.headers.items(),
+            request.headers,
             request.body,
             event,
             forwarded=forwarded,

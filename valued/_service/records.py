@@ -12,7 +12,8 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
+    from email.message import Message
 
     from valued._service.lanes import Sender
 
@@ -32,7 +33,7 @@ _SCHEMES: Final = {"basic", "bearer", "digest", "token"}
 _BREAKS: Final = re.compile(rb"[\r\n]")
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, slots=True)
 class Record:
     """See the module. ``id``, ``attempt`` and ``first`` are given by the history."""
 
@@ -51,16 +52,16 @@ class Record:
     id: int = 0
     attempt: int = 1
     first: int | None = None
+    weight: int = 0  # about how many bytes it keeps
+
+    def __post_init__(self) -> None:
+        headers = sum([len(name) + len(value) for name, value in self.headers])
+        self.weight = len(self.body) + len(self.raw or "") + headers + sum(map(len, self.reasons))
 
     @property
     def accepted(self) -> bool:
         """Whether the event was taken."""
         return 200 <= self.status < 300
-
-    def weight(self) -> int:
-        """About how many bytes it keeps."""
-        headers = sum(len(name) + len(value) for name, value in self.headers)
-        return len(self.body) + len(self.raw or "") + headers + sum(map(len, self.reasons))
 
     def json(self) -> bytes:
         """It as JSON, on one line."""
@@ -90,7 +91,7 @@ def made(
     status: int,
     reasons: tuple[str, ...],
     sender: Sender,
-    headers: Iterable[tuple[str, str]],
+    headers: Message,
     body: bytes,
     event: object,
     *,
@@ -98,8 +99,12 @@ def made(
     injected: bool = False,
 ) -> Record:
     """The record of a request; *event*: what *body* is, None if that is no JSON."""
-    shown = tuple(without_token(list(headers)))
-    key = next((value for name, value in shown if name.lower() == "idempotency-key"), None)
+    token = headers.get("Authorization", "").strip().rpartition(" ")[2]
+    token = token if len(token) >= _LONG else ""
+    shown = tuple(_without_token(headers.items(), token))
+    key = headers.get("Idempotency-Key")
+    if key is not None and token and token in key:
+        key = key.replace(token, HIDDEN)
     is_object = isinstance(event, dict)
     return Record(
         at=at,
@@ -107,7 +112,9 @@ def made(
         reasons=reasons,
         sender=sender,
         headers=shown,
-        body=_BREAKS.sub(b" ", body) if is_object else b"",
+        body=(_BREAKS.sub(b" ", body) if b"\n" in body or b"\r" in body else body)
+        if is_object
+        else b"",
         raw=None if is_object else body[: 4 * MOST_RAW].decode("utf-8", "replace")[:MOST_RAW],
         size=len(body),
         key=key,
@@ -117,22 +124,23 @@ def made(
     )
 
 
-def without_token(headers: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    """*headers* without the token, and without what else proves who sent them."""
-    token = ""
-    for name, value in headers:
-        if name.lower() == "authorization":
-            token = value.strip().rpartition(" ")[2]
+def _without_token(headers: list[tuple[str, str]], token: str) -> Iterator[tuple[str, str]]:
+    """*headers* without *token*, and without what else proves who sent them."""
     for name, value in headers:
         if name.lower() in _SECRET:
-            scheme, space, rest = value.strip().partition(" ")
-            known = scheme.lower() in _SCHEMES
-            shown = f"{scheme} {HIDDEN}" if known and space and rest else value and HIDDEN
-            yield name, scheme if known and not space else shown
-        elif len(token) >= _LONG and token in value:
+            yield name, _hidden(value)
+        elif token and token in value:
             yield name, value.replace(token, HIDDEN)
         else:
             yield name, value
+
+
+def _hidden(value: str) -> str:
+    """*value* of a header that is secret: its scheme, if it has one."""
+    scheme, _, secret = value.strip().partition(" ")
+    if scheme.lower() in _SCHEMES:
+        return f"{scheme} {HIDDEN}" if secret else scheme
+    return HIDDEN if scheme else ""
 
 
 def _names(event: dict[str, Any]) -> tuple[str | None, ...]:

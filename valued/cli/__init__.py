@@ -258,6 +258,11 @@ def _add_demo(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="number of events that each process and each thread records (default: %(default)s)",
     )
+    parser.add_argument(
+        "--open",
+        action="store_true",
+        help="show it on the page of `valued listen` in the browser, and keep that until Ctrl-C",
+    )
 
 
 # -- types of arguments ----------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 A mock server is started in its own process. Then this process records events, goes on recording in
 threads while it forks four workers, and starts a pool and a spawned process. Each event has an id,
-so that what was sent can be compared with what arrived, process by process.
+so that what was sent can be compared with what arrived, process by process. With ``--open``, the
+browser shows the mock server's page meanwhile, and until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import tempfile
 import threading
 import time
 import traceback
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import valued
 from valued._service import render
@@ -65,15 +66,28 @@ def run(arguments: argparse.Namespace) -> int:
     """Run all senders; 0 if each event arrived exactly once, from the process that recorded it."""
     count = arguments.events
     began_at = time.monotonic()
-    received: list[dict[str, Any]] = []
     with (
         delivery.variables(VALUED_ENV="production", no_proxy="127.0.0.1", **_UNSET),
-        _listener(received) as endpoint,
+        tempfile.TemporaryFile("w+", encoding="ascii") as output,
+        _listener(output, opens=arguments.open) as listener,
     ):
         # The options matter with 10,000 events and more: here, waiting is better than dropping.
-        client = valued.Client("demo", endpoint, overflow="block", shutdown_timeout=30.0)
+        client = valued.Client("demo", listener.endpoint, overflow="block", shutdown_timeout=30.0)
         sent = [*_family(client, count), *_pool(client, count), _spawned(client, count)]
         client.close(None)
+        if not arguments.open:
+            _end(listener.process, os.getpid())
+        # This leaves the file at its end, where the listener goes on to write.
+        output.seek(0)
+        status = _conclude(sent, [json.loads(line) for line in output], began_at)
+        if arguments.open:
+            print(f"The page stays at {listener.page} until you press Ctrl-C.", flush=True)
+            with contextlib.suppress(KeyboardInterrupt):
+                listener.process.wait()
+    return status
+
+
+def _conclude(sent: list[Sent], received: list[dict[str, Any]], began_at: float) -> int:
     rows, troubles = compare(sent, received)
     render.table(sys.stdout, _HEADINGS, rows)
     for trouble in troubles:
@@ -85,33 +99,42 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+class _Listener(NamedTuple):
+    """``valued listen`` in a process of its own."""
+
+    process: subprocess.Popen[str]
+    endpoint: str
+    page: str
+
+
 @contextlib.contextmanager
-def _listener(received: list[dict[str, Any]]) -> Iterator[str]:
-    """Run ``valued listen`` and yield its endpoint; *received* is filled after the block."""
+def _listener(output: IO[str], *, opens: bool) -> Iterator[_Listener]:
+    """Run it, with or without its page, which the browser is to show. It writes to *output*."""
     here = os.getpid()
-    with tempfile.TemporaryFile("w+", encoding="ascii") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "valued", "listen", "--port", "0", "--json", "--until-eof"],
-            stdin=subprocess.PIPE,  # so it ends with this process, even if this one is killed
-            stdout=output,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            assert process.stderr is not None
-            said = process.stderr.readline()
-            if not said.startswith("Listening on "):
-                said += process.stderr.read()
-                raise OSError(f"the mock server did not start: {said}".rstrip())
-            yield said.split()[-1]
-        finally:
-            _end(process, here)
-        output.seek(0)
-        received += map(json.loads, output)
+    command = [sys.executable, "-m", "valued", "listen", "--port", "0", "--json", "--until-eof"]
+    process = subprocess.Popen(  # noqa: S603 - all of it is ours
+        [*command, "--open" if opens else "--no-ui"],
+        stdin=subprocess.PIPE,  # so it ends with this process, even if this one is killed
+        stdout=output,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        if not said.startswith("Listening on "):
+            said += process.stderr.read()
+            raise OSError(f"the mock server did not start: {said}".rstrip())
+        page = process.stderr.readline().split()[-1] if opens else ""
+        yield _Listener(process, said.split()[-1], page)
+    finally:
+        _end(process, here)
 
 
 def _end(process: subprocess.Popen[str], parent: int) -> None:
     if os.getpid() != parent:  # a forked worker, which leaves the block of its parent
+        return
+    if process.returncode is not None:  # it was ended before
         return
     process.terminate()
     try:
