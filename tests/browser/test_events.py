@@ -260,13 +260,3 @@ def test_only_the_rows_that_can_be_seen_exist_and_a_reader_keeps_the_place(
     assert watched.bounding_box() == before
     shown.page.click("#newer")
     shown.wait_for("number.699")
-
-
-def test_the_page_connects_again_to_a_server_that_was_started_again(shown: Shown) -> None:
-    # A server of its own would take another port: so the answer fails as the browser sees it.
-    shown.page.route("**/stream*", lambda route: route.abort())
-    shown.page.reload()
-    expect(shown.page.locator("#state")).to_have_text("reconnecting")
-    shown.page.unroute("**/stream*")
-    expect(shown.page.locator("#state")).to_have_text("live", timeout=15_000)
-    shown.troubles.clear()  # the browser writes of the connection that failed
