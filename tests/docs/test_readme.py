@@ -77,7 +77,7 @@ def listening(command: str, folder: Path) -> Iterator[tuple[str, list[str]]]:
         assert process.stdout is not None
         assert process.stderr is not None
         heading = process.stderr if "--json" in command else process.stdout
-        lines.append(next(heading))
+        lines += [next(heading), next(heading)]
         yield lines[0].split()[-1], lines
         process.terminate()
         lines += process.communicate(timeout=30)[0].splitlines(keepends=True)
