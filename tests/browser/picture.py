@@ -6,6 +6,7 @@ $ python -m tests.browser.picture
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import shlex
 import signal
@@ -15,13 +16,14 @@ import sys
 import tempfile
 import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests.support import browser as browsers
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 PICTURE = Path(__file__).parent.parent.parent / "docs" / "images" / "listen.png"
 WIDTH, HEIGHT = 1200, 900
@@ -41,11 +43,12 @@ PIXELS = """async picture => {
 }"""
 
 
-def take(path: Path) -> None:
-    """Run the demo, and take the picture of its page."""
-    with browsers.running() as browser, tempfile.TemporaryDirectory() as folder:
-        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
-        page.emulate_media(color_scheme="light", reduced_motion="reduce")
+@contextlib.contextmanager
+def demonstrated(browser: Browser) -> Iterator[Page]:
+    """The page of ``valued demo --open``, opened while it runs, after all has arrived."""
+    page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
+    page.emulate_media(color_scheme="light", reduced_motion="reduce")
+    with tempfile.TemporaryDirectory() as folder:
         told = Path(folder, "address")
         opener = f"sh -c {shlex.quote(f'echo %s >{told}.new && mv {told}.new {told}')}"
         demo = subprocess.Popen(
@@ -60,11 +63,17 @@ def take(path: Path) -> None:
             page.goto(told.read_text("utf-8").strip())
             for text in ("1,100 All", "8 processes, 1 running", "0 in the last second"):
                 page.get_by_text(text).wait_for()
-            picture = page.screenshot()
+            yield page
         finally:
             demo.send_signal(signal.SIGINT)
             demo.communicate(timeout=20)
-        path.write_bytes(smaller(browser, picture))
+            page.close()
+
+
+def taken(browser: Browser) -> bytes:
+    """A picture of that page."""
+    with demonstrated(browser) as page:
+        return smaller(browser, page.screenshot())
 
 
 def smaller(browser: Browser, picture: bytes) -> bytes:
@@ -85,4 +94,5 @@ def smaller(browser: Browser, picture: bytes) -> bytes:
 
 
 if __name__ == "__main__":
-    take(PICTURE)
+    with browsers.running() as chromium:
+        PICTURE.write_bytes(taken(chromium))
