@@ -278,6 +278,13 @@ def test_process_that_says_nothing_of_itself_is_told_by_its_number(
     assert site.events()[0]["lane"] == str(os.getpid())
 
 
+def test_process_without_a_parent_is_a_lane(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(psutil.Process, "parent", lambda _process: None)
+    site.post()
+    [lane] = site.ask("/lanes").json()
+    assert (lane["pid"], lane["parent"], lane["parent_lane"]) == (os.getpid(), None, None)
+
+
 @pytest.mark.parametrize(
     ("error", "ended"), [(psutil.AccessDenied(1), False), (psutil.NoSuchProcess(1), True)]
 )
@@ -325,3 +332,13 @@ def test_totals_count_each_kind_of_event_up_to_a_number(
         "action a": 2, "action b": 1,
     }  # fmt: skip
     assert totals["keys"]["action a"]["first"] < totals["keys"]["action a"]["last"]
+
+
+def test_process_that_ended_unseen_ended_with_its_last_request(site: Site) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM, site.listener.url],
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert process.wait(20) == 0
+    [lane] = site.ask("/lanes").json()
+    assert lane["ended"] == site.events()[-1]["at"]

@@ -24,6 +24,7 @@ TESTS = {
     "Threads, processes, live servers": (3, ("gunicorn",)),
     "Celery": (3, ("celery",)),
     "End to end": (2, ()),
+    "A program of its own": (1, ()),
     "No real endpoint in tests": (2, ()),
 }
 

@@ -30,12 +30,12 @@ class Listening:
         )
         assert self.process.stderr is not None
         said = self.process.stderr.readline()
-        assert said.startswith("Listening on http://127.0.0.1:"), said
+        assert said.startswith("Listening on http://"), said
         self.url = said.split()[-1]
         self.page = ""
         if "--no-ui" not in arguments:
             said = self.process.stderr.readline()
-            assert said.startswith("Page: http://127.0.0.1:"), said
+            assert said.startswith("Page: http://"), said
             self.page = said.split()[-1]
         self.summary = ""
         self._output: list[str] = []

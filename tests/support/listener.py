@@ -119,3 +119,4 @@ class Follower:
     def close(self) -> None:
         self.answer.close()
         self.connection.close()
+        self.socket.close()

@@ -205,6 +205,7 @@ class Connection(BaseHTTPRequestHandler):
     # -- for pages and programs --------------------------------------------------------------------
 
     def _answer_site(self, site: Site, request: Request) -> None:
+        self.server.connections.is_reader(self.connection)
         try:
             request.body = self._arrived()
             site.check(request)
@@ -258,10 +259,11 @@ class Connection(BaseHTTPRequestHandler):
             self.send_header(name, value)
         if self.close_connection:
             self.send_header("Connection", "close")
-        if answer.content or answer.status == 200:
+        has_content = answer.status not in (204, 304)
+        if has_content:
             self.send_header("Content-Length", str(len(answer.content)))
         self.end_headers()
-        if self.command != "HEAD":
+        if has_content and self.command != "HEAD":
             self.wfile.write(answer.content)
 
     def _find_sender(self) -> Sender:

@@ -56,6 +56,7 @@ class Connections:
         # The one that has done the same for the longest time comes first.
         self._open: dict[socket.socket, tuple[Doing, float]] = {}
         self._streams: set[socket.socket] = set()  # those of them that are streams
+        self._readers: set[socket.socket] = set()  # those of pages and programs
 
     def __len__(self) -> int:
         return len(self._open)
@@ -109,6 +110,13 @@ class Connections:
             self._open[connection] = Doing.WAITING, time.monotonic()
             self.count += 1
 
+    def is_reader(self, connection: socket.socket) -> None:
+        """*connection* is no sender's, so it isn't counted."""
+        with self._changed:
+            if connection not in self._readers:
+                self._readers.add(connection)
+                self.count -= 1
+
     def does(self, connection: socket.socket, doing: Doing) -> bool:
         """*connection* does something else from now on; False: no, it was told to end."""
         with self._changed:
@@ -123,6 +131,7 @@ class Connections:
         with self._changed:
             self._open.pop(connection, None)
             self._streams.discard(connection)
+            self._readers.discard(connection)
             self._changed.notify_all()
 
     def _has_room(self) -> bool:

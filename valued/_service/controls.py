@@ -58,7 +58,6 @@ class Controls:
         self._paused = False
         self._is_closed = False
         self.delay = delay
-        self.on_change: Callable[[], object] = _nothing
 
     # -- for the events ----------------------------------------------------------------------------
 
@@ -124,17 +123,12 @@ class Controls:
             self._drop = changes.get("drop", self._drop)
             self._paused = changes.get("paused", self._paused)
             self._changed.notify_all()
-        self.on_change()
         return self.now()
 
     def _next(self) -> _Failures | None:
         while self._failures and self._failures[0].is_over():
             self._failures.popleft()
         return self._failures[0] if self._failures else None
-
-
-def _nothing() -> None:
-    pass
 
 
 def _shown(failures: _Failures) -> dict[str, Any]:

@@ -242,7 +242,8 @@ class History:
         """Find the processes that have ended; once a second at most."""
         with self._changed:
             now = time.monotonic()
-            if now - self._looked_at < _LOOK:
+            since = now - self._looked_at
+            if since < _LOOK:
                 return
             self._looked_at = now
             alive = self._lanes.alive()
@@ -250,7 +251,7 @@ class History:
         if ended:
             with self._changed:
                 self._version += 1
-                self._lanes.end(ended, self._version)
+                self._lanes.end(ended, self._version, just_now=since < 3 * _LOOK)
                 self._changed.notify_all()
 
     def _after(self, after: int, most: int | None = None) -> list[Record]:

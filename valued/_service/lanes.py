@@ -43,6 +43,7 @@ class Lane:
     sender: Sender
     appeared: float
     changed: int = 0
+    last: float = 0.0  # when a request came
     ended: float | None = None
     requests: int = 0
     events: int = 0
@@ -94,6 +95,7 @@ class Lanes:
             sender.counted_in = lane
             lane.connections += 1
         lane.changed = version
+        lane.last = at
         lane.ended = None
         return lane
 
@@ -112,10 +114,10 @@ class Lanes:
             if lane.ended is None and lane.sender.process is not None
         ]
 
-    def end(self, lanes: Iterable[Lane], version: int) -> None:
-        """The processes of *lanes* have ended."""
+    def end(self, lanes: Iterable[Lane], version: int, *, just_now: bool) -> None:
+        """The processes of *lanes* have ended; *just_now*, or some time after their last request."""
         for lane in lanes:
-            lane.ended = time.time()
+            lane.ended = time.time() if just_now else lane.last
             lane.changed = version
         self._make_room()
 

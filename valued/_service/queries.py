@@ -53,7 +53,7 @@ class Query:
 
 def parsed(text: str, names: tuple[str, ...]) -> Query:
     """The query *text* of a URL, which may have *names*; else raises a refusal."""
-    given = dict(urllib.parse.parse_qsl(text, keep_blank_values=True))
+    given = dict(urllib.parse.parse_qsl(text))
     unknown = [name for name in given if name not in names]
     if unknown:
         raise Refusal(400, f"{unknown[0][:100]}: unknown; there are {', '.join(names)}")

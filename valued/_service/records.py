@@ -12,7 +12,6 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from email.message import Message
 
     from valued._service.lanes import Sender
@@ -99,12 +98,7 @@ def made(
     injected: bool = False,
 ) -> Record:
     """The record of a request; *event*: what *body* is, None if that is no JSON."""
-    token = headers.get("Authorization", "").strip().rpartition(" ")[2]
-    token = token if len(token) >= _LONG else ""
-    shown = tuple(_without_token(headers.items(), token))
-    key = headers.get("Idempotency-Key")
-    if key is not None and token and token in key:
-        key = key.replace(token, HIDDEN)
+    shown, key = _without_token(headers)
     is_object = isinstance(event, dict)
     return Record(
         at=at,
@@ -124,15 +118,22 @@ def made(
     )
 
 
-def _without_token(headers: list[tuple[str, str]], token: str) -> Iterator[tuple[str, str]]:
-    """*headers* without *token*, and without what else proves who sent them."""
-    for name, value in headers:
-        if name.lower() in _SECRET:
-            yield name, _hidden(value)
-        elif token and token in value:
-            yield name, value.replace(token, HIDDEN)
-        else:
-            yield name, value
+def _without_token(headers: Message) -> tuple[tuple[tuple[str, str], ...], str | None]:
+    """*headers* without what proves who sent them, the token first of all; and the event's key."""
+    token = headers.get("Authorization", "").strip().rpartition(" ")[2]
+    token = token if len(token) >= _LONG else ""
+    shown, key = [], None
+    for name, value in headers.items():
+        lower = name.lower()
+        if lower in _SECRET:
+            shown.append((name, _hidden(value)))
+            continue
+        if token and token in value:
+            value = value.replace(token, HIDDEN)
+        if key is None and lower == "idempotency-key":
+            key = value
+        shown.append((name, value))
+    return tuple(shown), key
 
 
 def _hidden(value: str) -> str:

@@ -60,7 +60,6 @@ class Site:
         self._names = names
         self._about = about
         self._literal = literal
-        controls.on_change = history.touch
 
     def has(self, request: Request) -> bool:
         """Whether *request* is for a page or a program."""
@@ -117,7 +116,9 @@ class Site:
         # A page of another site can send only a few other types without being asked for leave.
         if request.headers.get_content_type() != "application/json":
             raise Refusal(415, "Content-Type: expected application/json")
-        return _json(self._controls.change(bodies.decoded(request.body)))
+        controls = self._controls.change(bodies.decoded(request.body))
+        self._history.touch()
+        return _json(controls)
 
     def _events(self, query: Query) -> Answer:
         last = self._history.last()

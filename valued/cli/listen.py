@@ -91,7 +91,7 @@ def _introduce(listener: Listener, arguments: argparse.Namespace) -> None:
     if not listener.is_private:
         sees = "read all events, and change what senders are answered" if arguments.ui else "send"
         render.complain(
-            f"WARNING: not only this machine can reach {arguments.host}: whoever does can {sees}"
+            f"WARNING: not only this machine can reach {arguments.host}: other machines can {sees}"
         )
     if arguments.open:
         # On a thread, since a browser may run until it is closed.
