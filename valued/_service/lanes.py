@@ -115,8 +115,9 @@ class Lanes:
         ]
 
     def end(self, lanes: Iterable[Lane], version: int, *, just_now: bool) -> None:
-        """The processes of *lanes* have ended; *just_now*, or some time after their last request."""
+        """The processes of *lanes* have ended, *just_now* or earlier."""
         for lane in lanes:
+            # Of those that ended earlier, the last request is the last that is known.
             lane.ended = time.time() if just_now else lane.last
             lane.changed = version
         self._make_room()
