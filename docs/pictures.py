@@ -102,7 +102,9 @@ def listen(folder: Path) -> str:
         terminal.read_until(r"Analytical(.|\n)+?\n\S*}\S*\n")
     finally:
         terminal.end()
-    return "$ valued listen\n" + terminal.text.replace(url[: -len("events")], "http://127.0.0.1:4567/")
+    return "$ valued listen\n" + terminal.text.replace(
+        url[: -len("events")], "http://127.0.0.1:4567/"
+    )
 
 
 def outage(folder: Path) -> str:
