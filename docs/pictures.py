@@ -130,7 +130,7 @@ def outage(folder: Path) -> str:
 
 
 PICTURES: dict[str, tuple[str, Callable[[Path], str]]] = {
-    "listen": ("Terminal 2", listen),
+    "terminal": ("Terminal 2", listen),
     "outage": ("Terminal 1", outage),
 }
 

@@ -20,7 +20,7 @@ import requests.utils
 
 import valued
 from tests.support.processes import run, until
-from tests.support.proxy import BOUND, Listener, Proxy, _pump, read_head
+from tests.support.proxy import BOUND, Listener, Proxy, pump, read_head
 from tests.support.server import Server
 from tests.support.tls import Authority, TLSServer
 from valued import Connection, DeliveryError
@@ -289,7 +289,7 @@ class Gate(Listener):
             return
         with socket.create_connection(("127.0.0.1", self._inner.port), BOUND) as behind:
             behind.sendall("\r\n".join([*head, "", ""]).encode("latin-1"))
-            _pump(client, behind)
+            pump(client, behind)
 
     def proxy_url(self, credentials: str = CREDENTIALS) -> str:
         scheme = self.url.partition(":")[0]

@@ -67,11 +67,11 @@ class Listener:
             self._serve(served)
 
     def close(self) -> None:
-        _shut(self._socket)
+        shut(self._socket)
         self._socket.close()
         self._threads[0].join(BOUND)
         for accepted in list(self._open):
-            _shut(accepted)
+            shut(accepted)
         for thread in self._threads:
             thread.join(BOUND)
             assert not thread.is_alive()
@@ -88,7 +88,7 @@ class Listener:
         self.close()
 
 
-def _shut(connection: socket.socket) -> None:
+def shut(connection: socket.socket) -> None:
     with contextlib.suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
 
@@ -128,7 +128,7 @@ class Proxy(Listener):
                     host, _, port = target.rpartition(":")
                     with socket.create_connection((host, int(port)), BOUND) as server:
                         client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
-                        _pump(client, server)
+                        pump(client, server)
                     return
                 client.sendall(_forwarded(method, target, head[1:], stream))
 
@@ -150,7 +150,7 @@ def _forwarded(method: str, target: str, lines: list[str], stream: io.BufferedIO
     return head.encode() + b"\r\n" + content
 
 
-def _pump(client: socket.socket, server: socket.socket) -> None:
+def pump(client: socket.socket, server: socket.socket) -> None:
     """Carry bytes both ways until one side is at its end."""
     other = {client: server, server: client}
     while True:
