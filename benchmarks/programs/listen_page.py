@@ -8,8 +8,8 @@
    of it open, and with ``--no-ui``, in turns. The median of the ratios of each round, and the CPU
    of the server for an event.
 
-It holds when a row is painted within 200 ms (median), each click within 200 ms, memory does not
-grow once the most is kept, and the throughput is at least 0.9 of that with ``--no-ui``. The exit
+It holds when a row is painted within 200 ms (median), each click within 200 ms, memory hardly
+grows once the most is kept, and the throughput is at least 0.9 of that with ``--no-ui``. The exit
 status says so. It needs Chromium, and ``playwright`` of the ``test`` extra.
 
     python -m benchmarks.programs.listen_page [--events 50000] [--rate 900] [--rounds 5]
@@ -45,8 +45,9 @@ if TYPE_CHECKING:
 
 #: Milliseconds that a row, and a click, may take.
 BOUND: Final = 200.0
-#: By how much memory may grow once the most records are kept: heaps breathe.
-GROWTH: Final = 1.25
+#: By how much memory may grow once the most records are kept, in MiB. Heaps breathe; and the server
+#: knows the idempotency keys of 50,000 events, to tell repeats.
+GROWTH: Final = {"page": 4.0, "server": 16.0}
 #: What throughput has to be, of that without the page.
 SHARE: Final = 0.9
 
@@ -278,8 +279,8 @@ def run(given: argparse.Namespace) -> tuple[dict[str, Any], dict[str, bool]]:
     return figures, {
         f"a row is painted within {BOUND:g} ms (median)": painted["median"] <= BOUND,
         f"each click is answered within {BOUND:g} ms": clicks["slowest"] <= BOUND,
-        "the page's memory is bounded": heap_at_end <= GROWTH * heap,
-        "the server's memory is bounded": resident_at_end <= GROWTH * resident,
+        "the page's memory is bounded": heap_at_end <= heap + GROWTH["page"],
+        "the server's memory is bounded": resident_at_end <= resident + GROWTH["server"],
         f"throughput is at least {SHARE:g} of that without the page": (
             speeds["the page on"]["ratio"] >= SHARE
         ),
