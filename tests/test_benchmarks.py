@@ -32,12 +32,14 @@ from benchmarks.delivery import curve
 from benchmarks.durability import outbox
 from benchmarks.peers import behaviour
 from benchmarks.processes import first_event, imports
+from tests.support import browser
 from tests.support.processes import run
 
 ROOT = Path(__file__).parent.parent
 PROGRAMS = {
     "exits": ["1"],
     "kill": ["4", "20", "1", "0.05"],
+    "listen_page": ["--events", "400", "--rate", "200", "--rounds", "1"],
     "soak": ["--events", "800", "--seconds", "20"],
     "stopped": ["--seconds", "0.5", "--around", "0.2"],
 }
@@ -278,6 +280,20 @@ def test_a_short_stop_loses_nothing(tmp_path: Path) -> None:
     assert figures["recorded"] == figures["delivered"] > 100
     assert figures["lost"] == figures["dropped"] == figures["failed"] == 0
     assert set(figures["calls, in ms"]) >= {"event call, server stopped", "bare call, after"}
+
+
+@pytest.mark.skipif(browser.missing() is not None, reason=str(browser.missing()))
+def test_page_of_the_mock_server_is_measured_in_a_browser(tmp_path: Path) -> None:
+    figures = _figures("listen_page", tmp_path / "page.json")
+    assert figures["from POST to row, ms"].keys() == figures["from click to event, ms"].keys()
+    assert figures["memory of page and server, MiB"].keys() == {"start", "most kept", "end"}
+    assert figures["throughput"].keys() == {"the page on", "a stream open", "--no-ui"}
+
+
+def test_without_a_browser_the_page_is_not_measured_and_the_reason_is_said() -> None:
+    done = run("-m", "benchmarks.programs.listen_page", cwd=ROOT, env={**os.environ, "PATH": ""})
+    assert done.returncode == 2
+    assert "it needs a browser, and " in done.stderr
 
 
 def test_some_kills_lose_nothing() -> None:

@@ -260,3 +260,19 @@ def test_only_the_rows_that_can_be_seen_exist_and_a_reader_keeps_the_place(
     assert watched.bounding_box() == before
     shown.page.click("#newer")
     shown.wait_for("number.699")
+
+
+def test_a_row_that_is_pressed_is_the_one_that_opens_whatever_arrives_meanwhile(
+    shown: Shown, sender: Sender
+) -> None:
+    sender.send(event(key="pressed"))
+    box = shown.wait_for("pressed").bounding_box()
+    assert box is not None
+    shown.page.mouse.move(box["x"] + 8, box["y"] + 8)
+    shown.page.mouse.down()
+    for number in range(3):
+        sender.send(event(key=f"later.{number}"))
+    expect(shown.count("")).to_have_text("4")
+    shown.page.mouse.up()
+    expect(shown.page.locator("#detail-title")).to_contain_text("pressed")
+    expect(shown.rows("later")).to_have_count(3)

@@ -37,12 +37,6 @@ _LONG_KEY: Final = 100
 _LOOK: Final = 1.0
 
 
-@dataclasses.dataclass(eq=False, slots=True)
-class _Attempts:
-    count: int = 0
-    first: int | None = None
-
-
 @dataclasses.dataclass(eq=False)
 class _Kind:
     """Events of one category and key."""
@@ -81,7 +75,9 @@ class History:
         self._oldest = self._next = 1
         self._bytes = 0
         self._cleared = 0
-        self._keys: collections.OrderedDict[str, _Attempts] = collections.OrderedDict()
+        # How many requests had a key, and the id of the first that was accepted. Tuples, since they
+        # are many: the garbage collector learns that it needn't look into them.
+        self._keys: collections.OrderedDict[str, tuple[int, int | None]] = collections.OrderedDict()
         self._lanes = lanes.Lanes()
         self._counts = lanes.no_requests()
         self._kinds: dict[tuple[str | None, ...], _Kind] = {}
@@ -136,15 +132,13 @@ class History:
             return
         if len(key) > _LONG_KEY:
             key = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
-        attempts = self._keys.get(key)
-        if attempts is None:
-            attempts = self._keys[key] = _Attempts()
-            if len(self._keys) > MOST_KEYS:
-                self._keys.popitem(last=False)
-        attempts.count += 1
-        record.attempt, record.first = attempts.count, attempts.first
-        if record.accepted and attempts.first is None:
-            attempts.first = record.id
+        count, first = self._keys.get(key, (0, None))
+        record.attempt, record.first = count + 1, first
+        if record.accepted and first is None:
+            first = record.id
+        self._keys[key] = count + 1, first
+        if len(self._keys) > MOST_KEYS:
+            self._keys.popitem(last=False)
 
     def _count(self, record: Record) -> None:
         lane = self._lanes.of(record.sender, record.at, self._version)
