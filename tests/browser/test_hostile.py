@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -88,3 +89,42 @@ def test_names_that_javascript_knows_are_names_like_others(shown: Shown, sender:
     for name in names:
         expect(detail).to_contain_text(f'"{name}": {{')
     expect(shown.page.locator("#keys tr")).to_have_count(2)
+
+
+def test_paused_page_holds_no_more_bytes_than_it_keeps(shown: Shown, sender: Sender) -> None:
+    shown.page.keyboard.press("p")
+    expect(shown.page.locator("#state")).to_contain_text("paused")
+    large = event(attributes={"long": "x" * 1_000_000})
+    for _ in range(60):
+        assert sender.send(large) == 204
+    assert sender.send(event(key="the.last")) == 204
+    expect(shown.page.locator("#state")).to_contain_text(re.compile(r" (49|50|51) new"))
+    shown.page.keyboard.press("p")
+    expect(shown.rows("the.last")).to_have_count(1)
+
+
+def test_event_nested_as_deeply_as_python_reads_it_leaves_the_page_at_work(
+    shown: Shown, sender: Sender
+) -> None:
+    for depth in (900, 970, 3_000, 9_900):
+        body = '{"key": 1.0, "user": %s}' % ("[" * depth + "]" * depth)
+        assert sender.send(body.encode()) == 400
+    assert sender.send(event(key="the.last")) == 204
+    rows = shown.wait_for(count=5)
+    shown.page.locator("#text").fill("the.last")
+    expect(rows).to_have_count(1)
+
+
+def test_person_of_ten_thousands_of_fields_holds_up_no_other_row(
+    shown: Shown, sender: Sender
+) -> None:
+    many = {f"f{number}": 1 for number in range(30_000)}
+    for _ in range(20):
+        assert sender.send(event(category="sync", key=None, user={"id": many, **many})) == 400
+    assert sender.send(event(key="the.last")) == 204
+    shown.wait_for(count=21)
+    took = shown.page.evaluate(
+        "() => { const began = performance.now(); $('key').value = 'f';"
+        " set('key', 'f'); return performance.now() - began; }"
+    )
+    assert took < 1000

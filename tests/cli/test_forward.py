@@ -203,3 +203,26 @@ def test_demo_stays_on_its_page_until_it_is_interrupted(browser: Path) -> None:
     assert (process.returncode, said) == (0, "")
     with pytest.raises(requests.ConnectionError):
         requests.get(page, timeout=10)
+
+
+def test_forwarding_to_itself_is_told_at_once(run_site: Callable[..., Site]) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    site = run_site(port=port, forward_to=f"http://localhost:{port}/events")
+    assert site.post() == 508
+    records = site.events("all=1")
+    assert len(records) == 2
+    assert records[0]["reasons"] == [f"http://localhost:{port}/events leads back to this server"]
+
+
+@pytest.mark.parametrize("user", ["someone", ""])
+def test_password_in_the_url_is_refused_and_not_repeated(user: str) -> None:
+    url = f"http://{user}:a-secret-word@127.0.0.1:9/events"
+    ran = subprocess.run(
+        [*COMMAND, "listen", "--port", "0", "--forward-to", url],
+        capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 2
+    assert "without a password" in ran.stderr
+    assert "a-secret-word" not in ran.stdout + ran.stderr

@@ -11,7 +11,6 @@ import os
 import socket
 import socketserver
 import sys
-import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Final
 
@@ -67,7 +66,6 @@ class Server(ThreadingHTTPServer):
         self.seen: Final = seen
         self.site: Site | None = None
         self.peers: Final = Peers()
-        self.stopping: Final = threading.Event()
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         self.address_family, address = found[0][0], found[0][4]
         super().__init__(address[:2], Connection)  # type: ignore[arg-type]
@@ -173,7 +171,7 @@ class Connection(BaseHTTPRequestHandler):
             request.body = self._arrived()
             if self.server.seen is not None:
                 self.server.seen(request)
-            self.server.stopping.wait(self.server.controls.delay)
+            self.server.controls.hold(self._is_gone)
             answer = self._decide(request)
         except Refusal as refusal:
             self.server.intake.refused(request, refusal)

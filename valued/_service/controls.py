@@ -28,6 +28,9 @@ LONGEST_DELAY: Final = 86_400.0
 #: The most events that can be told to fail, or to be dropped.
 MOST: Final = 1_000_000_000
 
+#: Seconds between two looks at whether the sender still waits for a delayed answer.
+_LOOK: Final = 1.0
+
 BY_OPTION: Final = "as requested by --fail"
 BY_PAGE: Final = "as requested by the page"
 
@@ -61,6 +64,18 @@ class Controls:
 
     # -- for the events ----------------------------------------------------------------------------
 
+    def hold(self, is_gone: Callable[[], bool]) -> None:
+        """Wait for the delay, which may change meanwhile; not for a sender who *is_gone*."""
+        began_at = time.monotonic()
+        while True:
+            with self._changed:
+                left = began_at + self.delay - time.monotonic()
+                if left <= 0 or self._is_closed:
+                    return
+                self._changed.wait(min(left, _LOOK))
+            if is_gone():
+                return
+
     def admit(self) -> None:
         """Let a valid event pass; else raise its refusal. It waits while all are paused."""
         with self._changed:
@@ -79,7 +94,7 @@ class Controls:
         raise Refusal(failures.status, failures.reason, injected=True)
 
     def close(self) -> None:
-        """Refuse the events that wait."""
+        """Refuse the events that wait for the end of a pause; end all delays."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from valued._service.refusals import Answer
+from valued._service.refusals import Answer, Refusal
 
 if TYPE_CHECKING:
     from email.message import Message
@@ -25,13 +26,18 @@ class Forwarding:
 
     def __init__(self, url: str) -> None:
         self.url: Final = url
+        self._via: Final = f"1.1 valued-{secrets.token_hex(8)}"
         self._sessions = threading.local()
 
     def send(self, headers: Message, body: bytes) -> Answer | None:
         """What the endpoint answers; None: it can't be reached."""
         import requests
 
+        via = headers.get_all("Via", [])
+        if self._via in ", ".join(via):
+            raise Refusal(508, f"{self.url} leads back to this server")
         passed = {name: headers[name] for name in _PASSED if name in headers}
+        passed["Via"] = ", ".join([*via, self._via])
         try:
             answer = self._session().post(
                 self.url,

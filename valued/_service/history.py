@@ -33,6 +33,9 @@ MOST_KINDS: Final = 1000
 #: Most keys are shorter. The digest of a longer one takes its place, so that memory is bounded.
 _LONG_KEY: Final = 100
 
+#: Of a longer key of an event, the beginning is what is counted.
+_LONG_NAME: Final = 200
+
 #: Seconds between two looks at which processes have ended.
 _LOOK: Final = 1.0
 
@@ -154,7 +157,7 @@ class History:
             self._count_kind(record)
 
     def _count_kind(self, record: Record) -> None:
-        name = record.names[:2]
+        name = tuple(_cut(part) for part in record.names[:2])
         kind = self._kinds.get(name)
         if kind is not None:
             kind.changed, kind.last = self._version, record.at
@@ -265,3 +268,8 @@ class History:
             if kind.changed > seen
         }
         return {**self._counts, "keys": kinds}
+
+
+def _cut(name: str | None) -> str | None:
+    """*name*, short enough to be kept a thousand times and to be told each page."""
+    return name if name is None or len(name) <= _LONG_NAME else f"{name[:_LONG_NAME]}…"

@@ -7,6 +7,7 @@ import math
 import urllib.parse
 from typing import TYPE_CHECKING, Final
 
+from valued._service.history import MOST
 from valued._service.refusals import Refusal
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def parsed(text: str, names: tuple[str, ...]) -> Query:
         after=_whole(given, "after", 0, least=0),
         everything=given.get("all", "0") not in ("", "0"),
         limit=_whole(given, "limit", 0, least=1) if "limit" in given else None,
-        n=_whole(given, "n", 1, least=1),
+        n=_number(given),
         timeout=_seconds(given, "timeout", 10.0),
     )
 
@@ -75,6 +76,13 @@ def _whole(given: dict[str, str], name: str, default: int, least: int) -> int:
     if text.isascii() and text.isdigit() and len(text) < 16 and int(text) >= least:
         return int(text)
     raise Refusal(400, f"{name}: expected a whole number, {least} or more")
+
+
+def _number(given: dict[str, str]) -> int:
+    number = _whole(given, "n", 1, least=1)
+    if number <= MOST:
+        return number
+    raise Refusal(400, f"n: expected {MOST} or less: no more are kept")
 
 
 def _seconds(given: dict[str, str], name: str, default: float) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
@@ -25,8 +26,14 @@ MOST_RAW: Final = 4096
 #: A shorter token, such as "any", is part of common words: it is hidden in its own header only.
 _LONG: Final = 8
 
+#: An event of so many levels is kept as text. Valid ones have half of them at most.
+_DEEP: Final = 200
+
 #: How many headers of a connection are kept for its next requests.
 _KNOWN: Final = 50
+
+#: Longer headers are kept with each request, so that they go with it.
+_SHORT: Final = 500
 
 _SECRET: Final = {"authorization", "proxy-authorization", "cookie"}
 _SCHEMES: Final = {"basic", "bearer", "digest", "token"}
@@ -98,7 +105,8 @@ def made(
 ) -> Record:
     """The record of a request; *event*: what *body* is, None if that is no JSON."""
     shown, key, weight = _without_token(headers, sender)
-    is_object = isinstance(event, dict)
+    is_object = isinstance(event, dict) and (200 <= status < 300 or not _is_deep(event))
+    names = _names(event) if isinstance(event, dict) else (None,) * 4
     return Record(
         at=at,
         status=status,
@@ -113,8 +121,8 @@ def made(
         key=key,
         forwarded=forwarded,
         injected=injected,
-        names=_names(event) if isinstance(event, dict) else (None,) * 4,
-        weight=weight + len(body) + sum(map(len, reasons)),
+        names=names,
+        weight=weight + len(body) + sum(map(len, reasons)) + sum(map(sys.getsizeof, names)),
     )
 
 
@@ -140,7 +148,7 @@ def _without_token(
             weight += len(name) + len(pair[1])
             if name.lower() == "idempotency-key":
                 key = pair[1] if key is None else key
-            elif len(known) < _KNOWN:
+            elif len(known) < _KNOWN and len(value) <= _SHORT:
                 known[header] = pair
         shown.append(pair)
     return tuple(shown), key, weight
@@ -173,4 +181,20 @@ def _text(value: object) -> str | None:
     if value is None or isinstance(value, str):
         return value
     # Most ids are whole numbers, of which JSON is the same, and takes longer. No flag is one.
-    return str(value) if type(value) is int else json.dumps(value)
+    if type(value) is int:
+        return str(value)
+    # Not of a list, which may be nested so deeply that it can't be encoded.
+    return json.dumps(value) if isinstance(value, (bool, float)) else None
+
+
+def _is_deep(event: dict[str, Any]) -> bool:
+    """Whether it is nested more deeply than every reader of JSON can read it."""
+    level: list[Any] = [event]
+    for _ in range(_DEEP):
+        level = [
+            inner
+            for value in level
+            if isinstance(value, (dict, list))
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+    return bool(level)

@@ -68,7 +68,6 @@ class Listener:
             intake=self._intake,
             seen=seen,
         )
-        self._stopping = self._server.stopping
         self.is_private: Final = self._server.is_private
         shown = f"[{host}]" if ":" in host else host
         self.page: Final = f"http://{shown}:{self._server.server_port}/"
@@ -96,7 +95,6 @@ class Listener:
     def close(self) -> None:
         """Let answers in progress be finished, for at most 2 s, and close all connections."""
         self._server.server_close()
-        self._stopping.set()
         self.controls.close()
         if self._history is not None:
             self._history.close()

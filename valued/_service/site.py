@@ -12,6 +12,7 @@ import urllib.parse
 from typing import TYPE_CHECKING, Any, Final
 
 from valued._service import bodies, hosts, queries
+from valued._service.history import MOST_BYTES
 from valued._service.page import HEADERS, page
 from valued._service.refusals import Answer, Refusal
 from valued._service.stream import Stream
@@ -121,8 +122,10 @@ class Site:
         return _json(controls)
 
     def _events(self, query: Query) -> Answer:
+        # Asked for first: what comes meanwhile is found, and not again after the last one of it.
         last = self._history.last()
         found = query.matching(self._history.records(query.after))
+        last = max(last, found[-1].id if found else 0)
         if query.limit is not None and len(found) > query.limit:
             found = found[: query.limit]
             last = found[-1].id
@@ -134,11 +137,15 @@ class Site:
         found: list[Record] = []
         after = query.after
         while True:
+            # Up to there all were seen, or are kept no more, such as after a DELETE.
+            last = self._history.last()
             fresh = self._history.records(after)
             found += query.matching(fresh)
             if len(found) >= query.n:
                 return _answer(200, b'"events": %s' % _list(found))
-            after = fresh[-1].id if fresh else after
+            if sum(record.weight for record in found) > MOST_BYTES:
+                raise Refusal(507, f"{len(found)} of {query.n} events are more than can be kept")
+            after = max(after, last, fresh[-1].id if fresh else 0)
             left = deadline - time.monotonic()
             if left <= 0 or is_gone():
                 reason = f"{len(found)} of {query.n} came in {query.timeout:g} s"

@@ -308,13 +308,14 @@ def _failure(text: str) -> tuple[int, int]:
 def _url(text: str) -> str:
     try:
         parts = urllib.parse.urlsplit(text)
-        good = parts.scheme in ("http", "https") and parts.hostname and not parts.username
+        good = parts.scheme in ("http", "https") and parts.hostname and "@" not in text
     except ValueError:
         good = False
     if good:
         return text
     raise argparse.ArgumentTypeError(
-        f"expected a URL such as https://example.com/events, without a password, got {text!r}"
+        "expected a URL such as https://example.com/events, without a password, got "
+        + (repr(text) if "@" not in text else "one with an @")
     )
 
 
