@@ -27,14 +27,14 @@ MOST_BYTES: Final = 64 * 1024 * 1024
 #: How many idempotency keys are remembered, to tell repeats: for longer than the records.
 MOST_KEYS: Final = 50_000
 
+#: Seconds between two looks at which processes have ended.
+_LOOK: Final = 1.0
+
 #: How many kinds of events are counted, each by itself.
 MOST_KINDS: Final = 1000
 
 #: Most keys are shorter. The digest of a longer one takes its place, so that memory is bounded.
 _LONG_KEY: Final = 100
-
-#: Seconds between two looks at which processes have ended.
-_LOOK: Final = 1.0
 
 
 @dataclasses.dataclass(eq=False, slots=True)
@@ -149,7 +149,7 @@ class History:
     def _count(self, record: Record) -> None:
         lane = self._lanes.of(record.sender, record.at, self._version)
         if not record.accepted:
-            what = "failed" if record.injected else "refused"
+            what = "simulated" if record.injected else "refused"
         else:
             what = "events" if record.first is None else "repeats"
         self._counts["requests"] += 1
@@ -251,7 +251,7 @@ class History:
         if ended:
             with self._changed:
                 self._version += 1
-                self._lanes.end(ended, self._version, just_now=since < 3 * _LOOK)
+                self._lanes.end(ended, self._version, since if since < 3 * _LOOK else None)
                 self._changed.notify_all()
 
     def _after(self, after: int, most: int | None = None) -> list[Record]:
