@@ -61,7 +61,7 @@ def demonstrated(browser: Browser) -> Iterator[Page]:
             while not told.exists() and time.monotonic() < deadline:
                 time.sleep(0.01)
             page.goto(told.read_text("utf-8").strip())
-            for text in ("1,100 All", "8 processes, 1 running", "0 in the last second"):
+            for text in ("1,100 Requests", "8 processes, 1 running", "0 in the last second"):
                 page.get_by_text(text).wait_for()
             yield page
         finally:

@@ -12,7 +12,7 @@ pytest.importorskip("playwright")
 
 from playwright.sync_api import expect
 
-VIEWS = ("events", "processes", "answers")
+VIEWS = ("events", "processes", "answers", "keys")
 
 
 def fill(shown: Shown, sender: Sender) -> None:
@@ -87,7 +87,7 @@ def test_the_colours_can_be_chosen_and_are_remembered(shown: Shown) -> None:
     light = shown.page.evaluate(colour)
     shown.page.click("#theme")
     shown.page.click("#theme")
-    expect(shown.page.locator("#theme")).to_have_text("Dark")
+    expect(shown.page.locator("#theme")).to_have_text("Theme: dark")
     dark = shown.page.evaluate(colour)
     assert dark != light
     shown.page.reload()

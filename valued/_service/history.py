@@ -27,14 +27,14 @@ MOST_BYTES: Final = 64 * 1024 * 1024
 #: How many idempotency keys are remembered, to tell repeats: for longer than the records.
 MOST_KEYS: Final = 50_000
 
-#: Seconds between two looks at which processes have ended.
-_LOOK: Final = 1.0
-
 #: How many kinds of events are counted, each by itself.
 MOST_KINDS: Final = 1000
 
 #: Most keys are shorter. The digest of a longer one takes its place, so that memory is bounded.
 _LONG_KEY: Final = 100
+
+#: Seconds between two looks at which processes have ended.
+_LOOK: Final = 1.0
 
 
 @dataclasses.dataclass(eq=False, slots=True)
