@@ -48,6 +48,19 @@ def test_a_small_screen_needs_no_horizontal_scrolling(shown: Shown, sender: Send
     assert page.evaluate(width) == 400
 
 
+@pytest.mark.parametrize("width", [400, 760, 900])
+def test_a_reason_can_be_read_on_a_small_screen(shown: Shown, sender: Sender, width: int) -> None:
+    shown.page.set_viewport_size({"width": width, "height": 800})
+    sender.send(event(user_id=7))
+    reason = shown.wait_for(400).locator(".why")
+    expect(reason).to_contain_text("user_id: an event has no such field; write")
+    cut = "one => one.scrollWidth > one.clientWidth || one.scrollHeight > one.clientHeight"
+    assert not reason.evaluate(cut)
+    bottom = "one => one.getBoundingClientRect().bottom"
+    assert reason.evaluate(bottom) <= shown.rows(400).evaluate(bottom)
+    expect(shown.page.locator("#endpoint")).to_be_visible()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1600])
 def test_axe_finds_no_serious_fault(

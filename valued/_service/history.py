@@ -251,7 +251,7 @@ class History:
         if ended:
             with self._changed:
                 self._version += 1
-                self._lanes.end(ended, self._version, since if since < 3 * _LOOK else None)
+                self._lanes.end(ended, self._version, since)
                 self._changed.notify_all()
 
     def _after(self, after: int, most: int | None = None) -> list[Record]:

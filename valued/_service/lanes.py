@@ -122,16 +122,11 @@ class Lanes:
             if lane.ended is None and lane.sender.process is not None
         ]
 
-    def end(self, lanes: Iterable[Lane], version: int, looked: float | None) -> None:
-        """The processes of *lanes* have ended, in the *looked* seconds since the last look.
-
-        *looked*: None if nobody looked for long.
-        """
+    def end(self, lanes: Iterable[Lane], version: int, looked: float) -> None:
+        """The processes of *lanes* have ended, in the *looked* seconds since the last look."""
         now = time.time()
         for lane in lanes:
-            # Its last request is the last that is known of it, unless it was seen after that.
-            was_seen = looked is not None and lane.last < now - looked
-            lane.ended = now if was_seen else lane.last
+            lane.ended = max(lane.last, now - looked)  # when it was last known to live
             lane.changed = version
         self._make_room()
 
