@@ -43,14 +43,26 @@ def test_answers_that_fail_on_request_are_retried_until_accepted(
     client.action("report.generated", {"user.id": 123})
     assert client.flush(20)
     shown.wait_for(count=3)
-    shown.wait_for(503, "as requested by the page", count=2)
+    shown.wait_for(503, "as you asked under Answers", count=2)
     accepted = shown.wait_for(204)
     expect(accepted.locator(".attempt")).to_have_text("3")
-    expect(shown.count("failed")).to_have_text("2")
+    expect(shown.count("simulated")).to_have_text("2")
     expect(shown.count("accepted")).to_have_text("1")
     expect(page.locator("#alert")).to_be_hidden()
     shown.open_event(204)
     expect(page.locator(".attempts li")).to_contain_text(["503", "503", "204"])
+
+
+def test_what_the_client_does_next_depends_on_the_status(shown: Shown, sender: Sender) -> None:
+    control = shown.endpoint.replace("events", "control")
+    for status, next_step in ((401, "does not send it again"), (429, "tries again, for an hour")):
+        shown.page.request.post(control, data={"fail": {"status": status, "events": 1}})
+        assert sender.send(event()) == status
+        shown.wait_for(status)
+        detail = shown.open_event(status)
+        expect(detail).to_contain_text(f"Simulated: answered {status}")
+        expect(detail).to_contain_text(next_step)
+    expect(shown.page.locator(".lane")).to_contain_text("2 simulated")
 
 
 def test_a_failure_for_some_seconds_can_be_ended(shown: Shown, sender: Sender) -> None:

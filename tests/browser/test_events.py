@@ -132,6 +132,7 @@ def test_filters_leave_what_was_asked_for(shown: Shown, sender: Sender) -> None:
         shown.wait_for(count=3)
     page.select_option("#category", "sync")
     expect(shown.wait_for()).to_contain_text("sync")
+    expect(shown.wait_for().locator(".key")).to_contain_text("user 123: name, location")
     page.fill("#text", "nothing has this")
     expect(page.get_by_text("Nothing matches")).to_be_visible()
     page.click("#reset-none")

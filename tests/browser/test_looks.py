@@ -12,7 +12,7 @@ pytest.importorskip("playwright")
 
 from playwright.sync_api import expect
 
-VIEWS = ("events", "processes", "answers")
+VIEWS = ("events", "processes", "answers", "keys")
 
 
 def fill(shown: Shown, sender: Sender) -> None:
@@ -46,6 +46,19 @@ def test_a_small_screen_needs_no_horizontal_scrolling(shown: Shown, sender: Send
     shown.open_event("sent.twice")
     expect(page.locator("#detail")).to_be_visible()
     assert page.evaluate(width) == 400
+
+
+@pytest.mark.parametrize("width", [400, 760, 900])
+def test_a_reason_can_be_read_on_a_small_screen(shown: Shown, sender: Sender, width: int) -> None:
+    shown.page.set_viewport_size({"width": width, "height": 800})
+    sender.send(event(user_id=7))
+    reason = shown.wait_for(400).locator(".why")
+    expect(reason).to_contain_text("user_id: an event has no such field; write")
+    cut = "one => one.scrollWidth > one.clientWidth || one.scrollHeight > one.clientHeight"
+    assert not reason.evaluate(cut)
+    bottom = "one => one.getBoundingClientRect().bottom"
+    assert reason.evaluate(bottom) <= shown.rows(400).evaluate(bottom)
+    expect(shown.page.locator("#endpoint")).to_be_visible()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -87,7 +100,7 @@ def test_the_colours_can_be_chosen_and_are_remembered(shown: Shown) -> None:
     light = shown.page.evaluate(colour)
     shown.page.click("#theme")
     shown.page.click("#theme")
-    expect(shown.page.locator("#theme")).to_have_text("Dark")
+    expect(shown.page.locator("#theme")).to_have_text("Theme: dark")
     dark = shown.page.evaluate(colour)
     assert dark != light
     shown.page.reload()

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from tests.support.browser import Sender, Shown, event
@@ -93,6 +94,48 @@ def test_each_process_has_a_lane_below_its_parent(shown: Shown, server: Listenin
     expect(shown.page.locator("#lane option:checked")).to_contain_text(str(pids["grandchild"]))
     lanes["grandchild"].locator("button").click()  # again: all of them
     shown.wait_for(count=6)
+
+
+SILENT = """
+import os, sys
+import valued
+
+client = valued.Client("token", sys.argv[1])
+children = [os.fork() or 0]
+if children[0]:
+    children.append(os.fork() or 0)
+if not children[-1]:
+    client.action("of.child", {"user.id": os.getpid()})
+    sys.exit()
+for child in children:
+    os.waitpid(child, 0)
+print(os.getpid(), flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_parent_that_sent_nothing_is_named_above_its_children(
+    shown: Shown, server: Listening
+) -> None:
+    program = subprocess.Popen(
+        [sys.executable, "-c", SILENT, server.url],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert program.stdout is not None
+        pid = int(program.stdout.readline())
+        name = psutil.Process(pid).name()
+        lanes = shown.page.locator(".lane")
+        expect(lanes).to_have_count(3)
+        expect(lanes.first).to_contain_text(f"{name}pid {pid}")
+        expect(lanes.first).to_contain_text("parent, sent no events")
+        for number in (1, 2):
+            expect(lanes.nth(number)).to_contain_text(f"child of {pid}")
+    finally:
+        program.communicate("", timeout=20)
 
 
 def test_a_repeat_is_marked_with_the_one_that_was_accepted_first(

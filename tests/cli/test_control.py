@@ -98,7 +98,7 @@ def test_fails_as_long_as_it_is_told(site: Site) -> None:
         "as requested by the page"
     }
     [lane] = site.ask("/lanes").json()
-    assert (lane["failed"], lane["refused"], lane["events"]) == (8, 0, 3)
+    assert (lane["simulated"], lane["refused"], lane["events"]) == (8, 0, 3)
 
 
 def test_invalid_events_are_refused_for_what_they_are(site: Site) -> None:

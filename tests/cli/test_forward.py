@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -175,9 +176,43 @@ def test_without_a_browser_the_page_is_named(tmp_path: Path) -> None:
     assert said.startswith("valued: no browser can be opened: open http://127.0.0.1:")
 
 
-def test_demo_stays_on_its_page_until_it_is_interrupted(browser: Path) -> None:
-    import signal
+def test_browser_in_the_terminal_is_not_started(browser: Path, tmp_path: Path) -> None:
+    (tmp_path / "browser").rename(tmp_path / "w3m")
+    environment = {**os.environ, "BROWSER": f"{tmp_path / 'w3m'} %s"}
+    process = subprocess.Popen(
+        [*COMMAND, "listen", "--port", "0", "--open"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment, text=True,
+    )  # fmt: skip
+    assert process.stderr is not None
+    said = process.stderr.readline()
+    process.terminate()
+    process.communicate(timeout=10)
+    assert said.startswith("valued: no browser can be opened: open http://127.0.0.1:")
+    assert not browser.exists()
 
+
+def test_browser_writes_into_no_stream_of_the_demo(browser: Path, tmp_path: Path) -> None:
+    script = tmp_path / "browser"
+    script.write_text(f"#!/bin/sh\nprintf 'x\\377'; printf 'x\\377' >&2; : > {browser}\n", "utf-8")
+    process = subprocess.Popen(
+        [*COMMAND, "demo", "--open", "--events", "5"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdout is not None
+    shown = b""
+    while b"The page stays at " not in shown:
+        line = process.stdout.readline()
+        assert line, process.communicate()[1]
+        shown += line
+    until(browser.exists)
+    process.send_signal(signal.SIGINT)
+    rest, said = process.communicate(timeout=20)
+    assert (process.returncode, rest, said) == (0, b"", b"")
+    assert b"Each event arrived once, from " in shown
+    assert b"\xff" not in shown
+
+
+def test_demo_stays_on_its_page_until_it_is_interrupted(browser: Path) -> None:
     import requests
 
     process = subprocess.Popen(
@@ -192,7 +227,7 @@ def test_demo_stays_on_its_page_until_it_is_interrupted(browser: Path) -> None:
             break
     assert lines[-2].startswith("Each event arrived once, from ")
     page = lines[-1].split()[4]
-    assert browser.read_text("utf-8") == f"{page}\n"
+    until(lambda: browser.exists() and browser.read_text("utf-8") == f"{page}\n")
     answer = requests.get(f"{page}events", timeout=10).json()
     assert len(answer["events"]) == 55
     lanes = requests.get(f"{page}lanes", timeout=10).json()

@@ -200,8 +200,8 @@ def test_lane_counts_what_its_process_sent(site: Site) -> None:
     me = psutil.Process()
     assert lane == {
         "lane": f"{me.pid}-{int(me.create_time())}", "pid": me.pid, "name": me.name(),
-        "parent": parent.pid, "parent_lane": None, "ended": None,
-        "requests": 6, "events": 3, "repeats": 1, "refused": 1, "failed": 1, "connections": 2,
+        "parent": parent.pid, "parent_name": parent.name(), "parent_lane": None, "ended": None,
+        "requests": 6, "events": 3, "repeats": 1, "refused": 1, "simulated": 1, "connections": 2,
     }  # fmt: skip
 
 

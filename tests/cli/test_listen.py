@@ -80,7 +80,7 @@ def test_signal_ends_it_cleanly_with_the_figures(number: signal.Signals) -> None
         client.action("a.b", {"user.id": 1})
         assert client.flush(10)
         assert len(listener.end(number)) == 1
-    assert listener.summary.startswith("1 event received, 1 refused, on ")
+    assert listener.summary.startswith("1 event received, 0 refused, 1 simulated error, on ")
 
 
 @pytest.mark.parametrize("asked", [True, False])

@@ -261,7 +261,9 @@ def test_first_events_fail_as_told_and_are_not_reported(
     statuses += [running.ask()[0] for _ in range(4)]
     assert statuses == [503, 503, 400, 304, 429, 204, 204]
     assert len(running.received) == 2
-    assert running.listener.summary().startswith("2 events received, 5 refused, on 1 connection")
+    assert running.listener.summary().startswith(
+        "2 events received, 1 refused, 4 simulated errors, on 1 connection"
+    )
 
 
 def test_client_delivers_what_failed_at_first(run_listener: Callable[..., Running]) -> None:

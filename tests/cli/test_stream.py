@@ -158,7 +158,7 @@ def test_totals_have_what_changed(site: Site) -> None:
     follower.until(2)
     totals = follower.next("totals")
     assert [*totals.pop("keys")] == ["action c"]
-    assert totals == {"requests": 2, "events": 2, "repeats": 0, "refused": 0, "failed": 0}
+    assert totals == {"requests": 2, "events": 2, "repeats": 0, "refused": 0, "simulated": 0}
 
 
 def test_comment_shows_that_a_quiet_stream_is_alive(

@@ -146,7 +146,7 @@ class History:
     def _count(self, record: Record) -> None:
         lane = self._lanes.of(record.sender, record.at, self._version)
         if not record.accepted:
-            what = "failed" if record.injected else "refused"
+            what = "simulated" if record.injected else "refused"
         else:
             what = "events" if record.first is None else "repeats"
         self._counts["requests"] += 1
@@ -248,7 +248,7 @@ class History:
         if ended:
             with self._changed:
                 self._version += 1
-                self._lanes.end(ended, self._version, just_now=since < 3 * _LOOK)
+                self._lanes.end(ended, self._version, since)
                 self._changed.notify_all()
 
     def _after(self, after: int, most: int | None = None) -> list[Record]:

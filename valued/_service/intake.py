@@ -83,6 +83,7 @@ class Intake:
         self._lock = threading.Lock()  # guards all below; held for short work in memory only
         self._received = 0
         self._refused = 0
+        self._simulated = 0
         self._pids: set[int] = set()
         self.trouble: Exception | None = None
 
@@ -123,7 +124,10 @@ class Intake:
     ) -> None:
         """A request was refused: count it, and keep it if it was to record an event."""
         with self._lock:
-            self._refused += 1
+            if refusal.injected:
+                self._simulated += 1
+            else:
+                self._refused += 1
         if request.is_event and self._history is not None:
             if event is None:
                 with contextlib.suppress(Refusal):
@@ -133,8 +137,9 @@ class Intake:
     def summary(self, connections: int) -> str:
         """What was received, in one line."""
         with self._lock:
+            errors = f"{counted(self._simulated, 'simulated error')}, " if self._simulated else ""
             return (
-                f"{counted(self._received, 'event')} received, {self._refused} refused, on "
+                f"{counted(self._received, 'event')} received, {self._refused} refused, {errors}on "
                 f"{counted(connections, 'connection')} from "
                 f"{counted(len(self._pids), 'process', 'processes')} of this machine"
             )

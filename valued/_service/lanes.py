@@ -31,6 +31,7 @@ class Sender:
     pid: int | None = None
     name: str | None = None
     parent: int | None = None
+    parent_name: str | None = None
     parent_lane: str | None = None
     process: Any = None  # of psutil
     counted_in: Lane | None = None
@@ -43,7 +44,7 @@ class Sender:
 
 def no_requests() -> dict[str, int]:
     """How many requests there were, and what became of them, before the first one."""
-    return dict.fromkeys(("requests", "events", "repeats", "refused", "failed"), 0)
+    return dict.fromkeys(("requests", "events", "repeats", "refused", "simulated"), 0)
 
 
 @dataclasses.dataclass(eq=False)
@@ -73,6 +74,7 @@ def sender(connection: str, address: str, found: Process) -> Sender:
         parent = process.parent()
         if parent is not None:
             made.parent, made.parent_lane = parent.pid, _key(parent)
+            made.parent_name = parent.name()
     except psutil.Error:  # it ended meanwhile, or belongs to someone else
         return made
     return made
@@ -120,11 +122,11 @@ class Lanes:
             if lane.ended is None and lane.sender.process is not None
         ]
 
-    def end(self, lanes: Iterable[Lane], version: int, *, just_now: bool) -> None:
-        """The processes of *lanes* have ended, *just_now* or earlier."""
+    def end(self, lanes: Iterable[Lane], version: int, looked: float) -> None:
+        """The processes of *lanes* have ended, in the *looked* seconds since the last look."""
+        now = time.time()
         for lane in lanes:
-            # Of those that ended earlier, the last request is the last that is known.
-            lane.ended = time.time() if just_now else lane.last
+            lane.ended = max(lane.last, now - looked)  # when it was last known to live
             lane.changed = version
         self._make_room()
 
@@ -150,6 +152,7 @@ class Lanes:
             "pid": sender.pid,
             "name": sender.name,
             "parent": sender.parent,
+            "parent_name": sender.parent_name,
             "parent_lane": sender.parent_lane if sender.parent_lane in self._lanes else None,
             "appeared": lane.appeared,
             "ended": lane.ended,

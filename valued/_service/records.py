@@ -56,7 +56,7 @@ class Record:
     size: int
     key: str | None
     forwarded: int | None
-    injected: bool  # the refusal was asked for
+    injected: bool  # the error is simulated: someone asked for it
     names: tuple[str | None, ...]  # category, key, user, customer
     id: int = 0
     attempt: int = 1

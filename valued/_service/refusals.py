@@ -11,7 +11,7 @@ from typing import Any
 class Refusal(Exception):
     """Why a request is refused. Status 0: its connection is closed without an answer.
 
-    *close*: the rest of the connection can't be read. *injected*: someone asked for the refusal.
+    *close*: the rest of the connection can't be read. *injected*: someone asked for this error.
     *more*: what else the answer has, beside its reasons.
     """
 

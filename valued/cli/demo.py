@@ -24,7 +24,7 @@ from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 import valued
 from valued._service import render
-from valued.cli import delivery
+from valued.cli import delivery, listen
 
 if TYPE_CHECKING:
     import argparse
@@ -69,8 +69,10 @@ def run(arguments: argparse.Namespace) -> int:
     with (
         delivery.variables(VALUED_ENV="production", no_proxy="127.0.0.1", **_UNSET),
         tempfile.TemporaryFile("w+", encoding="ascii") as output,
-        _listener(output, opens=arguments.open) as listener,
+        _listener(output, has_page=arguments.open) as listener,
     ):
+        if arguments.open:
+            listen.show(listener.page)
         # The options matter with 10,000 events and more: here, waiting is better than dropping.
         client = valued.Client("demo", listener.endpoint, overflow="block", shutdown_timeout=30.0)
         sent = [*_family(client, count), *_pool(client, count), _spawned(client, count)]
@@ -108,12 +110,12 @@ class _Listener(NamedTuple):
 
 
 @contextlib.contextmanager
-def _listener(output: IO[str], *, opens: bool) -> Iterator[_Listener]:
-    """Run it, with or without its page, which the browser is to show. It writes to *output*."""
+def _listener(output: IO[str], *, has_page: bool) -> Iterator[_Listener]:
+    """Run it, with or without its page. It writes to *output*."""
     here = os.getpid()
     command = [sys.executable, "-m", "valued", "listen", "--port", "0", "--json", "--until-eof"]
     process = subprocess.Popen(  # noqa: S603 - all of it is ours
-        [*command, "--open" if opens else "--no-ui"],
+        command if has_page else [*command, "--no-ui"],
         stdin=subprocess.PIPE,  # so it ends with this process, even if this one is killed
         stdout=output,
         stderr=subprocess.PIPE,
@@ -125,7 +127,7 @@ def _listener(output: IO[str], *, opens: bool) -> Iterator[_Listener]:
         if not said.startswith("Listening on "):
             said += process.stderr.read()
             raise OSError(f"the mock server did not start: {said}".rstrip())
-        page = process.stderr.readline().split()[-1] if opens else ""
+        page = process.stderr.readline().split()[-1] if has_page else ""
         yield _Listener(process, said.split()[-1], page)
     finally:
         _end(process, here)

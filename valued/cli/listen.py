@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from valued._service import render
 from valued._service.history import History
@@ -22,6 +23,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from valued._service.server import Received
+
+#: Opens the page, but not in a browser that needs a terminal, if BROWSER names one.
+_OPENS: Final = """
+import os, sys, webbrowser
+browser = os.path.basename(getattr(webbrowser.get(), "name", ""))
+if browser in ("www-browser", "w3m", "lynx", "links", "links2", "elinks"):
+    sys.exit(1)
+sys.exit(not webbrowser.open(sys.argv[1]))
+"""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -94,14 +104,28 @@ def _introduce(listener: Listener, arguments: argparse.Namespace) -> None:
             f"WARNING: not only this machine can reach {arguments.host}: other machines can {sees}"
         )
     if arguments.open:
-        # On a thread, since a browser may run until it is closed.
-        threading.Thread(target=_open, args=(listener.page,), daemon=True).start()
+        show(listener.page)
+
+
+def show(page: str) -> None:
+    """Open *page* in a browser, or say that there is none."""
+    # On a thread, since a browser may run until it is closed.
+    threading.Thread(target=_open, args=(page,), daemon=True).start()
 
 
 def _open(page: str) -> None:
-    import webbrowser
-
-    if not webbrowser.open(page):
+    # In a process of its own: a browser must not write into this one's streams, or read from its
+    # terminal. Without TERM, Python looks for no browser in a terminal.
+    ended = subprocess.run(  # noqa: S603 - all of it is ours
+        [sys.executable, "-c", _OPENS, page],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        env={name: value for name, value in os.environ.items() if name != "TERM"},
+        check=False,
+    )
+    if ended.returncode:
         render.complain(f"no browser can be opened: open {page} yourself")
 
 
