@@ -289,7 +289,8 @@ def test_close_answers_what_is_under_way_and_ends_what_idles(
     idle = socket.create_connection(("127.0.0.1", running.port), 10)
     running.connection.request("POST", "/events", BODY, AUTHORIZATION)
     until(lambda: len(running.listener.connections) == 2)  # that one, and the idle one
-    until(lambda: running.listener._stopping._cond._waiters)  # type: ignore[attr-defined]
+    open_ = running.listener.connections._open
+    until(lambda: Doing.ANSWERING in [doing for doing, _ in list(open_.values())])
     running.listener.stop()
     running.listener.close()
     assert running.answer()[0] == 204
