@@ -29,6 +29,7 @@ from valued.cli import delivery, listen
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterable, Iterator
+    from multiprocessing.synchronize import Barrier
 
 WORKERS: Final = 4
 THREADS: Final = 3
@@ -201,16 +202,19 @@ def _status(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-_pooled: valued.Client  # set in each process of the pool
+_pooled: valued.Client  # these two are set in each process of the pool
+_all_at_work: Barrier
 
 
-def _adopt(client: valued.Client) -> None:
-    global _pooled
-    _pooled = client
+def _adopt(client: valued.Client, all_at_work: Barrier) -> None:
+    global _pooled, _all_at_work
+    _pooled, _all_at_work = client, all_at_work
 
 
-def _task(name: str, ids: list[str]) -> tuple[int, list[str]]:
-    _record(_pooled, name, ids)
+def _task(number: int, ids: list[str]) -> tuple[int, list[str]]:
+    if number < POOL:  # else one process may be so quick that it takes all tasks
+        _all_at_work.wait(PATIENCE)
+    _record(_pooled, "pool", ids)
     return os.getpid(), ids
 
 
@@ -219,9 +223,9 @@ def _pool(client: valued.Client, count: int) -> list[Sent]:
     forks = "fork" in multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("fork" if forks else "spawn")
     ids = _ids("pool", count * POOL)
-    tasks = [("pool", ids[number::TASKS]) for number in range(TASKS)]
+    tasks = [(number, ids[number::TASKS]) for number in range(TASKS)]
     recorded: dict[int, list[str]] = {}
-    with context.Pool(POOL, _adopt, (client,)) as pool:
+    with context.Pool(POOL, _adopt, (client, context.Barrier(POOL))) as pool:
         for pid, share in pool.starmap(_task, tasks, chunksize=1):
             recorded.setdefault(pid, []).extend(share)
         # Before the end of the block, which would terminate the processes, and lose what they
