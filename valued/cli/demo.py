@@ -84,8 +84,8 @@ def run(arguments: argparse.Namespace) -> int:
         output.seek(0)
         status = _conclude(sent, [json.loads(line) for line in output], began_at)
         if arguments.open:
-            print(f"The page stays at {listener.page} until you press Ctrl-C.", flush=True)
             with contextlib.suppress(KeyboardInterrupt):
+                print(f"The page stays at {listener.page} until you press Ctrl-C.", flush=True)
                 listener.process.wait()
     return status
 
