@@ -121,9 +121,7 @@ class Monitor:
                 if left > 0:
                     # Greenlets survive a fork, and one in a child has to notice where it is.
                     longest = LONGEST_WAIT if queue.counts.unsettled else threading.TIMEOUT_MAX
-                    if stopped:
-                        longest = SHORTEST_WAIT
-                    queue.changed.wait(min(left, longest))
+                    queue.changed.wait(min(left, SHORTEST_WAIT if stopped else longest))
                     continue
             monitored.look(run)
             earliest = queue.clock() + SHORTEST_WAIT

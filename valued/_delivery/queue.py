@@ -47,7 +47,7 @@ def _first(entries: Sequence[T]) -> T | None:
     """The first one. A signal handler may remove it right after a look whether there is one."""
     try:
         return entries[0]
-    except IndexError:
+    except IndexError:  # pragma: no cover - in that instant
         return None
 
 

@@ -63,7 +63,7 @@ def start_thread(run: Callable[[], object]) -> None:
     other code may be at work before `threading` has reset what it knows of the parent's threads,
     and a thread that is started at that moment would end before it runs.
     """
-    if not is_main_interpreter():
+    if not is_main_interpreter():  # pragma: no cover - no subinterpreter is traced
         raise RuntimeError("a subinterpreter has to wait for its threads when it ends")
     with signals_elsewhere():
         _thread.start_new_thread(run, ())

@@ -6,6 +6,7 @@ the first one.
 
 from __future__ import annotations
 
+import collections
 import json
 from typing import Any, NoReturn
 
@@ -27,11 +28,8 @@ def parsed(raw: bytes) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        seen: set[str] = set()
-        for twice, _ in pairs:
-            if twice in seen:
-                break
-            seen.add(twice)
+        counts = collections.Counter(key for key, _ in pairs)
+        twice = next(key for key, count in counts.items() if count > 1)
         raise _Duplicate(f"the key {json.dumps(twice)} occurs twice in one object")
     return found
 
