@@ -174,7 +174,7 @@ def mebibytes(page: Page, server: psutil.Process) -> tuple[float, float]:
 def clicked(page: Page, url: str, count: int, rate: float) -> None:
     """Click a row again and again while *count* events arrive."""
     with sending(url, count, rate) as sender:
-        page.wait_for_selector(".row:not([hidden])")
+        page.locator(".row:not([hidden])").nth(9).wait_for()  # there is one below each click
         while sender.poll() is None:
             # On the third row or so, at the top, where rows move most.
             page.evaluate("document.querySelector('#rows').scrollTop = 0")
