@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from tests.support.hold import Hold
 from tests.support.processes import run, run_program
 from tests.support.server import Reply, Request, Server
 
@@ -83,6 +84,15 @@ def test_events_arrive_once_at(
         assert len(re.findall(rf"^(?:valued: )?{said}", done.stderr, re.MULTILINE)) == 1
     else:
         assert done.stderr == ""
+
+
+def test_the_end_keeps_its_bound_where_no_thread_can_be_started(server: Server) -> None:
+    with Hold(server):
+        began = time.monotonic()
+        done = run_program("exits.py", server.url, "first_event_at_the_end_without_threads")
+        took = time.monotonic() - began
+    assert done.returncode == 0
+    assert took < 6, took  # shutdown_timeout is 0.5 s, and one attempt may take 10
 
 
 @pytest.mark.parametrize(

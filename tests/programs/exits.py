@@ -177,6 +177,18 @@ def sigterm() -> None:
     end_by_sigterm()
 
 
+def first_event_at_the_end_without_threads() -> None:
+    """As on Python 3.12; the service does not answer."""
+    late = made(shutdown_timeout=0.5)
+
+    def at_the_end() -> None:
+        threading.stack_size(1 << 46)  # for which there is no memory
+        record("one", by=late)
+
+    logging.disable()
+    atexit.register(at_the_end)
+
+
 def no_thread_can_be_started_when_the_main_thread_is_over() -> None:
     """As on Python 3.12. A server, for example, may go on for days."""
 

@@ -94,7 +94,7 @@ class Workers:
         if len(self._present) < executors.limit:
             if self._start():
                 return
-            if executors.has_no_threads and shutdown.main_thread_is_over():
+            if executors.has_no_threads and shutdown.exit_waits_for_threads():
                 self.send_inline(None)  # no thread can be started any more
         elif self._in_memory and (plan := executors.plan) is not None and not plan.gradual:
             return  # all jobs that may be there are there, and each looks for more at its end

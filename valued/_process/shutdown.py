@@ -190,6 +190,11 @@ def main_thread_is_over() -> bool:
     return bool(has_ended or getattr(threading, "_SHUTTING_DOWN", False))
 
 
+def exit_waits_for_threads() -> bool:
+    """Whether the main thread is over, and other threads may go on for long."""
+    return main_thread_is_over() and not is_ending()
+
+
 def _is_multiprocessing_child() -> bool:
     process = sys.modules.get("multiprocessing.process")
     # By the name: that includes billiard's processes, which `parent_process` doesn't know.

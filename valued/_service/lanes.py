@@ -1,6 +1,6 @@
 """The processes that send to the mock server, each a lane of the page: who, and how much.
 
-A process is told by its id and its start, since the system gives ids again. A sender of which the
+A process is identified by its pid and its start time, since the system reuses pids. A sender whose
 process isn't known, such as one on another machine, has the lane of its address.
 """
 
@@ -85,7 +85,7 @@ def _key(process: Any) -> str:
 
 
 class Lanes:
-    """All of them. The one who calls holds the history's lock, but for `ended`."""
+    """All of them. Call with the history's lock."""
 
     def __init__(self) -> None:
         self._lanes: dict[str, Lane] = {}
