@@ -19,8 +19,10 @@ from valued._delivery import retry as _retry
 from valued._delivery.executors import ExecutorSpec
 from valued._delivery.journal import NullJournal
 from valued._delivery.pipeline import Pipeline
+from valued._delivery.threads import ThreadCache
 from valued._delivery.workers import STALL_TIMEOUT
 from valued._options import Options
+from valued._process import shutdown
 
 
 class Endpoint:
@@ -45,6 +47,27 @@ class Endpoint:
         for body in bodies:
             self.simulation.start(self.pipeline.accept, body)
             self.simulation.run(seconds=0.0)
+
+
+class Late(ThreadCache):
+    """Runs the first job at once, and holds up the others until it may go on."""
+
+    def __init__(self) -> None:
+        super().__init__(idle_time=0.001)
+        self.first: threading.Thread | None = None
+        self.held = 0
+        self.go_on = threading.Event()
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any) -> None:
+        super().submit(self._job, fn, args)
+
+    def _job(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        if self.first is None:
+            self.first = threading.current_thread()
+        else:
+            self.held += 1
+            assert self.go_on.wait(BOUND)
+        fn(*args)
 
 
 # -- how many --------------------------------------------------------------------------------------
@@ -497,3 +520,23 @@ def test_an_exit_out_of_a_transport_costs_no_event_and_no_worker(
     make_due(client)
     assert client.flush(BOUND)
     assert sorted(service.got) == ["a", "b"]
+
+
+def test_the_end_sends_what_a_dropped_client_retries_however_late_the_thread_for_it_begins() -> (
+    None
+):
+    sent: list[bytes] = []
+
+    def send(body: bytes, _key: str, _timeout: float) -> None:
+        sent.append(body)
+        if len(sent) == 1:
+            raise transient(retry_after=600.0)
+
+    threads = Late()
+    pipeline = Pipeline(send, Options(), None, NullJournal(), threads=threads)
+    pipeline.accept(b"a")
+    del pipeline  # what waits for the retry keeps it
+    until(lambda: threads.held and threads.first and not threads.first.is_alive())
+    threads.go_on.set()
+    shutdown.flush_now()
+    assert sent == [b"a", b"a"]

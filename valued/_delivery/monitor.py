@@ -48,18 +48,20 @@ class Monitor:
         self._role = Role()
         self._looks_at = 0.0
         self._keeps = False  # whether the thread keeps the owner alive
+        self._handed_over: object = None  # the owner, until the thread runs and keeps it
         self._generation = 0  # one more with each `stop`
 
     def is_free(self) -> bool:
         """Whether no thread is there."""
         return self._role.is_free()
 
-    def notice(self, moment: float) -> None:
-        """There is something to do at *moment*, or nothing pending: the thread may have to look."""
+    def notice(self, moment: float, owner: object) -> None:
+        """There is something to do at *moment*, or *owner* is to be kept, or not kept any more."""
         with self._queue.lock:
-            if moment < self._looks_at or (self._keeps and not self._queue.pending()):
-                self._looks_at = moment  # one notice is enough
-                self._keeps = False
+            pending = self._queue.pending() > 0
+            if moment < self._looks_at or self._keeps != pending:
+                self._looks_at, self._keeps = moment, pending  # one notice is enough
+                self._handed_over = owner
                 self._queue.changed.notify_all()
 
     def start(self, monitored: Monitored, owner: Callable[[], object]) -> None:
@@ -74,9 +76,12 @@ class Monitor:
                 return
             self._looks_at = self._queue.clock()
             generation = self._generation
+        # The caller may be the last one that keeps the owner alive, and end before the thread runs.
+        self._handed_over = owner()
         try:
             self._threads.submit(self._watch, run, generation, monitored, owner)
         except BaseException:
+            self._handed_over = None
             self._role.end()
             raise
 
@@ -107,6 +112,7 @@ class Monitor:
         while self._token.is_current():  # pragma: no branch - else a greenlet in a child
             with queue.lock:
                 pending = queue.pending() > 0
+                keep, self._handed_over = self._handed_over, None
             keep = owner() if pending else None  # let go of it here, and not with the lock
             with queue.lock:
                 if pending != (queue.pending() > 0):  # pragma: no cover - changed in this instant
@@ -114,6 +120,7 @@ class Monitor:
                 moment = monitored.next_look()
                 stopped = generation != self._generation
                 if moment is None or (stopped and self._feed.outlook().event is None):
+                    keep, self._handed_over = self._handed_over, None
                     self._role.end()
                     return
                 self._looks_at, self._keeps = moment, keep is not None

@@ -237,7 +237,7 @@ class Workers:
         if moment is None:
             return
         if not self._monitor.is_free():
-            self._monitor.notice(moment)
+            self._monitor.notice(moment, self._owner())
             return
         if self._executors.plan is None and self._present:
             return  # a worker begins: its executor is being made, and in the end it comes here
