@@ -112,15 +112,16 @@ class Monitor:
         while self._token.is_current():  # pragma: no branch - else a greenlet in a child
             with queue.lock:
                 pending = queue.pending() > 0
-                keep, self._handed_over = self._handed_over, None
+                handed_over, self._handed_over = self._handed_over, None
             keep = owner() if pending else None  # let go of it here, and not with the lock
+            del handed_over  # not before it is kept
             with queue.lock:
                 if pending != (queue.pending() > 0):  # pragma: no cover - changed in this instant
                     continue
                 moment = monitored.next_look()
                 stopped = generation != self._generation
                 if moment is None or (stopped and self._feed.outlook().event is None):
-                    keep, self._handed_over = self._handed_over, None
+                    keep, self._handed_over = self._handed_over, None  # freed at the return
                     self._role.end()
                     return
                 self._looks_at, self._keeps = moment, keep is not None
