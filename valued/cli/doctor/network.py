@@ -5,8 +5,10 @@ Proxies and certificates are those of a client's own session, as the environment
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import email.utils
+import itertools
 import os
 import shlex
 import socket
@@ -45,6 +47,10 @@ _OUT_OF_DATE: Final = frozenset({9, 10})
 _TRUST: Final = "export REQUESTS_CA_BUNDLE=/path/to/the/authorities.pem"
 
 
+#: In their order.
+CHECKS: Final = ("proxy", "dns", "connection", "tls", "answer", "clock", "event")
+
+
 class Way(NamedTuple):
     """What the environment comes to, for an endpoint."""
 
@@ -67,32 +73,41 @@ def checks(
     except valued.DeliveryError as error:
         # It names the variable, and says what to do about it.
         text = str(error).removeprefix("nothing can be sent: ").partition("; then start")[0]
-        yield fail("proxy", text, f"unset {text.partition(':')[0]}")
-        for check in ("dns", "connection", "tls", "answer", "clock", "event"):
-            yield skipped(check, "proxies or certificates can't be used")
+        failed = "tls" if "CA_BUNDLE" in text else "proxy"
+        yield fail(failed, text, f"unset {text.partition(':')[0]}")
+        for check in CHECKS:
+            if check != failed:
+                yield skipped(check, f"see {failed}")
         return
-    way = _way(connection, session, timeout)
-    yield (through := proxy(way))
-    if way.proxy is None:
-        name, addresses = dns(way)
-        yield name
-        connected = list(connections(way, addresses))
-        yield from connected
-        yield tls(way, [one for one, found in zip(addresses, connected, strict=False)
-                        if found.status == OK])  # fmt: skip
-    else:
+    with contextlib.closing(connection):
+        yield from _of_way(_way(connection, session, timeout), without_event)
+
+
+def _of_way(way: Way, without_event: str) -> Iterator[Result]:
+    failed = ""
+    for found in itertools.chain([proxy(way)], () if way.proxy else _direct(way)):
+        yield found
+        failed = failed or (found.check if found.status == FAIL else "")
+    if way.proxy:
         for check in ("dns", "connection", "tls"):
             yield skipped(check, "the proxy connects to the service")
-    if through.status == FAIL or (way.proxy is None and not _any_ok(connected)):
+    if failed:
         for check in ("answer", "clock", "event"):
-            yield skipped(check, "there is no connection")
-        connection.close()
+            yield skipped(check, f"see {failed}")
         return
-    result, offset = answer(way)
+    result, ahead = answer(way)
     yield result
-    yield clock(offset)
+    yield clock(ahead)
     yield skipped("event", without_event) if without_event else event(way)
-    connection.close()
+
+
+def _direct(way: Way) -> Iterator[Result]:
+    result, addresses = dns(way)
+    yield result
+    connected = list(connections(way, addresses))
+    yield from connected
+    pairs = zip(addresses, connected, strict=False)
+    yield tls(way, [address for address, found in pairs if found.status == OK])
 
 
 def _any_ok(results: list[Result]) -> bool:
@@ -201,7 +216,7 @@ def tls(way: Way, addresses: list[Any]) -> Result:
         return fail("tls", f"{way.host}: {error.verify_message}", _trusting(way, error))
     except ssl.SSLError as error:
         return fail("tls", f"{way.host}: {_said(error)} (a port without TLS?)", _look(way))
-    except OSError as error:
+    except (OSError, ValueError) as error:  # a ValueError: it broke off before the handshake
         return fail("tls", f"{way.host}: {_said(error)}", _look(way))
     return ok("tls", f"{version}, certificate valid until {certificate.get('notAfter')}")
 
@@ -226,7 +241,7 @@ def answer(way: Way) -> tuple[Result, float | None]:
         began = time.time()
         response = _within(way.timeout, lambda: _head(way))
         moment = (began + time.time()) / 2
-    except (requests.RequestException, OSError) as error:
+    except (requests.RequestException, OSError, ValueError) as error:
         return fail("answer", f"none: {_said(_innermost(error))}", _look(way)), None
     status = f"{response.status_code} {response.reason or ''}".strip()
     return _judged(way, response, status), _ahead(response.headers.get("Date"), moment)

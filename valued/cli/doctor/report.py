@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 #: How a terminal shows them.
 _STYLES: Final = {OK: "green", WARN: "yellow", FAIL: "bold red", SKIPPED: "dim"}
 
-#: Checks of the network, in their order.
-_NETWORK: Final = ("proxy", "dns", "connection", "tls", "answer", "clock", "event")
-
 
 def run(arguments: argparse.Namespace) -> int:
     """Print what each check found; 1 if one of them failed."""
@@ -57,7 +54,7 @@ def _checks(arguments: argparse.Namespace) -> Iterator[Result]:
     endpoint = settings.endpoint(arguments.endpoint)
     yield from (switches, token, endpoint)
     if endpoint.status == FAIL:
-        for check in _NETWORK:
+        for check in network.CHECKS:
             yield skipped(check, "the endpoint can't be used")
     else:
         # The address can be tried with any token: it goes out with an event only.

@@ -160,6 +160,8 @@ def _value(tree: ast.Module, name: str, default: object) -> Any:
             ):
                 if found == name:
                     value = _literal(assigned)
+            case ast.AnnAssign(value=None):
+                pass  # a type only
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
                 pass  # names in there are others
             case _:
