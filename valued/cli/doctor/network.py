@@ -176,7 +176,7 @@ def connections(way: Way, addresses: list[Any]) -> Iterator[Result]:
             )
         else:
             spent = (time.monotonic() - begin) * 1000
-            tried.append(ok("connection", f"{_shown(one[4])} accepts it, after {spent:.0f} ms"))
+            tried.append(ok("connection", f"{_shown(one[4])} accepts connections ({spent:.0f} ms)"))
     for result in tried:
         others = _any_ok(tried) and result.status == FAIL
         yield warn(result.check, f"{result.text} (others do)", result.fix) if others else result

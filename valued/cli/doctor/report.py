@@ -61,7 +61,7 @@ def _checks(arguments: argparse.Namespace) -> Iterator[Result]:
         given = settings.NO_TOKEN if token.status == FAIL else arguments.token
         without_event = ""
         if not arguments.send:
-            without_event = "--send was not given, so no event was sent and the token is not tested"
+            without_event = "none was sent (--send), so the token is not tested"
         elif FAIL in (token.status, switches.status):
             without_event = "the token or a variable can't be used"
         elif switches.status == WARN:
