@@ -231,6 +231,32 @@ def test_tls_goes_through_a_proxy(
     assert (status, found["answer"]["status"], found["tls"]["status"]) == (0, "ok", "skipped")
 
 
+def test_a_certificate_behind_a_proxy_that_is_not_trusted_fails(
+    examine: Examine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = TLSServer(Authority(tmp_path))
+    with contextlib.closing(server), Proxy() as proxy:
+        monkeypatch.setenv("https_proxy", proxy.url)
+        status, found = examine("--endpoint", server.url)
+    assert (status, found["answer"]["status"]) == (1, "fail")
+    assert found["answer"]["fix"].startswith("export REQUESTS_CA_BUNDLE=")
+
+
+def test_a_proxy_that_wants_a_password_for_a_tunnel_fails(
+    examine: Examine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(client: socket.socket) -> None:
+        with client.makefile("rb") as stream:
+            if read_head(stream):
+                client.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+
+    with Listener(refuse) as proxy:
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{proxy.port}")
+        status, found = examine("--endpoint", "https://events.invalid/events")
+    assert (status, found["answer"]["status"]) == (1, "fail")
+    assert found["answer"]["fix"].startswith("export https_proxy=http://USER:PASSWORD@")
+
+
 def test_a_proxy_that_does_not_answer_fails(
     examine: Examine, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,20 +305,28 @@ def test_a_port_that_refuses_fails(examine: Examine) -> None:
     assert {found[name]["status"] for name in ("tls", "answer", "clock")} == {"skipped"}
 
 
-def test_one_address_that_refuses_is_a_warning(
-    examine: Examine, server: Server, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("other", "expected"), [("127.0.0.2", ["ok", "warn"]), ("255.255.255.255", ["ok", "skipped"])]
+)
+def test_one_address_that_cannot_be_reached_fails_nothing(
+    other: str,
+    expected: list[str],
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     look_up = socket.getaddrinfo
 
     def both(host: str, *args: Any, **kwargs: Any) -> list[Any]:
-        names = ["127.0.0.1", "127.0.0.2"] if host == "two.test" else [host]
+        names = ["127.0.0.1", other] if host == "two.test" else [host]
         return [one for name in names for one in look_up(name, *args, **kwargs)]
 
     monkeypatch.setattr(socket, "getaddrinfo", both)
-    status, found = examine("--endpoint", f"http://two.test:{server.port}/events")
-    assert (status, found["connection"]["status"]) == (0, "warn")
-    assert found["connection"]["text"].startswith("127.0.0.2:")
-    assert found["answer"]["status"] == "ok"
+    url = f"http://two.test:{server.port}/events"
+    assert main(["doctor", "--json", "--endpoint", url]) == 0
+    found = json.loads(capsys.readouterr().out)["checks"]
+    assert [one["status"] for one in found if one["check"] == "connection"] == expected
+    assert [one["status"] for one in found if one["check"] == "answer"] == ["ok"]
 
 
 def test_an_address_of_ipv6_is_shown_in_brackets(examine: Examine) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import email.utils
+import errno
 import itertools
 import os
 import shlex
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 import requests
 import requests.utils
+from urllib3.util.connection import allowed_gai_family
 from urllib3.util.ssl_ import create_urllib3_context
 
 import valued
@@ -43,6 +45,9 @@ USER: Final = "valued-doctor"
 #: it signed itself; it has expired, or is not valid yet.
 _UNKNOWN_AUTHORITY: Final = frozenset({18, 19, 20, 21})
 _OUT_OF_DATE: Final = frozenset({9, 10})
+
+#: There is no way from this machine to such addresses.
+_NO_ROUTE: Final = frozenset({errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT})
 
 _TRUST: Final = "export REQUESTS_CA_BUNDLE=/path/to/the/authorities.pem"
 
@@ -110,10 +115,6 @@ def _direct(way: Way) -> Iterator[Result]:
     yield tls(way, [address for address, found in pairs if found.status == OK])
 
 
-def _any_ok(results: list[Result]) -> bool:
-    return any(result.status == OK for result in results)
-
-
 def _way(connection: valued.Connection, session: requests.Session, timeout: float) -> Way:
     parts = urllib.parse.urlsplit(connection.endpoint)
     port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -148,7 +149,10 @@ def dns(way: Way) -> tuple[Result, list[Any]]:
     try:
         found = _within(
             way.timeout,
-            lambda: socket.getaddrinfo(way.host, way.port, type=socket.SOCK_STREAM),
+            # Of the kinds that a client asks for: without IPv6 on this machine, IPv4 only.
+            lambda: socket.getaddrinfo(
+                way.host, way.port, allowed_gai_family(), socket.SOCK_STREAM
+            ),
         )
     except (OSError, UnicodeError) as error:
         text = f"no address of {way.host}: {_said(error)}"
@@ -161,25 +165,27 @@ def connections(way: Way, addresses: list[Any]) -> Iterator[Result]:
     """Whether each address accepts a connection; one that doesn't costs time, but no event."""
     if not addresses:
         yield skipped("connection", "the host has no address")
-    tried = []
-    for one in addresses:
-        begin = time.monotonic()
+    errors: list[OSError | None] = []
+    for address in addresses:
         try:
-            _connect(one[4], way.timeout, one[0])
-        except OSError as error:
-            tried.append(
-                fail(
-                    "connection",
-                    f"{_shown(one[4])}: {_said(error)} (a firewall? is the service up?)",
-                    _look(way),
-                )
-            )
-        else:
-            spent = (time.monotonic() - begin) * 1000
-            tried.append(ok("connection", f"{_shown(one[4])} accepts connections ({spent:.0f} ms)"))
-    for result in tried:
-        others = _any_ok(tried) and result.status == FAIL
-        yield warn(result.check, f"{result.text} (others do)", result.fix) if others else result
+            _connect(address[4], way.timeout, address[0])
+            errors.append(None)
+        except OSError as error:  # noqa: PERF203
+            errors.append(error)
+    for address, failure in zip(addresses, errors, strict=True):
+        yield _connected(way, _shown(address[4]), failure, others=None in errors)
+
+
+def _connected(way: Way, address: str, failure: OSError | None, *, others: bool) -> Result:
+    if failure is None:
+        return ok("connection", f"{address} accepts connections")
+    text = f"{address}: {_said(failure)}"
+    if not others:
+        return fail("connection", f"{text} (a firewall? is the service up?)", _look(way))
+    if failure.errno in _NO_ROUTE:
+        # As for IPv6 on most machines: a client sees it at once, and takes another address.
+        return skipped("connection", f"{text}; another address accepts connections")
+    return warn("connection", f"{text}, so that a client waits; another address works", _look(way))
 
 
 def _look(way: Way) -> str:
@@ -242,9 +248,22 @@ def answer(way: Way) -> tuple[Result, float | None]:
         response = _within(way.timeout, lambda: _head(way))
         moment = (began + time.time()) / 2
     except (requests.RequestException, OSError, ValueError) as error:
-        return fail("answer", f"none: {_said(_innermost(error))}", _look(way)), None
+        return _unanswered(way, _innermost(error)), None
     status = f"{response.status_code} {response.reason or ''}".strip()
     return _judged(way, response, status), _ahead(response.headers.get("Date"), moment)
+
+
+def _unanswered(way: Way, cause: BaseException) -> Result:
+    fix = _look(way)
+    if isinstance(cause, ssl.SSLCertVerificationError):  # through a proxy
+        fix = _trusting(way, cause)
+    elif "failed: 407" in str(cause):  # of a tunnel
+        fix = _with_password(way)
+    return fail("answer", f"none: {_said(cause)}", fix)
+
+
+def _with_password(way: Way) -> str:
+    return f"export {way.scheme}_proxy=http://USER:PASSWORD@HOST:PORT"
 
 
 def _head(way: Way) -> requests.Response:
@@ -264,8 +283,8 @@ def _head(way: Way) -> requests.Response:
 def _judged(way: Way, response: requests.Response, status: str) -> Result:
     code = response.status_code
     if code == 407:
-        fix = f"export {way.scheme}_proxy=http://USER:PASSWORD@HOST:PORT"
-        return fail("answer", f"{status}: the proxy wants a name and a password", fix)
+        text = f"{status}: the proxy wants a name and a password"
+        return fail("answer", text, _with_password(way))
     if code in (301, 302, 303, 307, 308):
         to = urllib.parse.urljoin(way.connection.endpoint, response.headers.get("Location"))
         return warn(
