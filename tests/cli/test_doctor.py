@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import json
 import os
+import re
 import shutil
 import socket
 import ssl
@@ -469,7 +470,8 @@ def test_no_answer_in_time_fails(examine: Examine) -> None:
         status, found = examine("--endpoint", listener.url, "--timeout", "0.5")
         assert time.monotonic() - begin < 10
     assert (status, found["answer"]["status"]) == (1, "fail")
-    assert "0.5 s" in found["answer"]["text"]
+    # Of the whole request; or of one read, on a machine that is busy.
+    assert re.search(r"within 0\.5 s|timed out.*0\.5", found["answer"]["text"])
 
 
 @pytest.fixture
