@@ -58,6 +58,17 @@ def generate():
     return "", 201
 """
 
+#: A process that is killed before its events are delivered.
+KILLED = """
+import os, signal
+import valued
+
+client = valued.Client()
+for number in range(3):
+    client.action("report.generated", {"user.id": 123})
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
 
 class Terminal:
     """A program on a terminal, and what it has written there."""
@@ -129,9 +140,36 @@ def outage(folder: Path) -> str:
     return "$ flask --app app run\n" + said.replace(site, "http://127.0.0.1:5000")
 
 
+def doctor(folder: Path) -> str:
+    """`valued doctor`, of an application in which two things should be looked at."""
+    listener = Terminal(sys.executable, "-m", "valued", "listen", "--port", "0", folder=folder)
+    try:
+        url = listener.read_until(r"Listening on (\S+)\n")[1]
+        shop = folder / "shop"
+        shop.mkdir()
+        (shop / "gunicorn.conf.py").write_text("workers = 4\ngraceful_timeout = 1\n", "utf-8")
+        outbox = str(folder / "outbox")
+        nowhere = {"VALUED_ENDPOINT": "http://127.0.0.1:9/events"}
+        variables = {"VALUED_TOKEN": "any-token", "VALUED_ENDPOINT": url, "VALUED_OUTBOX": outbox}
+        environment = {**os.environ, **variables, **nowhere}
+        subprocess.run([sys.executable, "-c", KILLED], check=False, env=environment)
+        program = (sys.executable, "-m", "valued", "doctor")
+        terminal = Terminal(*program, folder=shop, **variables)
+        try:
+            terminal.read_until(r"gevent .*\n")
+        finally:
+            terminal.end()
+    finally:
+        listener.end()
+    said = terminal.text.replace(outbox, "/srv/shop/outbox")
+    port = re.findall(r":(\d+)/", url)[0]
+    return "$ valued doctor\n" + re.sub(rf"\b{port}\b", "4567", said)
+
+
 PICTURES: dict[str, tuple[str, Callable[[Path], str]]] = {
     "terminal": ("Terminal 2", listen),
     "outage": ("Terminal 1", outage),
+    "doctor": ("Terminal", doctor),
 }
 
 

@@ -54,7 +54,7 @@ MAY_IMPORT = {
     "testing": ["_errors", "_redaction", "_process", "_events", "_http", "_service"],
     "pytest_plugin": ["_http", "testing"],
     "integrations": [],
-    "cli": ["_service"],
+    "cli": ["_redaction", "_service"],
     "__main__": ["cli"],
 }  # fmt: skip
 

@@ -18,6 +18,7 @@ from tests.support.server import Reply, Server
 from tests.support.tls import Authority, TLSServer
 
 PAGE = "howto/troubleshooting"
+DOCS = Path(__file__).parents[2] / "docs"
 
 #: Nothing listens there.
 CLOSED = "http://127.0.0.1:9/events"
@@ -236,6 +237,16 @@ def test_certificates_and_proxies_say_what_is_printed(shell: Path, server: Serve
         tls.close()
 
 
+def test_doctor_prints_what_the_page_shows(shell: Path) -> None:
+    title = "Run valued doctor"
+    [command] = [it.code for it in blocks(PAGE, title) if it.language == "console"]
+    assert command.strip() == "$ valued doctor"
+    assert_said(
+        title, _run(shell, Program(("-m", "valued", "doctor"), {"VALUED_ENDPOINT": CLOSED}))
+    )
+    assert (DOCS / "images" / "doctor.png").read_bytes().startswith(b"\x89PNG")
+
+
 @runs(PAGE, "The two-minute check")
 def test_check_prints_counts_and_each_request(shell: Path, server: Server) -> None:
     title = "The two-minute check"
@@ -272,6 +283,7 @@ def test_what_to_type_works(shell: Path, server: Server) -> None:
 
 def test_each_symptom_is_provoked() -> None:
     by_hand = {
+        "Run valued doctor",
         "401 or 403",
         "Other refusals",
         "A certificate or a proxy",

@@ -15,6 +15,7 @@ import urllib.parse
 from typing import TYPE_CHECKING, Any, Final
 
 import valued
+from valued.cli.doctor import arguments as doctor_arguments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,6 +102,10 @@ def _parser() -> argparse.ArgumentParser:
     ):
         _add_event(_command(commands, name, text, module="events"), name, subject, about)
     _add_outbox(_command(commands, "outbox", "inspect an outbox, and deliver what is left in it"))
+    text = "check what a client needs, and say what to do about what is missing"
+    doctor = _command(commands, "doctor", text, module="doctor.report")
+    _add_delivery(doctor)
+    doctor_arguments.add(doctor, _seconds)
     _add_demo(_command(commands, "demo", "see the client at work: forks, threads, a pool, a spawn"))
     return parser
 
