@@ -16,10 +16,13 @@ from typing import Any
 import pytest
 
 import valued
+from tests.support import rabbitmq as rabbitmq_support
 from tests.support import redis as redis_support
 from tests.support.celery import Worker
 from tests.support.processes import PROGRAMS, Child
+from tests.support.processes import run as run_program
 from tests.support.programs import free_port
+from tests.support.rabbitmq import RabbitMQ
 from tests.support.redis import Redis
 from tests.support.server import Reply, Request, Server
 
@@ -52,6 +55,23 @@ def one_redis() -> Iterator[Redis]:
 def redis(one_redis: Redis) -> Redis:
     one_redis.clear()
     return one_redis
+
+
+@pytest.fixture(scope="module")
+def one_rabbitmq() -> Iterator[RabbitMQ]:
+    if rabbitmq_support.PROGRAM is None:
+        pytest.skip("there is no rabbitmq-server")
+    rabbitmq = RabbitMQ()
+    yield rabbitmq
+    rabbitmq.close()
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def broker(request: pytest.FixtureRequest) -> Any:
+    """Each broker that is installed here."""
+    broker = request.getfixturevalue(f"one_{request.param}")
+    broker.clear()
+    return broker
 
 
 @pytest.fixture
@@ -171,18 +191,18 @@ def test_an_event_that_the_service_refuses_is_kept_and_the_others_are_tried_agai
 
 
 def test_a_broker_that_hangs_holds_up_no_call_and_no_worker_longer_than_the_timeout(
-    redis: Redis, tmp_path: Path
+    broker: Any, tmp_path: Path
 ) -> None:
-    relay = relay_to(redis.url)
+    relay = relay_to(broker.url)
     relay.post(BODY, KEY, 1.0)
-    assert published(redis.url) == [KEY]
+    assert published(broker.url) == [KEY]
     client = valued.Client(relay, outbox=tmp_path, timeout=1.0)
     calls = []
-    redis.pause()
+    broker.pause()
     try:
-        for one in (relay, relay_to(redis.url)):  # connected, and not yet
+        for one in (relay, relay_to(broker.url)):  # connected, and not yet
             began = time.monotonic()
-            with pytest.raises(Exception, match="Timeout"):
+            with pytest.raises(Exception, match=r"(?i)timed out|timeout|^$"):
                 one.post(BODY, KEY, 1.0)
             assert time.monotonic() - began < 2.0
         for number in range(200):
@@ -192,31 +212,31 @@ def test_a_broker_that_hangs_holds_up_no_call_and_no_worker_longer_than_the_time
         assert not client.flush(2)
         assert client.stats()["delivered"] == 0
     finally:
-        redis.resume()
+        broker.resume()
     assert sorted(calls)[198] < 0.1
     assert client.flush(30)
     # The broker may have read what it was sent while it hung: that comes again.
-    events = [event_of(each) for each in messages(redis.url)]
+    events = [event_of(each) for each in messages(broker.url)]
     assert {each["user"]["id"] for each in events if "name" not in each["user"]} == set(range(200))
     client.close()
 
 
 def test_events_wait_in_the_outbox_while_the_broker_is_down_and_go_out_after_it(
-    redis: Redis, tmp_path: Path
+    broker: Any, tmp_path: Path
 ) -> None:
-    client = valued.Client(relay_to(redis.url), outbox=tmp_path)
+    client = valued.Client(relay_to(broker.url), outbox=tmp_path)
     client.action("report.generated", {"user.id": 0})
     assert client.flush(10)
-    redis.kill()
+    broker.kill()
     try:
         for number in range(1, 50):
             client.action("report.generated", {"user.id": number})
         assert not client.flush(1)
     finally:
-        redis.start_again()
+        broker.start_again()
     assert client.flush(60)
     assert client.close()
-    events = [event_of(each) for each in messages(redis.url)]
+    events = [event_of(each) for each in messages(broker.url)]
     assert sorted(each["user"]["id"] for each in events) == list(range(50))
 
 
@@ -400,9 +420,9 @@ def test_a_connection_that_was_idle_for_long_or_waits_too_long_is_not_used_again
 
 
 def test_a_forked_child_publishes_on_connections_of_its_own(
-    redis: Redis, fork: Callable[..., Child]
+    broker: Any, fork: Callable[..., Child]
 ) -> None:
-    relay = relay_to(redis.url)
+    relay = relay_to(broker.url)
     relay.post(BODY, "parent", 10.0)
 
     def publish(name: str) -> None:
@@ -414,4 +434,42 @@ def test_a_forked_child_publishes_on_connections_of_its_own(
     assert [child.wait(30) for child in children] == [0, 0]
     names = ("child-0", "child-1", "parent")
     expected = [f"{name}-{number:03}" for name in names for number in range(100)]
-    assert published(redis.url) == sorted(["parent", *expected])
+    assert published(broker.url) == sorted(["parent", *expected])
+
+
+_FORKS = """
+import json, os, sys
+from celery import Celery
+from valued.integrations.celery import Relay, delivery_task
+
+relay = Relay(delivery_task(Celery(broker=sys.argv[1])))
+relay.post(b"{}", "before", 10.0)
+[mine] = relay.here()._all
+if os.fork() == 0:
+    if sys.argv[2] == "publishes":
+        relay.post(b"{}", "child", 10.0)
+    sys.exit()  # an end with destructors
+_pid, status = os.wait()
+relay.post(b"{}", "after", 10.0)
+assert (status, relay.here()._all) == (0, [mine])
+"""
+
+
+@pytest.mark.parametrize("does", ["publishes", "nothing"])
+def test_the_end_of_a_forked_child_leaves_the_connection_of_its_parent_alone(
+    does: str, broker: Any
+) -> None:
+    done = run_program("-W", "ignore", "-c", _FORKS, broker.url, does)
+    assert (done.returncode, done.stderr) == (0, "")
+    child = ["child"] if does == "publishes" else []
+    assert published(broker.url) == sorted(["before", *child, "after"])
+
+
+def test_a_child_that_no_hook_was_called_in_has_connections_of_its_own(redis: Redis) -> None:
+    relay = relay_to(redis.url)
+    relay.post(BODY, "before", 10.0)
+    parents = relay.here()
+    parents.pid += 1  # as in a child of uWSGI's
+    relay.post(BODY, "after", 10.0)
+    assert relay.here() is not parents
+    assert published(redis.url) == ["after", "before"]

@@ -233,6 +233,7 @@ class Relay:
                 f"task: expected one that delivery_task(app) made, got {type(task).__name__}"
             )
         self._task = task
+        _prepare(task.app)
         self._connections = _Connections()
         _relays.add(self)
 
@@ -350,6 +351,12 @@ class _Connections:
             with contextlib.suppress(Exception):
                 if connection.connected:
                     os.close(connection.connection.sock.detach())
+
+
+def _prepare(app: Any) -> None:
+    """Import what a publish needs: at the end of a process, or after a fork, that may fail."""
+    with app.connection_for_write() as connection:
+        _ = connection.transport, app.backend, app.amqp.router, app.amqp.send_task_message
 
 
 def _connection(app: Any, timeout: float) -> Any:
