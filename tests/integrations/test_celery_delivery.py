@@ -94,8 +94,19 @@ def start(server: Server, redis: Redis, tmp_path: Path) -> Iterator[Callable[...
         yield start
 
 
-def relay_to(broker: str, **options: Any) -> Relay:
-    return Relay(delivery_task(celery.Celery(broker=broker, set_as_current=False), **options))
+_relays: list[Relay] = []
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    while _relays:
+        _relays.pop().close()
+
+
+def relay_to(broker: str) -> Relay:
+    _relays.append(Relay(delivery_task(celery.Celery(broker=broker, set_as_current=False))))
+    return _relays[-1]
 
 
 def messages(url: str) -> list[Any]:

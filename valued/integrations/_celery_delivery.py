@@ -267,7 +267,7 @@ class Relay:
         # Kept: what their destructors do, the parent would notice.
         _inherited.append(found)
         found.disarm()
-        if self._connections is found:
+        if self._connections is found:  # pragma: no branch - else another thread was faster
             self._connections = _Connections()
         return self._connections
 
@@ -337,8 +337,8 @@ class _Connections:
         for connection in connections:
             # Without taking leave of an AMQP broker: one that hangs would be waited for.
             with contextlib.suppress(Exception):
-                if connection.connected and hasattr(connection.connection, "collect"):
-                    connection.connection.collect()
+                # Not `connection.connection`: that would connect again after a failure.
+                connection._connection.collect()  # noqa: SLF001
             with contextlib.suppress(Exception):
                 connection.release()
 
@@ -349,8 +349,7 @@ class _Connections:
         """
         for connection in list(self._all):
             with contextlib.suppress(Exception):
-                if connection.connected:
-                    os.close(connection.connection.sock.detach())
+                os.close(connection._connection.sock.detach())  # noqa: SLF001 - as above
 
 
 def _prepare(app: Any) -> None:
