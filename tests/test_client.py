@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -161,6 +162,76 @@ def test_a_transport_gets_a_dict_of_its_own() -> None:
         assert client.flush(10)
     assert sent == [(dict, ["a"])]
     assert data == {"user": {"id": 1}, "attributes": {"tags": ["a"]}}
+
+
+class Posting:
+    """A transport that takes bytes; the first attempt fails."""
+
+    def __init__(self) -> None:
+        self.posted: list[tuple[bytes, str, float]] = []
+        self.closed = 0
+
+    def post(self, body: bytes, idempotency_key: str, timeout: float) -> str:
+        self.posted.append((body, idempotency_key, timeout))
+        if len(self.posted) == 1:
+            raise OSError("no answer")
+        return "ignored"
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+def test_an_object_with_post_gets_bytes_under_the_same_key_in_each_attempt_and_is_closed() -> None:
+    transport = Posting()
+    client = valued.Client(transport, timeout=3.0)
+    assert repr(client) == "Client(transport=Posting)"
+    record(client)
+    assert client.flush(10)
+    assert transport.closed == 0
+    assert client.close()
+    assert transport.closed == 1
+    [(body, key, timeout), again] = transport.posted
+    assert again == (body, key, timeout)
+    assert isinstance(body, bytes)
+    assert json.loads(body)["user"] == {"id": 1}
+    assert key
+    assert timeout == 3.0
+    assert client.stats()["delivered"] == client.stats()["retried"] == 1
+
+
+def test_an_object_that_can_be_called_as_well_is_called() -> None:
+    class Both(Posting):
+        def __call__(self, data: dict[str, Any]) -> None:
+            called.append(data["user"])
+
+    called: list[Any] = []
+    transport = Both()
+    with valued.Client(transport) as client:
+        record(client)
+        assert client.flush(10)
+    assert (called, transport.posted, transport.closed) == ([{"id": 1}], [], 0)
+
+
+def test_what_can_not_be_a_transport_that_takes_bytes_is_named() -> None:
+    class WithoutClose:
+        def post(self) -> None: ...
+
+    class NoFunction:
+        post = close = TOKEN
+
+    class Async(Posting):
+        async def post(self, *_: Any) -> None: ...  # type: ignore[override]
+
+    for bad in (WithoutClose(), NoFunction()):
+        with pytest.raises(
+            valued.ValidationError, match=r"methods post.* and close\(\), got"
+        ) as at:
+            valued.Client(bad)  # type: ignore[arg-type]
+        assert TOKEN not in str(at.value)
+    with pytest.raises(valued.ValidationError, match="without async"):
+        valued.Client(Async())  # type: ignore[arg-type]
+    with pytest.raises(valued.ValidationError, match="endpoint: a transport has its own"):
+        valued.Client(Posting(), "http://127.0.0.1/")
 
 
 def test_a_transport_may_say_by_a_delivery_error_that_it_is_final() -> None:

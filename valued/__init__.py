@@ -48,7 +48,7 @@ from valued._shared import (
     sync_customer,
     sync_user,
 )
-from valued._typing import Executor, Stats, Transport
+from valued._typing import BytesTransport, Executor, Stats, Transport
 from valued._version import __version__
 
 if _TYPE_CHECKING:
@@ -59,6 +59,7 @@ if _TYPE_CHECKING:
     from valued._process.signals import flush_on_signals
 
 __all__ = [
+    "BytesTransport",
     "Client",
     "Config",
     "Connection",

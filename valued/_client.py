@@ -26,7 +26,15 @@ if TYPE_CHECKING:
 
     from valued._delivery.journal import Journal
     from valued._http.connection import Connection
-    from valued._typing import Data, Executor, JSONObject, OnError, SendBytes, Stats, Transport
+    from valued._typing import (
+        AnyTransport,
+        BytesTransport,
+        Data,
+        Executor,
+        JSONObject,
+        OnError,
+        Stats,
+    )
 
 
 class Client:
@@ -36,7 +44,8 @@ class Client:
     >>> client.action("report.generated", {"user.id": 123})
 
     *token* (default ``VALUED_TOKEN``): the token, a string, or a transport: a callable that gets an
-    event as a dict and raises an exception if it can't deliver it (see `valued.Transport`).
+    event as a dict and raises an exception if it can't deliver it (see `valued.Transport`), or an
+    object with ``post`` that gets it as bytes (see `valued.BytesTransport`).
     *endpoint* (default ``VALUED_ENDPOINT``, else the service's): an http(s) URL. Options:
 
     * *executor* (default None): where deliveries run: an object with ``submit(fn, *args)``, or a
@@ -92,7 +101,7 @@ class Client:
 
     def __init__(
         self,
-        token: str | Transport | None = None,
+        token: str | AnyTransport | None = None,
         endpoint: str | None = None,
         *,
         executor: Executor | Callable[[], Executor] | None = None,
@@ -127,7 +136,7 @@ class Client:
         options = Options.of(given, unknown)
         self._build(_transport_of(token, endpoint, options), options)
 
-    def _build(self, transport: Connection | Transport | None, options: Options) -> None:
+    def _build(self, transport: AnyTransport | None, options: Options) -> None:
         _begin_recording()  # here, too, for a client that was unpickled
         self._transport = transport
         self._options = options
@@ -144,9 +153,12 @@ class Client:
             self._sender = Sender(lambda *_: None, options)
             return
         facts.prepare()
-        connection = _as_connection(transport)
-        send = _send_bytes(transport) if connection is None else connection.post
-        release = None if connection is None else connection.close
+        posting = _posting(transport)
+        if posting is None:  # it gets a dict of its own, decoded from what is sent
+            send = lambda body, _key, _timeout: transport(json.loads(body))  # type: ignore[operator]  # noqa: E731
+            release = None
+        else:
+            send, release = posting.post, posting.close
         self._sender = Sender(send, options, release=release, journal=_journal_maker(options))
 
     def action(self, key: str, data: Data = None, /, **fields: Any) -> None:
@@ -333,15 +345,22 @@ def _as_connection(transport: object) -> Connection | None:
     return transport if module and isinstance(transport, module.Connection) else None
 
 
+def _posting(transport: object) -> BytesTransport | None:
+    """*transport* if it gets events as bytes; one that can be called as well gets a dict."""
+    if callable(transport) or not hasattr(transport, "post"):
+        return _as_connection(transport)
+    return cast("BytesTransport", transport)
+
+
 def _transport_of(
-    token: Transport | str | None, endpoint: str | None, options: Options
-) -> Transport | Connection | None:
+    token: AnyTransport | str | None, endpoint: str | None, options: Options
+) -> AnyTransport | None:
     """What a client sends with, of what it was given; None: it sends nothing."""
-    if callable(token):
+    if callable(token) or hasattr(token, "post"):
         from valued._http.endpoint import check_transport
 
         check_transport(token, endpoint)
-        return token
+        return cast("AnyTransport", token)
     if not options.enabled:
         return None
     facts.refuse_isolated()  # some of what is imported next would end the process
@@ -366,9 +385,7 @@ def differences(one: Client, other: Client) -> tuple[str, ...]:
     return tuple(name for name in ones if ones[name] != others[name])
 
 
-def _restored(
-    cls: type[Client], transport: Connection | Transport | None, options: Options
-) -> Client:
+def _restored(cls: type[Client], transport: AnyTransport | None, options: Options) -> Client:
     client = cls.__new__(cls)
     client._build(transport, options)  # noqa: SLF001 - of the class itself
     return client
@@ -381,12 +398,3 @@ def _journal_maker(options: Options) -> Callable[[], Journal] | None:
     from valued._outbox.journal import maker  # one that few need, and that fails on Windows
 
     return cast("Callable[[], Journal]", maker(options))
-
-
-def _send_bytes(transport: Transport) -> SendBytes:
-    """*transport* as the pipeline calls one: with a dict of its own, decoded from what is sent."""
-
-    def deliver(body: bytes, _idempotency_key: str, _timeout: float) -> None:
-        transport(json.loads(body))
-
-    return deliver

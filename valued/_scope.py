@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import TracebackType
 
-    from valued._typing import Data, Transport
+    from valued._typing import AnyTransport, Data
 
 T = TypeVar("T")
 
@@ -56,7 +56,11 @@ class Scope(ScopeData):
     """
 
     def __init__(
-        self, client: Client | Transport | str | None = None, data: Data = None, /, **fields: Any
+        self,
+        client: Client | AnyTransport | str | None = None,
+        data: Data = None,
+        /,
+        **fields: Any,
     ) -> None:
         # Error trackers show the variables of frames that raise; any of these may be a token.
         client, fields = hide(client), {name: hide(value) for name, value in fields.items()}

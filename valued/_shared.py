@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
 
-    from valued._typing import Data, Transport
+    from valued._typing import AnyTransport, Data
 
 
 class _Link(Owner):
@@ -89,7 +89,9 @@ scope: Final = _SharedScope()
 
 
 def connect(
-    token: Client | str | Transport | None = None, endpoint: str | None = None, **options: Any
+    token: Client | str | AnyTransport | None = None,
+    endpoint: str | None = None,
+    **options: Any,
 ) -> Client:
     """Connect the shared client, and return it.
 

@@ -26,6 +26,33 @@ class Transport(Protocol):
     def __call__(self, data: JSONObject, /) -> object: ...
 
 
+class BytesTransport(Protocol):
+    """Delivers one event as the bytes to send: an object with these two methods.
+
+    An object that can be called, too, is a `Transport`; a `valued.Connection` is used with both.
+    """
+
+    def post(self, body: bytes, idempotency_key: str, timeout: float) -> object:
+        """Deliver *body*, the UTF-8 JSON of one event.
+
+        *idempotency_key*: the same in each attempt, in each process; the service tells repeats by
+        it. *timeout*: seconds for this attempt; it has to keep them, nothing interrupts it.
+
+        Returning means delivered; the result is ignored. Raising means not delivered: any
+        `Exception` is tried again later. Only a `valued.DeliveryError` with a 4xx ``status`` other
+        than 408, 425 and 429 is final (with an outbox 401 and 403 are tried again), or one that is
+        ``permanent``. It runs on the threads of the executor, several at a time. Forked children
+        call it, too: one that keeps connections open must make its own in each process.
+        """
+
+    def close(self) -> object:
+        """Free what is kept open in this process; a later ``post`` opens it again.
+
+        `Client.close` calls it, in each process that closes. Whatever it raises, `Client.close`
+        raises.
+        """
+
+
 class SendBytes(Protocol):
     """What the pipeline sends an encoded event with. Raises `DeliveryError`, or anything else.
 
@@ -33,6 +60,10 @@ class SendBytes(Protocol):
     """
 
     def __call__(self, body: bytes, idempotency_key: str, timeout: float, /) -> object: ...
+
+
+#: How events may be delivered.
+AnyTransport: TypeAlias = Transport | BytesTransport
 
 
 class Executor(Protocol):

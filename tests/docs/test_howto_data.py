@@ -74,10 +74,9 @@ CASES: Cases = {
     (TRANSPORTS, "Transports and executors"): Case(events=1, needs=("httpx",)),
     # It logs that one event failed permanently.
     (TRANSPORTS, "A transport of your own"): Case(may_complain=True),
+    (TRANSPORTS, "A transport that takes bytes"): Case(events=1, needs=("httpx",)),
     (TRANSPORTS, "Endpoint and headers from the client"): Case(
-        events=2,
-        needs=("httpx",),
-        may_complain=True,  # it connects again
+        events=1,
     ),
     (TRANSPORTS, "Executors"): Case(events=1),
     (TRANSPORTS, "Send synchronously"): Case(events=1),

@@ -87,6 +87,34 @@ send_invoice.delay(7, 42)
     assert_each_has_its_user(service, [*more, *wanted])
 
 
+@runs("howto/celery", "Deliver through the broker")
+def test_events_that_a_broker_took_are_delivered_by_its_workers(
+    folder: Path, service: Service, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs("celery", "redis")
+    redis.clear()
+    sender = """
+import valued
+from events import connect
+
+connect()
+for number in range(9):
+    valued.action("report.generated", {"user.id": number})
+"""
+    write_page(folder, "howto/celery", "Deliver through the broker", sender=sender)
+    page = folder / "events.py"
+    page.write_text(page.read_text("utf-8").replace("/var/lib/myapp", str(folder)), "utf-8")
+    with monkeypatch.context() as of_the_sender:
+        of_the_sender.delenv("VALUED_TOKEN")  # only workers need it
+        run_python(folder, "sender.py")
+    command = ("-W", "ignore", "-m", "celery", "--app", "events", "worker", "--pool", "threads")
+    options = ("--queues", "valued", "--concurrency", "10", "--without-gossip", "--without-mingle")
+    with Running(folder, service, *command, *options, "--loglevel", "INFO") as worker:
+        until(lambda: worker.said().count("succeeded in") == 9, 20)
+        worker.stop(9)
+    assert_each_has_its_user(service, [("report.generated", n, None) for n in range(9)])
+
+
 _SITE = """
 import os
 

@@ -106,6 +106,14 @@ class Backend:
         return len(self.connection.endpoint)
 
 
+class Posting:
+    """Takes bytes."""
+
+    def post(self, body: bytes, idempotency_key: str, timeout: float) -> None: ...
+
+    def close(self) -> None: ...
+
+
 class Widened:
     """Takes more than an event, under another name, and may be asked for more."""
 
@@ -131,6 +139,10 @@ transports: list[valued.Transport] = [
 ]
 valued.Client(Backend("TOKEN"))
 valued.Client(print)
+posting: list[valued.BytesTransport] = [Posting(), valued.Connection("TOKEN")]
+valued.Client(Posting())
+valued.connect(Posting())
+valued.Scope(Posting())
 valued.connect(send, retries=1)
 valued.Scope(Widened(), {"user.id": 1})
 valued.Client(Narrowed())  # type: ignore[arg-type]

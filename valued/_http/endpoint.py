@@ -11,7 +11,7 @@ import re
 import urllib.parse
 from typing import Any, Final
 
-from valued._errors import ValidationError
+from valued._errors import ValidationError, name_of
 from valued._options import (
     DEFAULT_ENDPOINT,
     endpoint_from_environment,
@@ -33,10 +33,18 @@ def hide_argument(given: object) -> Any:
 
 
 def check_transport(transport: object, endpoint: object) -> None:
-    """Raises `ValidationError` if *transport*, a callable, can't be used as one."""
+    """Raises `ValidationError` if *transport*, called or with ``post``, can't be used as one."""
     if endpoint is not None:
         raise ValidationError("endpoint: a transport has its own; give a token with it")
-    if is_async(transport):
+    called: object = transport
+    if not callable(transport):
+        called = transport.post  # type: ignore[attr-defined]
+        if not callable(called) or not callable(getattr(transport, "close", None)):
+            raise ValidationError(
+                "token: expected a transport with the methods post(body, idempotency_key, timeout) "
+                f"and close(), got {name_of(type(transport))}"
+            )
+    if is_async(called):
         raise ValidationError("token: expected a transport without async: it runs on a thread")
 
 

@@ -2,6 +2,8 @@
 
 >>> carry_scope()  # in the module that makes the Celery application
 
+And events may go through its broker: see `delivery_task` and `Relay`.
+
 Each task has a scope of its own as soon as a client is made, without this module; it starts with
 the client's *defaults*. With `carry_scope` it starts with the user and the customer of the code
 that published it.
@@ -18,7 +20,10 @@ from typing import Any, Final
 from celery import signals  # type: ignore[import-untyped,unused-ignore]
 
 import valued
+from valued.integrations._celery_delivery import QUEUES, Relay, delivery_task
 from valued.integrations._ids import is_id, known
+
+__all__ = ["HEADER", "Relay", "carry_scope", "delivery_task"]
 
 #: The header of a message that holds the ids.
 HEADER: Final = "valued_scope"
@@ -90,9 +95,11 @@ def _is_key(key: str) -> bool:
     return first == "attributes" and all(rest) and f"_{'.'.join(rest)}".endswith(("_id", ".id"))
 
 
-def _publish(headers: Any = None, **_signal: Any) -> None:
+def _publish(sender: object = None, headers: Any = None, **_signal: Any) -> None:
     # Those of another publish: a retry copies them, and so may a stamp.
     headers.pop(HEADER, None)
+    if sender in QUEUES:
+        return  # an event of any scope
     # As a string: there are brokers that refuse large numbers, or mappings, in a header.
     if ids := known(_keys, "a task"):
         headers[HEADER] = json.dumps(ids)

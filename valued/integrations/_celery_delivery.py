@@ -1,0 +1,379 @@
+"""Delivery through Celery's broker: `Relay` publishes events, and a task delivers them.
+
+A publish must be bounded in time, and Celery's own pool of connections is not: it waits for a place
+in the pool, and its sockets have no timeout. It isn't reset by ``os.fork`` either, only in children
+of billiard. So a `Relay` has connections of its own, in each process.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import logging
+import os
+import random
+import tempfile
+import threading
+import time
+import urllib.parse
+import weakref
+from collections.abc import Callable
+from typing import Any, Final
+
+from celery.exceptions import Reject  # type: ignore[import-untyped,unused-ignore]
+
+import valued
+
+#: What logs and monitors show in place of the arguments: never the event.
+HIDDEN: Final = "('...',)"
+
+#: The tasks made here, and their queues; their messages carry no scope.
+QUEUES: Final[dict[str, str]] = {}
+
+#: Seconds: the bound of the first pause, and of the last ones.
+FIRST_PAUSE: Final = 0.5
+LONGEST_PAUSE: Final = 30.0
+
+#: Statuses below 500 after which the same event may succeed; as for a client without a broker.
+_TRANSIENT: Final = frozenset({408, 425, 429})
+
+#: Seconds after which an idle connection isn't used again: NATs may have forgotten it.
+_IDLE: Final = 50.0
+
+#: Seconds between two log lines about refused events.
+_QUIET: Final = 60.0
+
+
+def delivery_task(
+    app: Any,
+    connection: valued.Connection | None = None,
+    queue: str = "valued",
+    retry_for: float = 86_400,
+    on_rejected: str | os.PathLike[str] | None = None,
+) -> Any:
+    """A task of *app*, a Celery application, that delivers the events of a `Relay`.
+
+    >>> deliver = delivery_task(app)
+    >>> valued.connect(Relay(deliver), outbox="/var/lib/myapp/valued")
+
+    Make it in the module that makes *app*, which the publishers and the workers both import. A
+    worker must read *queue*: ``celery --app tasks worker --queues valued``. *connection*: what the
+    workers deliver with (default None: a `valued.Connection`, made in the worker with its first
+    event; so only workers need ``VALUED_TOKEN``).
+
+    No answer, 408, 425, 429 and 5xx: the event is tried again, after random pauses of up to 30 s,
+    until *retry_for* seconds (default 86,400: a day) after it was published. Any other answer is
+    final. Events that fail permanently are kept in the directory *on_rejected*, each a JSON file
+    named by its idempotency key, which a person deletes. While that directory can't be written to,
+    they are tried again. Without *on_rejected*, they are lost, and a log line once a minute says
+    how many, never what they contain. ``task.refused()`` is their number in this process.
+
+    A message is acknowledged when its event is settled, so a worker that dies doesn't lose it. It
+    may then be delivered twice, with the same idempotency key. Raises `valued.ValidationError`.
+    """
+    if isinstance(retry_for, bool) or not isinstance(retry_for, (int, float)) or not retry_for >= 0:
+        raise valued.ValidationError("retry_for: expected seconds, 0 or more, such as 86_400")
+    if not isinstance(queue, str) or not queue:
+        raise valued.ValidationError("queue: expected the name of a queue, such as 'valued'")
+    if not hasattr(app, "task") or not hasattr(app, "connection_for_write"):
+        raise valued.ValidationError(f"app: expected a Celery app, got {type(app).__name__}")
+    folder = None if on_rejected is None else os.fspath(on_rejected)
+    deliveries = _Deliveries(connection, float(retry_for), folder)
+
+    def deliver(task: Any, body: str, published: float) -> None:
+        deliveries.run(task, body, published)
+
+    name = f"{queue}.deliver"
+    QUEUES[name] = queue
+    task: Any = app.task(
+        name=name,
+        bind=True,
+        shared=False,  # with no other application of the process
+        acks_late=True,
+        reject_on_worker_lost=True,
+        # A hard time limit would acknowledge it otherwise.
+        acks_on_failure_or_timeout=False,
+        ignore_result=True,
+        max_retries=None,
+        # Not those of a base class, or of the application's other tasks.
+        rate_limit=None,
+        autoretry_for=(),
+    )(deliver)
+    task.refused = deliveries.refused
+    return task
+
+
+class _Deliveries:
+    """What the task does in a worker. Any thread may call."""
+
+    def __init__(
+        self, connection: valued.Connection | None, retry_for: float, folder: str | None
+    ) -> None:
+        self._connection = connection
+        self._retry_for = retry_for
+        self._folder = folder
+        self._refused = 0
+        self._said: float | None = None
+
+    def refused(self) -> int:
+        """How many events failed permanently in this process."""
+        return self._refused
+
+    def run(self, task: Any, body: str, published: float) -> None:
+        """Deliver once. Raises what Celery needs to try again, or to give the message back."""
+        event, key = base64.b64decode(body), task.request.id
+        error = self._try(event, key)
+        if error is None:
+            return
+        if task.request.is_eager:  # nothing waits here: the client that published tries again
+            raise error
+        is_over = time.time() - published > self._retry_for
+        if (is_over or not _is_transient(error)) and self._settle(event, key, task, error):
+            return
+        try:
+            task.retry(
+                countdown=_pause(task.request.retries, error.retry_after),
+                # Logged. The answer is left out: it may quote the event.
+                exc=valued.DeliveryError(error.reason, error.status),
+                queue=QUEUES[task.name],
+                argsrepr=HIDDEN,
+                kwargsrepr="{}",
+            )
+        except Reject as rejected:  # the broker didn't take it, and the one that there is, is kept
+            raise Reject(rejected.reason, requeue=True) from None
+
+    def _try(self, event: bytes, key: str) -> valued.DeliveryError | None:
+        try:
+            if self._connection is None:
+                self._connection = valued.Connection()
+            self._connection.post(event, key)
+        except valued.DeliveryError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - no event may be lost because of it
+            return valued.DeliveryError(f"{type(error).__name__}: {error}")
+        return None
+
+    def _settle(self, event: bytes, key: str, task: Any, error: valued.DeliveryError) -> bool:
+        """Keep an event that failed permanently, and say so; False: it could not be kept."""
+        where = "lost, as there is no on_rejected"
+        if self._folder is not None:
+            try:
+                _keep(self._folder, event, key, task.request.retries + 1, error)
+            except OSError as trouble:
+                self._say("%s: a refused event could not be kept: %s", task.name, trouble)
+                return False
+            where = "kept in on_rejected"
+        self._refused += 1
+        message = "%s: %d events failed permanently here so far and are %s, the last one: %s"
+        self._say(message, task.name, self._refused, where, error.reason)
+        return True
+
+    def _say(self, message: str, *args: object) -> None:
+        now = time.monotonic()
+        if self._said is None or now - self._said >= _QUIET:
+            self._said = now
+            logging.getLogger("valued").warning(message, *args)
+
+
+def _is_transient(error: valued.DeliveryError) -> bool:
+    status = error.status
+    return status is None or status in _TRANSIENT or status >= 500
+
+
+def _pause(retries: int, retry_after: float | None) -> float:
+    """Seconds until the next attempt: half of the bound to all of it."""
+    bound = min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(retries, 10))
+    pause = random.uniform(bound / 2, bound)  # noqa: S311 - nothing secret
+    return min(LONGEST_PAUSE, max(pause, retry_after or 0.0))
+
+
+def _keep(folder: str, event: bytes, key: str, tries: int, error: valued.DeliveryError) -> None:
+    """Write a file, whole or not at all: a process may be killed within."""
+    record = {
+        "idempotency_key": key,
+        "status": error.status,
+        "reason": error.reason,
+        "body": error.body,
+        "attempts": tries,
+        "event": json.loads(event),
+    }
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    number, path = tempfile.mkstemp(dir=folder, suffix=".tmp")
+    try:
+        with os.fdopen(number, "w", encoding="utf-8") as file:
+            json.dump(record, file)
+        # What the key is made of came with a message.
+        os.replace(path, os.path.join(folder, f"{urllib.parse.quote(key, safe='')}.json"))
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+        raise
+
+
+class Relay:
+    """A transport that publishes events to the broker, for the task of `delivery_task`.
+
+    >>> valued.connect(Relay(deliver), outbox="/var/lib/myapp/valued")
+
+    A `valued.BytesTransport`. An event counts as delivered when the broker took it; until then, the
+    client keeps it and tries again as always. A publish takes about *timeout* of the client at
+    most, even if the broker hangs. The id of the message is the idempotency key. No message has the
+    token.
+
+    Any thread may call. Each process has connections of its own to the broker, one for each publish
+    at the same time; a forked child doesn't use those of its parent. `valued.Client.close` closes
+    them. With ``task_always_eager`` the event is delivered in the publish. Raises
+    `valued.ValidationError` for a task of another kind.
+    """
+
+    def __init__(self, task: Any) -> None:
+        if getattr(task, "name", None) not in QUEUES:
+            raise valued.ValidationError(
+                f"task: expected one that delivery_task(app) made, got {type(task).__name__}"
+            )
+        self._task = task
+        _prepare(task.app)
+        self._connections = _Connections()
+        _relays.add(self)
+
+    def post(self, body: bytes, idempotency_key: str, timeout: float) -> None:
+        """Publish an event. Raises what Celery raises where the broker doesn't take it."""
+        arguments = (base64.b64encode(body).decode(), time.time())
+        if self._task.app.conf.task_always_eager:
+            self._task.apply(arguments, task_id=idempotency_key, throw=True)
+            return
+        with self.here().borrow(lambda: _connection(self._task.app, timeout), timeout) as one:
+            self._task.apply_async(
+                arguments,
+                task_id=idempotency_key,
+                connection=one,
+                queue=QUEUES[self._task.name],
+                retry=False,  # the client does
+                add_to_parent=False,
+                argsrepr=HIDDEN,
+                kwargsrepr="{}",
+            )
+
+    def close(self) -> None:
+        """Close this process's connections to the broker. The next event opens one again."""
+        self.here().close()
+
+    def here(self) -> _Connections:
+        """This process's connections; in a forked child, those of the parent are left alone."""
+        found = self._connections
+        if found.pid == os.getpid():
+            return found
+        # Kept: what their destructors do, the parent would notice.
+        _inherited.append(found)
+        found.disarm()
+        if self._connections is found:  # pragma: no branch - else another thread was faster
+            self._connections = _Connections()
+        return self._connections
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Relay, (self._task,)
+
+
+_relays: Final[weakref.WeakSet[Relay]] = weakref.WeakSet()  # weak: a hook can't be unregistered
+_inherited: Final[list[_Connections]] = []
+
+
+def _in_child() -> None:
+    for relay in list(_relays):
+        relay.here()  # now: a destructor may run before anything is published
+
+
+# uWSGI calls no such hooks, so `Relay.here` compares, too.
+if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
+    os.register_at_fork(after_in_child=_in_child)
+
+
+class _Connections:
+    """A process's connections to the broker, with the seconds that bound each."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        # Guards both; held for list work only.
+        self._lock = threading.Lock()
+        self._idle: list[tuple[Any, float, float]] = []  # with its bound, and since when
+        self._all: list[Any] = []  # those in use, too
+
+    @contextlib.contextmanager
+    def borrow(self, connect: Callable[[], Any], bound: float) -> Any:
+        """An idle connection whose bound is not above *bound*, else a new one.
+
+        An exception closes it and all that are idle: the broker may have been started again.
+        """
+        now = time.monotonic()
+        with self._lock:
+            found = [one for one in self._idle if one[1] <= bound and now - one[2] < _IDLE]
+            one = found[-1] if found else None
+            stale = [each for each in self._idle if now - each[2] >= _IDLE]
+            self._idle = [each for each in self._idle if each is not one and each not in stale]
+        self._end([each[0] for each in stale])
+        connection, bound = (connect(), bound) if one is None else one[:2]
+        if one is None:
+            with self._lock:
+                self._all.append(connection)
+        try:
+            yield connection
+        except BaseException:
+            self.close()
+            self._end([connection])
+            raise
+        with self._lock:
+            self._idle.append((connection, bound, time.monotonic()))
+
+    def close(self) -> None:
+        """Close what is idle."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        self._end([each[0] for each in idle])
+
+    def _end(self, connections: list[Any]) -> None:
+        with self._lock:
+            self._all = [each for each in self._all if not any(each is one for one in connections)]
+        for connection in connections:
+            # Without taking leave of an AMQP broker: one that hangs would be waited for.
+            with contextlib.suppress(Exception):
+                # Not `connection.connection`: that would connect again after a failure.
+                connection._connection.collect()  # noqa: SLF001
+            with contextlib.suppress(Exception):
+                connection.release()
+
+    def disarm(self) -> None:
+        """In a forked child: close the descriptors, without a word to the broker.
+
+        py-amqp would shut down the connection, which is the parent's. redis-py knows of forks.
+        """
+        for connection in list(self._all):
+            with contextlib.suppress(Exception):
+                os.close(connection._connection.sock.detach())  # noqa: SLF001 - as above
+
+
+def _prepare(app: Any) -> None:
+    """Import what a publish needs: at the end of a process, or after a fork, that may fail."""
+    with app.connection_for_write() as connection:
+        _ = connection.transport, app.backend, app.amqp.router, app.amqp.send_task_message
+
+
+def _connection(app: Any, timeout: float) -> Any:
+    """A connection on which no step takes longer than *timeout*, with that for all its hosts."""
+    one = app.connection_for_write()
+    hosts = max(1, len(one.alt or ()))
+    bound = timeout / hosts
+    options = {
+        **one.transport_options,
+        "max_retries": hosts - 1,  # each host once: the client tries again
+        # Of Redis.
+        "socket_timeout": bound,
+        "socket_connect_timeout": bound,
+        "retry_on_timeout": False,
+    }
+    if one.transport.driver_type == "amqp":
+        # An answer for each message: else one that is written counts as taken.
+        options.update(read_timeout=bound, write_timeout=bound, confirm_publish=True)
+    one.release()
+    # No heartbeat: nothing would send it while the connection is idle.
+    return app.connection_for_write(connect_timeout=bound, heartbeat=0, transport_options=options)
