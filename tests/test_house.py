@@ -39,11 +39,12 @@ MAY_IMPORT = {
     "_events": ["_errors", "_typing", "_options", "_process"],
     "_delivery": ["_errors", "_typing", "_options", "_process"],
     "_outbox": ["_errors", "_typing", "_options", "_process"],
+    "_status": ["_errors", "_typing", "_options", "_process", "_outbox"],
     "_http": ["_version", "_errors", "_typing", "_redaction", "_options", "_process", "_events"],
     "_scopes": ["_errors", "_typing", "_process", "_events"],
     "_client": [
         "_errors", "_typing", "_redaction", "_options", "_process", "_events", "_delivery",
-        "_outbox", "_http", "_scopes",
+        "_outbox", "_status", "_http", "_scopes",
     ],
     "_scope": ["_errors", "_typing", "_redaction", "_events", "_scopes", "_client"],
     "_shared": [
