@@ -70,6 +70,7 @@ NOT_AT_IMPORT = [
     "gevent",
     "gunicorn",
     "multiprocessing",
+    "prometheus_client",
     "psutil",
     "requests",
     "rich",
@@ -147,8 +148,9 @@ def test_modules_import_each_other_in_no_cycle() -> None:
     assert left == {}
 
 
-#: What a framework brings along (``asgiref`` is Django's), or the type checker.
-MAY_ALSO = {"_typeshed", "asgiref"}
+#: What a framework brings along (``asgiref`` is Django's), or the type checker; and a package that
+#: has another name than its integration.
+MAY_ALSO = {"_typeshed", "asgiref", "prometheus_client"}
 
 
 def test_integrations_use_what_is_public_their_framework_and_each_other() -> None:
