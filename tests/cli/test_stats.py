@@ -46,6 +46,7 @@ def test_stats_are_a_table(place: Path) -> None:
 def test_directory_comes_from_the_environment(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VALUED_STATUS", str(place))
     assert json.loads(command("stats", "--json"))["totals"]["delivered"] == 3
+    assert command("top", "--once").splitlines()[-1].split()[:3] == ["all", "0", "3"]
 
 
 def test_json_has_the_totals_and_each_process(place: Path) -> None:

@@ -324,6 +324,42 @@ def test_counters_never_go_back_while_processes_come_and_go(tmp_path: Path, fork
     assert totals(tmp_path)["delivered"] == 2 * children
 
 
+def test_reader_begins_again_where_the_dead_are_added_up_meanwhile(
+    tmp_path: Path, fork: Fork
+) -> None:
+    leave(tmp_path, fork, 2)
+    reads = []
+
+    class Meanwhile(StatusDirectory):
+        def _written(self, besides: set[str]) -> Any:
+            if not reads:  # the totals were read, and the files were not
+                StatusDirectory(self.path).fold()
+            reads.append(super()._written(besides))
+            return reads[-1]
+
+    assert Meanwhile(str(tmp_path)).read().totals["delivered"] == 4
+    assert reads == [{}, {}]
+
+
+def test_disk_that_hangs_holds_up_one_thread_and_no_event(tmp_path: Path) -> None:
+    client = record(tmp_path, 1)
+    wait_until(lambda: files(tmp_path))
+    (file,) = tmp_path.glob("v1/stats/*/stats.json")
+    fifo = file.with_name("stats.json.new")
+    os.mkfifo(fifo)  # who opens it to write waits for a reader
+    until = time.monotonic() + 2.5
+    while time.monotonic() < until:  # a second later, the next thread would write
+        client.action("recorded", {"user.id": 1})
+        assert client.flush(BOUND)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)  # lets it go on
+    try:
+        wait_until(lambda: not fifo.exists())
+        assert client.close()
+    finally:
+        os.close(reader)
+    assert totals(tmp_path)["delivered"] == client.stats()["delivered"]
+
+
 def test_process_that_adds_up_at_this_moment_holds_up_no_reader(tmp_path: Path, fork: Fork) -> None:
     import fcntl
 

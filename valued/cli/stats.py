@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import os
@@ -82,8 +83,6 @@ def _listen(status: valued.Status, address: tuple[str, int]) -> int:
     with Server(address, Answer) as server:
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
         print(f"listening on http://{host}:{server.server_port}/metrics", flush=True)
-        try:
+        with contextlib.suppress(KeyboardInterrupt):  # its normal end
             server.serve_forever()
-        except KeyboardInterrupt:
-            return 0  # its normal end
-    raise AssertionError("unreachable")
+    return 0
