@@ -39,11 +39,12 @@ MAY_IMPORT = {
     "_events": ["_errors", "_typing", "_options", "_process"],
     "_delivery": ["_errors", "_typing", "_options", "_process"],
     "_outbox": ["_errors", "_typing", "_options", "_process"],
+    "_status": ["_errors", "_typing", "_options", "_process", "_outbox"],
     "_http": ["_version", "_errors", "_typing", "_redaction", "_options", "_process", "_events"],
     "_scopes": ["_errors", "_typing", "_process", "_events"],
     "_client": [
         "_errors", "_typing", "_redaction", "_options", "_process", "_events", "_delivery",
-        "_outbox", "_http", "_scopes",
+        "_outbox", "_status", "_http", "_scopes",
     ],
     "_scope": ["_errors", "_typing", "_redaction", "_events", "_scopes", "_client"],
     "_shared": [
@@ -69,6 +70,7 @@ NOT_AT_IMPORT = [
     "gevent",
     "gunicorn",
     "multiprocessing",
+    "prometheus_client",
     "psutil",
     "requests",
     "rich",
@@ -146,8 +148,9 @@ def test_modules_import_each_other_in_no_cycle() -> None:
     assert left == {}
 
 
-#: What a framework brings along (``asgiref`` is Django's), or the type checker.
-MAY_ALSO = {"_typeshed", "asgiref"}
+#: What a framework brings along (``asgiref`` is Django's), or the type checker; and a package that
+#: has another name than its integration.
+MAY_ALSO = {"_typeshed", "asgiref", "prometheus_client"}
 
 
 def test_integrations_use_what_is_public_their_framework_and_each_other() -> None:

@@ -53,6 +53,7 @@ def test_defaults_are_what_a_web_worker_can_run_with() -> None:
         "durability": "process",
         "outbox_max_age": 604_800.0,
         "outbox_max_size": 1_073_741_824,
+        "status": None,
         "defaults": None,
         "isolate_tasks": None,
         "enabled": None,
@@ -138,6 +139,7 @@ BAD: list[tuple[str, str, dict[Any, str]]] = [
     ("before_send", "a function of one event", {"f": "str"}),
     ("before_send", "a function without async: it runs in the call", {later: "", Later(): ""}),
     ("outbox", "the path of a directory", {5: "int", b"a": "bytes"}),
+    ("status", "the path of a directory", {5: "int", b"a": "bytes"}),
 ]  # fmt: skip
 
 
@@ -509,5 +511,5 @@ def test_docstring_of_the_client_names_each_option_with_its_default() -> None:
 def test_docstring_of_the_client_names_the_variable_of_each_default() -> None:
     text = " ".join((inspect.getdoc(valued.Client) or "").split())
     entries = dict(re.findall(r"\* \*(\w+)\*(?: \(default .+?\))?: (.+?)(?= \* \*|$)", text))
-    for name in (*_options._FROM_ENVIRONMENT, "outbox"):
+    for name in (*_options._FROM_ENVIRONMENT, "outbox", "status"):
         assert re.search(r"None: .*``VALUED_\w+``", entries[name]), name

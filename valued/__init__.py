@@ -57,8 +57,10 @@ if _TYPE_CHECKING:
     from valued._http.connection import Connection
     from valued._outbox.inspect import Outbox, Owned, Rejected
     from valued._process.signals import flush_on_signals
+    from valued._status.inspect import ApplicationStats, Metric, ProcessStats, Status
 
 __all__ = [
+    "ApplicationStats",
     "BytesTransport",
     "Client",
     "Config",
@@ -67,14 +69,17 @@ __all__ = [
     "Executor",
     "ImmediateExecutor",
     "Isolated",
+    "Metric",
     "NotConnectedError",
     "Outbox",
     "Owned",
     "PicklingError",
+    "ProcessStats",
     "Rejected",
     "Scope",
     "SerializationError",
     "Stats",
+    "Status",
     "Transport",
     "ValidationError",
     "ValuedError",
@@ -105,11 +110,15 @@ __all__ = [
 #: What is imported when it is first used. `Connection` imports `requests`, which takes longer than
 #: all the rest; a client imports it, too.
 _LATE = {
+    "ApplicationStats": "_status.inspect",
     "Connection": "_http.connection",
     "ImmediateExecutor": "_delivery.executors",
+    "Metric": "_status.inspect",
     "Outbox": "_outbox.inspect",
     "Owned": "_outbox.inspect",
+    "ProcessStats": "_status.inspect",
     "Rejected": "_outbox.inspect",
+    "Status": "_status.inspect",
     "flush_on_signals": "_process.signals",
     "set_executor": "_delivery.executors",
 }

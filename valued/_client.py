@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         Executor,
         JSONObject,
         OnError,
+        SendBytes,
         Stats,
     )
 
@@ -80,6 +81,8 @@ class Client:
       week, longer than an outage that goes unnoticed over a weekend with holidays.
     * *outbox_max_size* (default 1,073,741,824): bytes of the outbox, of all processes together (1
       GiB: two million events of 500 bytes). A process that exceeds it drops its own oldest events.
+    * *status* (default None): a directory in which each process writes its stats, once a second at
+      most and at its end; `valued.Status` adds them up. None: ``VALUED_STATUS``, else the outbox.
     * *defaults* (default None): a mapping that every scope of the client starts with.
     * *isolate_tasks* (default None): whether each Celery task starts with these defaults, and what
       it sets ends with it. None: ``VALUED_ISOLATE_TASKS``, else True.
@@ -117,6 +120,7 @@ class Client:
         durability: Durability = "process",
         outbox_max_age: float = 604_800.0,
         outbox_max_size: int = 1_073_741_824,
+        status: str | PathLike[str] | None = None,
         defaults: Data = None,
         isolate_tasks: bool | None = None,
         enabled: bool | None = None,
@@ -147,6 +151,7 @@ class Client:
         tasks.listen(begin_task)
         # In this thread, with all its imports: a worker, or a forked child, imports nothing.
         from valued._delivery.sender import Sender
+        from valued._status.maker import maker
 
         converters.prepare()
         if transport is None or not options.enabled:
@@ -154,12 +159,10 @@ class Client:
             return
         facts.prepare()
         posting = _posting(transport)
-        if posting is None:  # it gets a dict of its own, decoded from what is sent
-            send = lambda body, _key, _timeout: transport(json.loads(body))  # type: ignore[operator]  # noqa: E731
-            release = None
-        else:
-            send, release = posting.post, posting.close
-        self._sender = Sender(send, options, release=release, journal=_journal_maker(options))
+        send = _send_dict(transport) if posting is None else posting.post
+        release = None if posting is None else posting.close
+        status, journal = maker(options, self._refusals.stats), _journal_maker(options)
+        self._sender = Sender(send, options, release=release, journal=journal, status=status)
 
     def action(self, key: str, data: Data = None, /, **fields: Any) -> None:
         """Record what a user did, such as ``report.generated``.
@@ -398,3 +401,12 @@ def _journal_maker(options: Options) -> Callable[[], Journal] | None:
     from valued._outbox.journal import maker  # one that few need, and that fails on Windows
 
     return cast("Callable[[], Journal]", maker(options))
+
+
+def _send_dict(transport: Any) -> SendBytes:
+    """*transport* as the pipeline calls one: with a dict of its own, decoded from what is sent."""
+
+    def deliver(body: bytes, _idempotency_key: str, _timeout: float) -> None:
+        transport(json.loads(body))
+
+    return deliver

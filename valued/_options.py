@@ -159,6 +159,7 @@ class Options(NamedTuple):
     durability: Durability = "process"
     outbox_max_age: float = 604_800.0
     outbox_max_size: int = 1_073_741_824
+    status: str | PathLike[str] | None = None
     defaults: Data = None
     isolate_tasks: bool | None = None
     enabled: bool | None = None
@@ -182,7 +183,11 @@ class Options(NamedTuple):
         if problems:
             raise ValidationError(*problems)
         said = {name: ask() for name, ask in _FROM_ENVIRONMENT.items() if given.get(name) is None}
-        options = cls(**{**given, **said, "outbox": outbox_path(given.get("outbox"))})
+        paths = {
+            "outbox": outbox_path(given.get("outbox")),
+            "status": status_path(given.get("status")),
+        }
+        options = cls(**{**given, **said, **paths})
         for name, check in _CHECKS.items():
             value = getattr(options, name)
             if value is not None or cls._field_defaults[name] is not None:
@@ -228,14 +233,24 @@ def _hint(name: str, options: tuple[str, ...]) -> str:
 
 
 def outbox_path(outbox: object) -> str | None:
-    """The directory, absolute, since a process may change its own."""
-    given = (os.environ.get("VALUED_OUTBOX") or None) if outbox is None else outbox
+    """The directory of the outbox; None: there is none."""
+    return _directory("outbox", "VALUED_OUTBOX", outbox)
+
+
+def status_path(status: object) -> str | None:
+    """The directory for the stats of all processes; None: none is given."""
+    return _directory("status", "VALUED_STATUS", status)
+
+
+def _directory(name: str, variable: str, given: object) -> str | None:
+    """The path of a directory, absolute, since a process may change its own."""
+    given = (os.environ.get(variable) or None) if given is None else given
     if given is None:
         return None
     if not isinstance(given, (str, os.PathLike)) or not isinstance(os.fspath(given), str):
-        raise ValidationError(expected("outbox", "the path of a directory", given))
+        raise ValidationError(expected(name, "the path of a directory", given))
     if not os.fspath(given):
-        raise ValidationError("outbox: it is empty; give the path of a directory, or None")
+        raise ValidationError(f"{name}: it is empty; give the path of a directory, or None")
     path = os.path.abspath(os.fspath(given))
     try:
         writable = b"\0" not in os.fsencode(path)
@@ -243,7 +258,7 @@ def outbox_path(outbox: object) -> str | None:
         writable = False
     if not writable:
         raise ValidationError(
-            f"outbox: {path!a} has characters that no path can have; leave them out"
+            f"{name}: {path!a} has characters that no path can have; leave them out"
         )
     return path
 

@@ -44,6 +44,10 @@ VARIABLES: dict[str, str] = {
         'needs, "raise" (the default) raises an exception.'
     ),
     "VALUED_OUTBOX": "The default of the option outbox: the directory of the outbox.",
+    "VALUED_STATUS": (
+        "The default of the option status: the directory in which each process writes its stats; "
+        "also what valued stats and valued top read."
+    ),
     "VALUED_ISOLATE_TASKS": (
         "0 (or false, no, off): a Celery task has no scope of its own; the default of the option "
         "isolate_tasks."

@@ -20,6 +20,7 @@ TRANSPORTS = "howto/transports"
 PRODUCTION = "howto/production"
 PRIVACY = "howto/privacy"
 SCOPES = "explanation/scopes"
+PROMETHEUS = "howto/prometheus"
 WIRE = "reference/wire-format"
 
 #: A project that has the app which the page about objects configures.
@@ -38,6 +39,28 @@ valued.action("report.opened", user=SimpleLazyObject(lambda: User(pk=8)))
 valued.action("report.closed", user=AnonymousUser())
 assert valued.client().stats()["anonymous"] == 1
 valued.action("report.closed", user=AnonymousUser(), customer={"id": 12})
+"""
+
+#: Records an event, and uses what the page about Prometheus writes.
+_SCRAPED = """
+import valued
+valued.connect()
+valued.action("report.generated", {"user.id": 123})
+valued.disconnect()
+import metrics, multiprocess_metrics
+from prometheus_client import generate_latest
+assert b"valued_events_delivered_total 1.0" in generate_latest()
+assert b"valued_events_delivered_total 1.0" in multiprocess_metrics.metrics()
+"""
+_VALUES = """
+import valued
+valued.connect()
+valued.action("report.generated", {"user.id": 123})
+valued.disconnect()
+import print_metrics
+values = dict(print_metrics.values())
+assert values["valued_events_delivered"] == 1
+assert values["valued_events_dropped.overflow"] == 0
 """
 
 CASES: Cases = {
@@ -106,6 +129,15 @@ CASES: Cases = {
     (SCOPES, "Tasks of asyncio"): Case(),
     (SCOPES, "Dependencies and middlewares"): Case(),
     (SCOPES, "The shared client"): Case(events=3),
+    (PROMETHEUS, "Let Prometheus ask for them"): Case(
+        events=1,
+        driver=("-c", _SCRAPED),
+        needs=("prometheus_client",),
+        environment=(("VALUED_STATUS", "status"), ("PROMETHEUS_MULTIPROC_DIR", ".")),
+    ),
+    (PROMETHEUS, "Send them elsewhere"): Case(
+        events=1, driver=("-c", _VALUES), environment=(("VALUED_STATUS", "status"),)
+    ),
     (WIRE, "Events"): Case(events=4),
     (WIRE, "JSON"): Case(),
 }

@@ -175,6 +175,7 @@ def test_every_variable_of_an_option_is_known(code: Any) -> None:
     said = {one["variable"] for one in code.options().values()} - {""}
     assert said == {
         "VALUED_OUTBOX",
+        "VALUED_STATUS",
         "VALUED_ISOLATE_TASKS",
         "VALUED_DISABLED",
         "VALUED_INVALID",

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+import valued
 from tests.support.gunicorn import Gunicorn, Visitors
 from tests.support.programs import BOUND
 from tests.support.server import Reply, Request, Server
@@ -375,3 +376,25 @@ def test_no_warning_of_a_fork_names_a_master_that_was_parked(
     visitors.assert_each_event_came_once(arrived["visit"])
     assert sorted(arrived["import"]) == imports_of(gunicorn.pid)
     gunicorn.assert_said_nothing()
+
+
+def test_counts_of_all_workers_never_go_back_and_are_in_the_end_what_arrived(
+    start: Start, server: Server, tmp_path: Path
+) -> None:
+    place = tmp_path / "status"
+    gunicorn = start("sync", "--workers", "4", "--max-requests", "20", VALUED_STATUS=str(place))
+    visitors = Visitors(gunicorn.port)
+    status, scrapes = valued.Status(place), []
+    while len(visitors.answered) < 600:
+        assert not visitors.wrong
+        scrapes.append(status.read().totals)
+    visitors.leave()
+    gunicorn.stop()
+    assert len(gunicorn.booted()) > 20
+    scrapes.append(status.read().totals)
+    for name in ("accepted", "delivered", "retried"):
+        counts = [totals[name] for totals in scrapes]
+        assert counts == sorted(counts), name
+    assert scrapes[-1]["delivered"] == scrapes[-1]["accepted"] == len(events(server))
+    assert scrapes[-1]["pending"] == 0
+    assert status.read().processes == []

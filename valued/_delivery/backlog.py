@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from valued._delivery.journal import File, Journal
+    from valued._delivery.status import Status
     from valued._options import Options
 
 #: Events, and bytes, that are read from the disk at once.
@@ -40,8 +41,9 @@ ADOPT_TIMEOUT: Final = 5.0
 class Backlog:
     """What the journal has for this process. Any thread may call, without the queue's lock."""
 
-    def __init__(self, queue: Queue, journal: Journal, options: Options) -> None:
+    def __init__(self, queue: Queue, journal: Journal, status: Status, options: Options) -> None:
         self._queue = queue
+        self._status = status
         self.journal: Final = journal
         self._window = max(1, min(WINDOW, options.max_queue))
         self._max_queue = options.max_queue
@@ -61,6 +63,11 @@ class Backlog:
         return self._read_again if unread and self._is_free() else None
 
     def next_task(self) -> float | None:
+        """When there is something to write, or to take over; None: never, as things are."""
+        stats = None if self.is_ending else self._status.next_due()
+        return min((at for at in (stats, self._next_tidying()) if at is not None), default=None)
+
+    def _next_tidying(self) -> float | None:
         """When the journal has something to do; None: nothing, as things are."""
         journal = self.journal
         if not journal.is_untidy() and journal.is_claim_due() and not self._wants_more():
@@ -84,8 +91,9 @@ class Backlog:
     # -- reading and taking over -------------------------------------------------------------------
 
     def tend(self, run: Run) -> None:
-        """Do the I/O of the journal that is due."""
+        """Do the I/O that is due."""
         journal, queue = self.journal, self._queue
+        self._status.tend()
         if not journal.stores:
             return
         if self._is_leaving:

@@ -8,14 +8,16 @@ from valued._process.reporting import Reporter, counted, log
 
 if TYPE_CHECKING:
     from valued._delivery.queue import Queue
+    from valued._delivery.status import Status
     from valued._options import Options
 
 
 class Losses:
     """What the losses of one process were, and which of them are logged. Any thread may call."""
 
-    def __init__(self, queue: Queue, options: Options, reporter: Reporter) -> None:
+    def __init__(self, queue: Queue, options: Options, reporter: Reporter, status: Status) -> None:
         self._queue = queue
+        self._status = status
         self._options = options
         self._reporter = reporter
         self._not_delivered = 0  # events, as of the latest report
@@ -24,7 +26,11 @@ class Losses:
         self._logged_pending: tuple[float, int] = -1.0, 0  # deadline, count
 
     def report(self, *, last: bool = False) -> None:
-        """Log which events were dropped, and why. *last*: there may be no later opportunity."""
+        """Log which events were dropped, and why. *last*: there may be no later opportunity.
+
+        It is called after each attempt, so the stats are noted here, too.
+        """
+        self._status.note()
         outcomes = self._queue.counts.outcomes
         count = sum(outcomes.values()) - outcomes["delivered"]
         if count == self._not_delivered and not last:

@@ -8,6 +8,7 @@ reads it again where memory was full.
 from __future__ import annotations
 
 import enum
+import functools
 from typing import TYPE_CHECKING, Any, Final
 
 from valued._delivery.admission import Admission
@@ -18,6 +19,7 @@ from valued._delivery.feed import Feed
 from valued._delivery.losses import Losses
 from valued._delivery.queue import Checkpoint, Queue
 from valued._delivery.retry import CircuitBreaker
+from valued._delivery.status import StatusMaker, figures, no_status
 from valued._delivery.threads import ThreadCache
 from valued._delivery.workers import Workers
 from valued._process import shutdown
@@ -54,6 +56,7 @@ class Pipeline:
         options: Options,
         spec: ExecutorSpec | None,
         journal: Journal,
+        status: StatusMaker = no_status,
         *,
         queue: Queue | None = None,
         threads: ThreadCache | None = None,
@@ -65,12 +68,15 @@ class Pipeline:
         self._breaker = breaker = CircuitBreaker(options.timeout, options.retries)
         self._attempts = Attempts(send, options, queue, breaker, journal, reporter)
         self._stores = journal.stores
-        self._backlog = Backlog(queue, journal, options)
-        self._feed = feed = Feed(queue, breaker, self._backlog, options)
-        self._admit = Admission(feed, self._attempts, journal, options).admit
-        self._losses = Losses(queue, options, reporter)
         threads = threads or ThreadCache(options.idle_time)
         executors = Executors(options, spec, threads, reporter, self)
+        self._status = status(
+            functools.partial(figures, queue, reporter), functools.partial(_has_monitor, executors)
+        )
+        self._backlog = Backlog(queue, journal, self._status, options)
+        self._feed = feed = Feed(queue, breaker, self._backlog, options)
+        self._admit = Admission(feed, self._attempts, journal, options).admit
+        self._losses = Losses(queue, options, reporter, self._status)
         self._workers = Workers(feed, self._attempts, executors, self._losses, self)
         self._state = State.RUNNING
         self._end: float | None = None  # deadline, while draining
@@ -149,7 +155,9 @@ class Pipeline:
 
     def park(self, deadline: float | None) -> bool:
         """See `Client.park`."""
-        return self.flush(deadline) and self._shutdown(deadline, settled=True)
+        done = self.flush(deadline) and self._shutdown(deadline, settled=True)
+        self._status.finish()
+        return done
 
     def close(self, deadline: float | None) -> bool:
         """See `Client.close`."""
@@ -163,6 +171,7 @@ class Pipeline:
         if self._token.is_current():
             self._shutdown(deadline, settled=done)
             self._losses.report(last=True)
+            self._status.finish()
         return done
 
     def _shutdown(self, deadline: float | None, *, settled: bool) -> bool:
@@ -185,7 +194,9 @@ class Pipeline:
     def flush_now(self, started: float) -> bool:
         """The process may end: deliver as `on_exit` does, then go on. Whether all was settled."""
         self._make_all_due()
-        return self.flush(started + self._options.seconds_at_end())
+        done = self.flush(started + self._options.seconds_at_end())
+        self._status.finish()
+        return done
 
     def end_threads(self) -> None:
         """Tell all threads to end, after `on_exit`. It doesn't wait for them."""
@@ -242,3 +253,8 @@ class Pipeline:
     def stats(self) -> dict[str, Any]:
         """All counts, of one moment."""
         return self._queue.figures()
+
+
+def _has_monitor(executors: Executors) -> bool:
+    """Whether a thread looks after what becomes due by time: not where calls send by themselves."""
+    return executors.plan is not None and not executors.plan.immediate

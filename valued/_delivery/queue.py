@@ -265,6 +265,11 @@ class Queue:
             self.absorb()
             return self.counts.figures()
 
+    def accepted_first(self) -> float | None:
+        """When the oldest event in memory that is pending was accepted, by the clock."""
+        entries = [*list(self._taken), *self.waiting()]
+        return min((entry.accepted_at for entry in entries), default=None)
+
     def awaited(self) -> list[Entry]:
         """Events in memory for which flushes wait, the ones that go last at the end."""
         entries = [*list(self._taken), *self.waiting()]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from valued._delivery.executors import ExecutorSpec
 from valued._delivery.journal import NullJournal
 from valued._delivery.pipeline import Pipeline
+from valued._delivery.status import StatusMaker, no_status
 from valued._options import timeout_seconds
 from valued._process import shutdown
 from valued._process.clock import CLOCK
@@ -28,7 +29,7 @@ class Sender:
     """Delivers accepted events by *send*. Any thread may call, in forked children too.
 
     *release* is called by `close`: it frees what the transport keeps open in this process.
-    *journal* makes the journal of each process.
+    *journal* makes the journal of each process, *status* what writes its stats for others.
     """
 
     def __init__(
@@ -38,11 +39,13 @@ class Sender:
         *,
         release: Callable[[], object] | None = None,
         journal: Callable[[], Journal] | None = None,
+        status: StatusMaker | None = None,
     ) -> None:
         self._send = send
         self._options = options
         self._release = release
         self._journal: Callable[[], Any] = journal or NullJournal
+        self._status = status or no_status
         self._spec = None if options.executor is None else ExecutorSpec(options.executor)
         self._here: PerProcess[Pipeline] = PerProcess(self._build)
 
@@ -83,7 +86,7 @@ class Sender:
         return stats
 
     def _build(self) -> Pipeline:
-        return Pipeline(self._send, self._options, self._spec, self._journal())
+        return Pipeline(self._send, self._options, self._spec, self._journal(), self._status)
 
 
 def flush_all(timeout: float | None) -> bool:

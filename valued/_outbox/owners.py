@@ -26,6 +26,7 @@ import errno
 import json
 import os
 import stat
+import sys
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from valued._outbox.disk import NEW, SHORTAGE, append, read_file, remove
@@ -141,7 +142,13 @@ def names_of_parent() -> Set[str]:
 
 def identify(pid: int) -> ProcessIdentity:
     """The identity of the process *pid*, which is visible from here. Raises `OSError`."""
-    return ProcessIdentity(pid, _start(pid) or "", *_pid_space(), os.uname().nodename)
+    return ProcessIdentity(pid, _start(pid) or "", *_pid_space(), _host())
+
+
+def _host() -> str:
+    if sys.platform == "win32":  # pragma: no cover - there, no two hosts share a directory of ours
+        return ""
+    return os.uname().nodename
 
 
 def _pid_space() -> tuple[str, str]:

@@ -127,6 +127,8 @@ class Reporter:
         self._logged_at: dict[str, float] = {}
         self._unlogged: dict[str, collections.deque[int]] = {}
         self._lines: dict[str, tuple[str, tuple[object, ...], bool]] = {}
+        #: When an attempt failed last, in seconds since the epoch, and why.
+        self.latest_error: tuple[float, str] | None = None
 
     def warn(
         self, kind: str, message: str, *args: object, count: int = 1, traceback: bool = False
@@ -163,6 +165,7 @@ class Reporter:
 
     def retrying(self, error: DeliveryError) -> None:
         """An attempt failed; another one will follow."""
+        self.latest_error = CLOCK.wall(), str(error)
         self.warn("retry", "%d deliveries failed and will be retried; the latest: %s", str(error))
 
     def overflown(self, count: int, max_queue: int, overflow: str) -> None:
@@ -191,6 +194,7 @@ class Reporter:
 
     def gave_up(self, error: DeliveryError, body: bytes) -> None:
         """An event failed permanently: log it, and call ``on_error``."""
+        self.latest_error = CLOCK.wall(), str(error)
         self.warn("failed", "%d events failed permanently; the latest: %s", str(error))
         log.log(logging.DEBUG, "failed permanently: %s", body)
         if self._on_error is None:

@@ -13,9 +13,10 @@ import threading
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from rich.console import Console
+    from rich.table import Table
 
 
 class Shown(Protocol):
@@ -123,17 +124,30 @@ def event_text(received: Shown) -> tuple[str, str, str]:
     return line(heading), line(sender), printable(json.dumps(event, indent=2, ensure_ascii=False))
 
 
-def table(stream: TextIO, headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print *rows*; columns of numbers are aligned to the right. The last row contains totals."""
+def _cells(
+    headings: Sequence[str], rows: Sequence[Sequence[object]]
+) -> tuple[list[list[str]], list[bool]]:
+    """The texts of the cells, and which columns are aligned to the right."""
     texts = [[printable(str(cell)) for cell in row] for row in rows]
     right = [
         all(isinstance(row[column], int) or row[column] == "" for row in rows)
         for column in range(len(headings))
     ]
+    return texts, right
+
+
+def table(stream: TextIO, headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print *rows*; columns of numbers are aligned to the right. The last row contains totals."""
+    texts, right = _cells(headings, rows)
     terminal = console(stream)
     if terminal is None:
         _plain_table(stream, headings, texts, right)
         return
+    terminal.print(_grid(headings, texts, right))
+    stream.flush()
+
+
+def _grid(headings: Sequence[str], texts: list[list[str]], right: list[bool]) -> Table:
     from rich.table import Table
     from rich.text import Text
 
@@ -144,8 +158,25 @@ def table(stream: TextIO, headings: Sequence[str], rows: Sequence[Sequence[objec
         if number == len(texts):
             grid.add_section()
         grid.add_row(*map(Text, row))
-    terminal.print(grid)
-    stream.flush()
+    return grid
+
+
+@contextlib.contextmanager
+def redrawn(
+    stream: TextIO, headings: Sequence[str]
+) -> Iterator[Callable[[Sequence[Sequence[object]]], None]]:
+    """A function that shows *rows* as `table` does, in place of those before them.
+
+    Where *stream* is no terminal, or rich isn't installed, each table follows the one before.
+    """
+    terminal = console(stream)
+    if terminal is None:
+        yield lambda rows: table(stream, headings, rows)
+        return
+    from rich.live import Live
+
+    with Live(console=terminal, screen=True, auto_refresh=False) as live:
+        yield lambda rows: live.update(_grid(headings, *_cells(headings, rows)), refresh=True)
 
 
 def _plain_table(

@@ -106,6 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     doctor = _command(commands, "doctor", text, module="doctor.report")
     _add_delivery(doctor)
     doctor_arguments.add(doctor, _seconds)
+    _add_stats(_command(commands, "stats", "show the stats of all processes of an application"))
+    _add_top(_command(commands, "top", "watch the processes of an application"))
     _add_demo(_command(commands, "demo", "see the client at work: forks, threads, a pool, a spawn"))
     return parser
 
@@ -260,6 +262,37 @@ def _part(parts: Any, name: str, text: str) -> argparse.ArgumentParser:
     return parser
 
 
+def _add_stats(parser: argparse.ArgumentParser) -> None:
+    _add_status_directory(parser)
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print them as a JSON object")
+    form.add_argument(
+        "--prometheus", action="store_true", help="print the totals in the format of Prometheus"
+    )
+    form.add_argument(
+        "--listen",
+        type=_address,
+        metavar="[HOST:]PORT",
+        help="answer each request with the totals in the format of Prometheus, until Ctrl-C; "
+        "HOST: default 127.0.0.1; PORT: 0 for any free one",
+    )
+
+
+def _add_top(parser: argparse.ArgumentParser) -> None:
+    _add_status_directory(parser)
+    parser.add_argument("--once", action="store_true", help="print them once, and end")
+
+
+def _add_status_directory(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "directory",
+        metavar="DIR",
+        nargs="?",
+        help="directory given to clients as status or outbox (default: VALUED_STATUS, else "
+        "VALUED_OUTBOX)",
+    )
+
+
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--events",
@@ -282,6 +315,11 @@ def _port(text: str) -> int:
     if _is_whole(text) and int(text) <= 65535:
         return int(text)
     raise argparse.ArgumentTypeError(f"expected a port, 0 to 65535, got {text!r}")
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    return (host.strip("[]") if colon else "127.0.0.1"), _port(port)
 
 
 def _count(text: str) -> int:

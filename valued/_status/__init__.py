@@ -1,0 +1,1 @@
+"""The stats of all processes of an application, in files of one directory."""

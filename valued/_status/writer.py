@@ -1,0 +1,158 @@
+"""What writes the stats of one process: at most once a second, and at its end.
+
+It is called by threads that send, after an attempt, and never by the call of an event. Where
+attempts end within a second after a write, one more write follows when that second is over.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, Final
+
+from valued._process import shutdown
+from valued._process.clock import CLOCK
+from valued._process.fork import PerProcess, current_pid
+from valued._process.reporting import Reporter
+from valued._status.files import StatusDirectory, add, no_stats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Seconds between two writes of a process.
+INTERVAL: Final = 1.0
+
+#: Seconds until the disk is tried again after an error.
+RETRY_INTERVAL: Final = 10.0
+
+#: Seconds that the end of a process waits for a thread that writes just now.
+LAST_MOMENT: Final = 1.0
+
+
+class _File:
+    """What this process writes in one directory, for all of its clients. Any thread may call."""
+
+    def __init__(self, directory: StatusDirectory) -> None:
+        self._directory = directory
+        self._name = f"{current_pid()}-{os.urandom(16).hex()}"
+        self._reporter = Reporter(None)
+        # Held while it writes. Not re-entrant: a signal handler that wrote in between would write
+        # newer counts, and the write that it interrupts replaced them by older ones.
+        self._lock = threading.Lock()
+        self._clients: list[tuple[weakref.ref[ClientStatus], Callable[[], dict[str, Any]]]] = []
+        self._gone = no_stats()  # the sums of clients that are no more
+        self._is_begun = False
+        self._ended = False
+        self.has_changed = False
+        self.next_write = CLOCK.monotonic()
+        shutdown.report_at_exit(self)
+
+    def add(self, client: ClientStatus, figures: Callable[[], dict[str, Any]]) -> None:
+        """Write the *figures* of *client*, too."""
+        self._clients.append((weakref.ref(client), figures))
+
+    def write(self, timeout: float = 0.0) -> None:
+        """Write now. *timeout*: how long to wait for another thread that writes. Raises nothing."""
+        if not self._lock.acquire(timeout=timeout):
+            return
+        try:
+            self.has_changed = False  # first: what changes from here on is written later
+            self.next_write = CLOCK.monotonic() + INTERVAL
+            self._directory.write(self._name, self._content())
+            if not self._is_begun:
+                self._is_begun = True
+                self._directory.fold()
+        except OSError as error:
+            self.next_write = CLOCK.monotonic() + RETRY_INTERVAL
+            self._reporter.warn("status", "%d times the stats could not be written: %s", str(error))
+        finally:
+            self._lock.release()
+
+    def _content(self) -> dict[str, Any]:
+        stats, found = no_stats(), []
+        for one in list(self._clients):
+            reference, figures = one
+            is_gone = reference() is None  # asked first: its figures don't change after that
+            of_client = figures()
+            found.append(of_client)
+            if is_gone:
+                self._clients.remove(one)
+                add(self._gone, of_client, pending=True)
+            else:
+                add(stats, of_client, pending=True)
+        add(stats, self._gone, pending=True)
+        error_at, error = max((one["error"] for one in found if one["error"]), default=(None, ""))
+        return {
+            "command": os.path.basename(sys.argv[0]) if sys.argv else "",
+            "ended": self._ended,
+            "stats": stats,
+            "oldest": min((one["oldest"] for one in found if one["oldest"]), default=None),
+            "error": error,
+            "error_at": error_at,
+        }
+
+    def log_remaining(self) -> None:
+        """The process ends: write for the last time. See `shutdown.Reports`."""
+        self._ended = True
+        self.write(LAST_MOMENT)
+        self._reporter.log_remaining()
+
+
+#: What this process writes, by directory.
+_here: Final[PerProcess[dict[str, _File]]] = PerProcess(dict)
+
+
+class ClientStatus:
+    """What one client in one process has written. Any thread may call; nothing raises.
+
+    *figures*: its stats, with ``oldest`` (when the oldest pending event was accepted, in seconds
+    since the epoch, or None) and ``error`` (when, and what; or None). *trails*: whether a thread
+    will look at `next_due`.
+    """
+
+    def __init__(
+        self,
+        directory: StatusDirectory,
+        figures: Callable[[], dict[str, Any]],
+        trails: Callable[[], bool],
+    ) -> None:
+        self._directory = directory
+        self._figures = figures
+        self._trails = trails
+        self._file: _File | None = None
+
+    def note(self) -> None:
+        """An attempt has ended: write, if a second has passed."""
+        file = self._mine()
+        file.has_changed = True
+        if CLOCK.monotonic() >= file.next_write:
+            file.write()
+
+    def next_due(self) -> float | None:
+        """When to write what has changed; None: nothing has."""
+        file = self._file
+        if file is None or not file.has_changed or not self._trails():
+            return None
+        return file.next_write
+
+    def tend(self) -> None:
+        """Write what is due."""
+        moment = self.next_due()
+        if moment is not None and CLOCK.monotonic() >= moment:
+            self._mine().write()
+
+    def finish(self) -> None:
+        """Write now: there may be no later opportunity."""
+        self._mine().write(LAST_MOMENT)
+
+    def _mine(self) -> _File:
+        if self._file is None:
+            files = _here.get()
+            file = files.get(self._directory.path)
+            if file is None:
+                file = files.setdefault(self._directory.path, _File(self._directory))
+            file.add(self, self._figures)
+            self._file = file
+        return self._file
