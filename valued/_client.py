@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -13,6 +11,7 @@ from valued._events import categories, converters
 from valued._events.refusals import Refusals
 from valued._events.serializer import Snapshot, encode
 from valued._http import recording
+from valued._http.transports import as_connection, posting, send_dict
 from valued._options import Anonymous, Durability, Invalid, Options, Overflow
 from valued._process import facts, tasks
 from valued._process.pickling import check_pickle
@@ -25,17 +24,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from valued._delivery.journal import Journal
-    from valued._http.connection import Connection
-    from valued._typing import (
-        AnyTransport,
-        BytesTransport,
-        Data,
-        Executor,
-        JSONObject,
-        OnError,
-        SendBytes,
-        Stats,
-    )
+    from valued._typing import AnyTransport, Data, Executor, JSONObject, OnError, Stats
 
 
 class Client:
@@ -158,9 +147,9 @@ class Client:
             self._sender = Sender(lambda *_: None, options)
             return
         facts.prepare()
-        posting = _posting(transport)
-        send = _send_dict(transport) if posting is None else posting.post
-        release = None if posting is None else posting.close
+        post = posting(transport)
+        send = send_dict(transport) if post is None else post.post
+        release = None if post is None else post.close
         status, journal = maker(options, self._refusals.stats), _journal_maker(options)
         self._sender = Sender(send, options, release=release, journal=journal, status=status)
 
@@ -271,7 +260,7 @@ class Client:
 
     def __repr__(self) -> str:
         transport = getattr(self, "_transport", None)  # there is none where the constructor raised
-        connection = _as_connection(transport)
+        connection = as_connection(transport)
         if connection is not None:
             return f"Client(endpoint={connection.endpoint!r})"
         if transport is None:
@@ -328,7 +317,7 @@ class Client:
         if recorded or not self._is_sent:
             self._refusals.count("disabled")
             return
-        connection = _as_connection(self._transport)
+        connection = as_connection(self._transport)
         if recording.blocked and connection is not None:
             recording.refuse(connection.endpoint)
         self._sender.accept(encode(event))
@@ -340,19 +329,6 @@ def _begin_recording() -> None:
     if target is not None and recording.target is None:
         recording.begin(target)
     recording.blocked = recording.blocked or blocked
-
-
-def _as_connection(transport: object) -> Connection | None:
-    # Importing the class is costly. Where it isn't imported, there is no connection.
-    module = sys.modules.get("valued._http.connection")
-    return transport if module and isinstance(transport, module.Connection) else None
-
-
-def _posting(transport: object) -> BytesTransport | None:
-    """*transport* if it gets events as bytes; one that can be called as well gets a dict."""
-    if callable(transport) or not hasattr(transport, "post"):
-        return _as_connection(transport)
-    return cast("BytesTransport", transport)
 
 
 def _transport_of(
@@ -379,7 +355,7 @@ def _transport_of(
 def differences(one: Client, other: Client) -> tuple[str, ...]:
     """The names of the arguments in which two clients differ."""
     ones, others = one._options._asdict(), other._options._asdict()  # noqa: SLF001 - of this module
-    a, b = _as_connection(one._transport), _as_connection(other._transport)  # noqa: SLF001
+    a, b = as_connection(one._transport), as_connection(other._transport)  # noqa: SLF001
     if a is None or b is None:
         ones["transport"], others["transport"] = one._transport, other._transport  # noqa: SLF001
     else:
@@ -401,12 +377,3 @@ def _journal_maker(options: Options) -> Callable[[], Journal] | None:
     from valued._outbox.journal import maker  # one that few need, and that fails on Windows
 
     return cast("Callable[[], Journal]", maker(options))
-
-
-def _send_dict(transport: Any) -> SendBytes:
-    """*transport* as the pipeline calls one: with a dict of its own, decoded from what is sent."""
-
-    def deliver(body: bytes, _idempotency_key: str, _timeout: float) -> None:
-        transport(json.loads(body))
-
-    return deliver
