@@ -110,8 +110,8 @@ for number in range(9):
     command = ("-W", "ignore", "-m", "celery", "--app", "events", "worker", "--pool", "threads")
     options = ("--queues", "valued", "--concurrency", "10", "--without-gossip", "--without-mingle")
     with Running(folder, service, *command, *options, "--loglevel", "INFO") as worker:
-        until(lambda: worker.said().count("succeeded in") == 9, 20)
-        worker.stop(9)
+        until(lambda: worker.said().count("] received") == 9, 20)
+        worker.stop(9)  # it ends when its tasks have delivered
     assert_each_has_its_user(service, [("report.generated", n, None) for n in range(9)])
 
 
