@@ -30,7 +30,7 @@ class Losses:
 
         It is called after each attempt, so the stats are noted here, too.
         """
-        self._status.note()
+        self._status.note(later=last)  # at the end, the disk is written to in a bounded time only
         outcomes = self._queue.counts.outcomes
         count = sum(outcomes.values()) - outcomes["delivered"]
         if count == self._not_delivered and not last:

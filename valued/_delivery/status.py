@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class Status(Protocol):
     """Writes the stats of one client in this process. Any thread may call; nothing raises."""
 
-    def note(self) -> None:
-        """An attempt has ended: write the stats, if that is due by now."""
+    def note(self, *, later: bool = False) -> None:
+        """An attempt has ended: write the stats, if that is due by now, and not *later*."""
 
     def next_due(self) -> float | None:
         """When to call `tend`, by `CLOCK.monotonic`; None: there is nothing to write."""
@@ -34,7 +34,7 @@ class Status(Protocol):
 class NoStatus:
     """Writes nothing: the stats are for this process only."""
 
-    def note(self) -> None:
+    def note(self, *, later: bool = False) -> None:
         """See `Status.note`."""
 
     def next_due(self) -> float | None:

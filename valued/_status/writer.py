@@ -16,6 +16,7 @@ from valued._process import shutdown
 from valued._process.clock import CLOCK
 from valued._process.fork import PerProcess, current_pid
 from valued._process.reporting import Reporter
+from valued._process.threads import start_thread
 from valued._status.files import StatusDirectory, add, no_stats
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ INTERVAL: Final = 1.0
 #: Seconds until the disk is tried again after an error.
 RETRY_INTERVAL: Final = 10.0
 
-#: Seconds that the end of a process waits for a thread that writes just now.
-LAST_MOMENT: Final = 1.0
+#: Seconds that the end of a process, or of a client, waits for the disk, which may hang.
+LAST_MOMENT: Final = 0.2
 
 
 class _File:
@@ -52,6 +53,21 @@ class _File:
     def add(self, client: ClientStatus, figures: Callable[[], dict[str, Any]]) -> None:
         """Write the *figures* of *client*, too."""
         self._clients.append((weakref.ref(client), figures))
+
+    def finish(self) -> None:
+        """Write now, for the last time maybe, and wait for it in a bounded time. Raises nothing."""
+        done = threading.Lock()
+        done.acquire()
+
+        def run() -> None:
+            self.write(LAST_MOMENT)
+            done.release()
+
+        try:
+            start_thread(run)
+        except RuntimeError:  # no thread can be started, as in exit handlers from 3.12 on
+            run()
+        done.acquire(timeout=LAST_MOMENT)
 
     def write(self, timeout: float = 0.0) -> None:
         """Write now. *timeout*: how long to wait for another thread that writes. Raises nothing."""
@@ -96,7 +112,7 @@ class _File:
     def log_remaining(self) -> None:
         """The process ends: write for the last time. See `shutdown.Reports`."""
         self._ended = True
-        self.write(LAST_MOMENT)
+        self.finish()
         self._reporter.log_remaining()
 
 
@@ -123,11 +139,11 @@ class ClientStatus:
         self._trails = trails
         self._file: _File | None = None
 
-    def note(self) -> None:
-        """An attempt has ended: write, if a second has passed."""
+    def note(self, *, later: bool = False) -> None:
+        """An attempt has ended: write, if a second has passed. *later*: not yet."""
         file = self._mine()
         file.has_changed = True
-        if CLOCK.monotonic() >= file.next_write:
+        if not later and CLOCK.monotonic() >= file.next_write:
             file.write()
 
     def next_due(self) -> float | None:
@@ -145,7 +161,7 @@ class ClientStatus:
 
     def finish(self) -> None:
         """Write now: there may be no later opportunity."""
-        self._mine().write(LAST_MOMENT)
+        self._mine().finish()
 
     def _mine(self) -> _File:
         if self._file is None:
