@@ -103,7 +103,10 @@ for number in range(9):
 """
     write_page(folder, "howto/celery", "Deliver through the broker", sender=sender)
     page = folder / "events.py"
-    page.write_text(page.read_text("utf-8").replace("/var/lib/myapp", str(folder)), "utf-8")
+    # Not in the folder of the programs, where a directory "valued" may be taken for the package.
+    outbox = f"{folder}/data/valued"
+    page.write_text(page.read_text("utf-8").replace("/var/lib/myapp/valued", outbox), "utf-8")
+    (folder / "data").mkdir()
     with monkeypatch.context() as of_the_sender:
         of_the_sender.delenv("VALUED_TOKEN")  # only workers need it
         run_python(folder, "sender.py")
@@ -113,6 +116,28 @@ for number in range(9):
         until(lambda: worker.said().count("] received") == 9, 20)
         worker.stop(9)  # it ends when its tasks have delivered
     assert_each_has_its_user(service, [("report.generated", n, None) for n in range(9)])
+
+
+@runs("howto/broker", "Write these lines")
+def test_a_machine_hands_its_events_to_the_broker_and_ends(
+    folder: Path, service: Service, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs("celery", "redis")
+    redis.clear()
+    write_page(folder, "howto/broker", "Write these lines")
+    page, outbox = folder / "shop.py", folder / "data" / "valued"
+    page.write_text(page.read_text("utf-8").replace("/var/lib/myapp/valued", str(outbox)), "utf-8")
+    outbox.parent.mkdir()
+    with monkeypatch.context() as of_the_shop:
+        of_the_shop.delenv("VALUED_TOKEN")  # only delivery workers need it
+        run_python(folder, "shop.py")
+    assert_each_has_its_user(service, [])
+    command = ("-W", "ignore", "-m", "celery", "--app", "delivery", "worker", "--pool", "threads")
+    options = ("--queues", "valued", "--concurrency", "4", "--without-gossip", "--without-mingle")
+    with Running(folder, service, *command, *options, "--loglevel", "INFO") as worker:
+        until(lambda: worker.said().count("] received") == 1, 20)
+        worker.stop(1)  # it ends when its tasks have delivered
+    assert_each_has_its_user(service, [("report.generated", 123, None)])
 
 
 _SITE = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import collections
 import errno
 import json
@@ -19,7 +20,9 @@ import pytest
 import valued
 from tests.support.processes import Child
 from tests.support.server import Server
+from valued._process import shutdown
 from valued._status.files import StatusDirectory, no_stats
+from valued._status.writer import ClientStatus
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 
@@ -169,6 +172,37 @@ def test_exit_writes_what_is_not_written_yet(tmp_path: Path) -> None:
     done = run("-c", program, str(tmp_path))
     assert (done.returncode, done.stderr) == (0, "")
     assert totals(tmp_path)["delivered"] == 20
+
+
+@pytest.mark.parametrize("trails", [False, True])
+def test_where_no_thread_is_left_the_last_write_is_made_only_by_clients_that_send_in_the_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trails: bool
+) -> None:
+    def refuse(*_args: object) -> None:
+        raise RuntimeError("can't start new thread")  # as in exit handlers from Python 3.12 on
+
+    counts = {**no_stats(), "delivered": 3, "oldest": None, "error": None}
+    status = ClientStatus(StatusDirectory(str(tmp_path)), lambda: counts, lambda: trails, refuse)
+    status.note(later=True)
+    monkeypatch.setattr(_thread, "start_new_thread", refuse)
+    status.finish()
+    assert totals(tmp_path)["delivered"] == (0 if trails else 3)
+
+
+def test_where_no_thread_can_be_started_one_that_sent_makes_the_last_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    client = record(tmp_path, 1)
+    client.action("second", {"user.id": 1})
+    assert client.flush(BOUND)
+    with monkeypatch.context() as at_the_end:
+        at_the_end.setattr(_thread, "start_new_thread", refuse)
+        shutdown.flush_now()
+    assert totals(tmp_path)["delivered"] == 2
+    assert client.close()
 
 
 def test_events_in_the_call_are_written_too(tmp_path: Path) -> None:

@@ -71,7 +71,9 @@ class Pipeline:
         threads = threads or ThreadCache(options.idle_time)
         executors = Executors(options, spec, threads, reporter, self)
         self._status = status(
-            functools.partial(figures, queue, reporter), functools.partial(_has_monitor, executors)
+            functools.partial(figures, queue, reporter),
+            functools.partial(_has_monitor, executors),
+            threads.submit,
         )
         self._backlog = Backlog(queue, journal, self._status, options)
         self._feed = feed = Feed(queue, breaker, self._backlog, options)

@@ -48,12 +48,17 @@ class NoStatus:
         """See `Status.finish`."""
 
 
-#: Makes it of a function that returns the figures of this process, and of one that tells whether
-#: `Status.tend` will be called when something is due.
-StatusMaker = Callable[[Callable[[], dict[str, Any]], Callable[[], bool]], Status]
+#: Runs a function on a thread. Raises `RuntimeError` where none idles and none can be started.
+Submit = Callable[[Callable[[], None]], object]
+
+#: Makes it of a function that returns the figures of this process, of one that tells whether
+#: `Status.tend` will be called when something is due, and of what runs a last write.
+StatusMaker = Callable[[Callable[[], dict[str, Any]], Callable[[], bool], Submit], Status]
 
 
-def no_status(_figures: Callable[[], dict[str, Any]], _has_monitor: Callable[[], bool]) -> Status:
+def no_status(
+    _figures: Callable[[], dict[str, Any]], _has_monitor: Callable[[], bool], _submit: Submit
+) -> Status:
     """Where no directory is given."""
     return NoStatus()
 

@@ -8,12 +8,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from valued._options import Options
-    from valued._status.writer import ClientStatus
+    from valued._status.writer import ClientStatus, Submit
 
 
 def maker(
     options: Options, refused: Callable[[], dict[str, int]]
-) -> Callable[[Callable[[], dict[str, Any]], Callable[[], bool]], ClientStatus] | None:
+) -> Callable[[Callable[[], dict[str, Any]], Callable[[], bool], Submit], ClientStatus] | None:
     """What makes the `ClientStatus` of each process; None: nothing is written.
 
     *refused*: the counts of events that were not accepted.
@@ -27,7 +27,9 @@ def maker(
     # What is in an outbox belongs to its user only, or it can't be used.
     directory = StatusDirectory(str(path), private=path == options.outbox)
 
-    def make(figures: Callable[[], dict[str, Any]], trails: Callable[[], bool]) -> ClientStatus:
-        return ClientStatus(directory, lambda: {**figures(), **refused()}, trails)
+    def make(
+        figures: Callable[[], dict[str, Any]], trails: Callable[[], bool], submit: Submit
+    ) -> ClientStatus:
+        return ClientStatus(directory, lambda: {**figures(), **refused()}, trails, submit)
 
     return make

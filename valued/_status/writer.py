@@ -10,7 +10,8 @@ import os
 import sys
 import threading
 import weakref
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import Any, Final
 
 from valued._process import shutdown
 from valued._process.clock import CLOCK
@@ -19,8 +20,8 @@ from valued._process.reporting import Reporter
 from valued._process.threads import start_thread
 from valued._status.files import StatusDirectory, add, no_stats
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+#: Runs a function on a thread. Raises `RuntimeError` where none idles and none can be started.
+Submit = Callable[[Callable[[], None]], object]
 
 #: Seconds between two writes of a process.
 INTERVAL: Final = 1.0
@@ -63,11 +64,20 @@ class _File:
             self.write(LAST_MOMENT)
             done.release()
 
-        try:
-            start_thread(run)
-        except RuntimeError:  # no thread can be started, as in exit handlers from 3.12 on
+        clients = [one for one, _ in list(self._clients)]
+        living = [client for client in (one() for one in clients) if client is not None]
+        # From Python 3.12 on, no thread can be started in exit handlers. One that sent may idle.
+        for submit in (start_thread, *(client.submit for client in living)):
+            try:
+                submit(run)
+            except RuntimeError:
+                continue
+            done.acquire(timeout=LAST_MOMENT)
+            return
+        # Without a thread, the wait for a disk that hangs has no bound. So it is written here only
+        # where calls send by themselves; else the last second may be missing.
+        if living and not any(client.trails() for client in living):
             run()
-        done.acquire(timeout=LAST_MOMENT)
 
     def write(self, timeout: float = 0.0) -> None:
         """Write now. *timeout*: how long to wait for another thread that writes. Raises nothing."""
@@ -125,7 +135,7 @@ class ClientStatus:
 
     *figures*: its stats, with ``oldest`` (when the oldest pending event was accepted, in seconds
     since the epoch, or None) and ``error`` (when, and what; or None). *trails*: whether a thread
-    will look at `next_due`.
+    will look at `next_due`. *submit*: runs the last write, if no thread can be started for it.
     """
 
     def __init__(
@@ -133,10 +143,12 @@ class ClientStatus:
         directory: StatusDirectory,
         figures: Callable[[], dict[str, Any]],
         trails: Callable[[], bool],
+        submit: Submit,
     ) -> None:
         self._directory = directory
         self._figures = figures
-        self._trails = trails
+        self.trails: Final = trails
+        self.submit: Final = submit
         self._file: _File | None = None
 
     def note(self, *, later: bool = False) -> None:
@@ -149,7 +161,7 @@ class ClientStatus:
     def next_due(self) -> float | None:
         """When to write what has changed; None: nothing has."""
         file = self._file
-        if file is None or not file.has_changed or not self._trails():
+        if file is None or not file.has_changed or not self.trails():
             return None
         return file.next_write
 
