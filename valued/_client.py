@@ -24,7 +24,16 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from valued._delivery.journal import Journal
-    from valued._typing import AnyTransport, Data, Executor, JSONObject, OnError, Stats
+    from valued._typing import (
+        AnyTransport,
+        BytesTransport,
+        Data,
+        Executor,
+        JSONObject,
+        OnError,
+        Stats,
+        Transport,
+    )
 
 
 class Client:
@@ -93,7 +102,7 @@ class Client:
 
     def __init__(
         self,
-        token: str | AnyTransport | None = None,
+        token: str | Transport | BytesTransport | None = None,
         endpoint: str | None = None,
         *,
         executor: Executor | Callable[[], Executor] | None = None,

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from types import TracebackType
 
-    from valued._typing import AnyTransport, Data
+    from valued._typing import BytesTransport, Data, Transport
 
 T = TypeVar("T")
 
@@ -57,7 +57,7 @@ class Scope(ScopeData):
 
     def __init__(
         self,
-        client: Client | AnyTransport | str | None = None,
+        client: Client | Transport | BytesTransport | str | None = None,
         data: Data = None,
         /,
         **fields: Any,

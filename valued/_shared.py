@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
 
-    from valued._typing import AnyTransport, Data
+    from valued._typing import BytesTransport, Data, Transport
 
 
 class _Link(Owner):
@@ -89,7 +89,7 @@ scope: Final = _SharedScope()
 
 
 def connect(
-    token: Client | str | AnyTransport | None = None,
+    token: Client | str | Transport | BytesTransport | None = None,
     endpoint: str | None = None,
     **options: Any,
 ) -> Client:

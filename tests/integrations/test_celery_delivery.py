@@ -419,12 +419,12 @@ def test_a_connection_that_was_idle_for_long_or_waits_too_long_is_not_used_again
     relay = relay_to(redis.url)
     for timeout, expected in ((2.0, 1), (2.0, 1), (3.0, 1), (1.0, 2)):
         relay.post(BODY, KEY, timeout)
-        assert len(relay.here()._all) == expected
+        assert len(relay._here()._all) == expected
     monkeypatch.setattr("valued.integrations._celery_delivery._IDLE", 0.0)
     relay.post(BODY, KEY, 2.0)
-    assert len(relay.here()._all) == 1
+    assert len(relay._here()._all) == 1
     relay.close()
-    assert relay.here()._all == []
+    assert relay._here()._all == []
 
 
 # -- forks -----------------------------------------------------------------------------------------
@@ -455,14 +455,14 @@ from valued.integrations.celery import Relay, delivery_task
 
 relay = Relay(delivery_task(Celery(broker=sys.argv[1])))
 relay.post(b"{}", "before", 10.0)
-[mine] = relay.here()._all
+[mine] = relay._here()._all
 if os.fork() == 0:
     if sys.argv[2] == "publishes":
         relay.post(b"{}", "child", 10.0)
     sys.exit()  # an end with destructors
 _pid, status = os.wait()
 relay.post(b"{}", "after", 10.0)
-assert (status, relay.here()._all) == (0, [mine])
+assert (status, relay._here()._all) == (0, [mine])
 """
 
 
@@ -479,8 +479,8 @@ def test_the_end_of_a_forked_child_leaves_the_connection_of_its_parent_alone(
 def test_a_child_that_no_hook_was_called_in_has_connections_of_its_own(redis: Redis) -> None:
     relay = relay_to(redis.url)
     relay.post(BODY, "before", 10.0)
-    parents = relay.here()
+    parents = relay._here()
     parents.pid += 1  # as in a child of uWSGI's
     relay.post(BODY, "after", 10.0)
-    assert relay.here() is not parents
+    assert relay._here() is not parents
     assert published(redis.url) == ["after", "before"]

@@ -243,7 +243,7 @@ class Relay:
         if self._task.app.conf.task_always_eager:
             self._task.apply(arguments, task_id=idempotency_key, throw=True)
             return
-        with self.here().borrow(lambda: _connection(self._task.app, timeout), timeout) as one:
+        with self._here().borrow(lambda: _connection(self._task.app, timeout), timeout) as one:
             self._task.apply_async(
                 arguments,
                 task_id=idempotency_key,
@@ -257,9 +257,9 @@ class Relay:
 
     def close(self) -> None:
         """Close this process's connections to the broker. The next event opens one again."""
-        self.here().close()
+        self._here().close()
 
-    def here(self) -> _Connections:
+    def _here(self) -> _Connections:
         """This process's connections; in a forked child, those of the parent are left alone."""
         found = self._connections
         if found.pid == os.getpid():
@@ -281,10 +281,10 @@ _inherited: Final[list[_Connections]] = []
 
 def _in_child() -> None:
     for relay in list(_relays):
-        relay.here()  # now: a destructor may run before anything is published
+        relay._here()  # noqa: SLF001 - now: a destructor may run before anything is published
 
 
-# uWSGI calls no such hooks, so `Relay.here` compares, too.
+# uWSGI calls no such hooks, so a relay compares, too.
 if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
     os.register_at_fork(after_in_child=_in_child)
 
