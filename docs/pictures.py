@@ -69,6 +69,24 @@ for number in range(3):
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
+#: Four processes of a shop; the last one has no way to the service.
+SHOP = """
+import os, sys, time
+import valued
+
+for number in range(4):
+    if os.fork() == 0:
+        endpoint = "http://127.0.0.1:9/events" if number == 3 else None
+        client = valued.Client(endpoint=endpoint, shutdown_timeout=0.1)
+        end = time.monotonic() + 12
+        while time.monotonic() < end:
+            client.action("report.generated", {"user.id": 123})
+            time.sleep(0.02 * (number + 1))
+        os._exit(0)
+for _ in range(4):
+    os.wait()
+"""
+
 
 class Terminal:
     """A program on a terminal, and what it has written there."""
@@ -166,10 +184,42 @@ def doctor(folder: Path) -> str:
     return "$ valued doctor\n" + re.sub(rf"\b{port}\b", "4567", said)
 
 
+def top(folder: Path) -> str:
+    """`valued top`, of an application with four processes."""
+    (folder / "shop.py").write_text(SHOP, "utf-8")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    variables = {
+        "VALUED_TOKEN": "any-token",
+        "VALUED_ENDPOINT": f"http://127.0.0.1:{port}/events",
+        "VALUED_STATUS": str(folder / "status"),
+    }
+    command = [sys.executable, "-m", "valued", "listen", "--port", str(port), "--no-ui"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as listener:
+        shop = subprocess.Popen(
+            [sys.executable, "shop.py"], cwd=folder, env={**os.environ, **variables},
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            while len(list(folder.glob("status/v1/stats/*/stats.json"))) < 4:
+                time.sleep(0.1)  # how often to look
+            terminal = Terminal(sys.executable, "-m", "valued", "top", folder=folder, **variables)
+            try:
+                terminal.read_until(r"(all(.|\n)*){6}")
+            finally:
+                terminal.end()
+            shop.wait()
+        finally:
+            listener.terminate()
+    frame = terminal.text.split("\x1b[H")[-2]  # each begins at the top left
+    return "$ valued top\n" + frame.rstrip() + "\n"
+
+
 PICTURES: dict[str, tuple[str, Callable[[Path], str]]] = {
     "terminal": ("Terminal 2", listen),
     "outage": ("Terminal 1", outage),
     "doctor": ("Terminal", doctor),
+    "top": ("Terminal", top),
 }
 
 

@@ -116,7 +116,7 @@ def test_listen_answers_each_scrape_with_the_counts_of_that_moment(
 
 def test_top_has_a_row_for_each_process_and_one_for_all(place: Path) -> None:
     head, process, total = command("top", place, "--once").splitlines()
-    assert head.split()[:3] == ["pid", "command", "delivered/s"]
+    assert head.split()[:3] == ["pid", "command", "per"]
     assert process.split()[-4:] == ["3", "0", "0", "0"]
     assert total.split()[:3] == ["all", "0", "3"]
 
@@ -140,7 +140,7 @@ def test_top_redraws_the_table_on_a_terminal(place: Path) -> None:
     program = subprocess.Popen([*COMMAND, "top", str(place)], stdout=follower, env=environment)
     os.close(follower)
     shown = b""
-    while shown.count(b"delivered/s") < 2:
+    while shown.count(b"per s") < 2:
         shown += os.read(leader, 65536)
     program.send_signal(signal.SIGINT)
     assert program.wait(10) == 0
@@ -159,5 +159,25 @@ def test_rates_are_of_what_a_process_wrote_last_and_fade_when_it_is_quiet() -> N
     assert top.rows(found(now - 1, 60), seen)[0][2] == 50
     assert top.rows(found(now - 1, 60), seen)[0][2] == 50  # it wrote nothing in between
     assert top.rows(found(now - 9, 70), {("h", 1): top.Seen(now - 19, 60, 5.0)})[0][2] == 0
-    row = top.rows(found(now, 1, error="down\nup", error_at=now - 5, oldest=now - 600), {})[0]
-    assert row[-2:] == ["10 min", "5 s ago: down\\nup"]
+    failing = found(now, 1, error="down\nup", error_at=now - 5, oldest=now - 600)
+    assert top.rows(failing, {})[0][-1] == "10 min"
+    assert top.errors(failing) == ["1: 5 s ago: down\\nup"]
+    assert top.errors(found(now, 1)) == []
+
+
+@pytest.mark.parametrize("on_terminal", [False, True])
+def test_top_shows_the_latest_error_of_a_process_below_the_table(
+    place: Path, on_terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_event: object) -> None:
+        raise valued.DeliveryError("no such account", 402)
+
+    with valued.Client(refuse, status=place) as client:
+        client.action("recorded", {"user.id": 1})
+        assert client.park(10)  # which writes
+        if on_terminal:
+            pytest.importorskip("rich")
+            monkeypatch.setenv("FORCE_COLOR", "1")
+        said = command("top", "--once", str(place))
+    assert f"{os.getpid()}: " in said
+    assert said.rstrip().endswith("ago: no such account (1 attempt in 0.0 s)")

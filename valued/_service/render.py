@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
+import textwrap
 import threading
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from rich.console import Console
-    from rich.table import Table
+    from rich.console import Console, Group
 
 
 class Shown(Protocol):
@@ -136,18 +136,31 @@ def _cells(
     return texts, right
 
 
-def table(stream: TextIO, headings: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print *rows*; columns of numbers are aligned to the right. The last row contains totals."""
+def table(
+    stream: TextIO,
+    headings: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    notes: Sequence[str] = (),
+) -> None:
+    """Print *rows*; columns of numbers are aligned to the right. The last row contains totals.
+
+    *notes*: lines below the table.
+    """
     texts, right = _cells(headings, rows)
     terminal = console(stream)
     if terminal is None:
         _plain_table(stream, headings, texts, right)
+        stream.writelines(f"{printable(note)}\n" for note in notes)
+        stream.flush()
         return
-    terminal.print(_grid(headings, texts, right))
+    terminal.print(_grid(headings, texts, right, notes))
     stream.flush()
 
 
-def _grid(headings: Sequence[str], texts: list[list[str]], right: list[bool]) -> Table:
+def _grid(
+    headings: Sequence[str], texts: list[list[str]], right: list[bool], notes: Sequence[str]
+) -> Group:
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
@@ -158,25 +171,31 @@ def _grid(headings: Sequence[str], texts: list[list[str]], right: list[bool]) ->
         if number == len(texts):
             grid.add_section()
         grid.add_row(*map(Text, row))
-    return grid
+    return Group(grid, *(Text(printable(note)) for note in notes))
 
 
 @contextlib.contextmanager
 def redrawn(
     stream: TextIO, headings: Sequence[str]
-) -> Iterator[Callable[[Sequence[Sequence[object]]], None]]:
-    """A function that shows *rows* as `table` does, in place of those before them.
+) -> Iterator[Callable[[Sequence[Sequence[object]], Sequence[str]], None]]:
+    """A function that shows rows and notes as `table` does, in place of those before them.
 
     Where *stream* is no terminal, or rich isn't installed, each table follows the one before.
     """
     terminal = console(stream)
     if terminal is None:
-        yield lambda rows: table(stream, headings, rows)
+        yield lambda rows, notes: table(stream, headings, rows, notes)
         return
     from rich.live import Live
 
     with Live(console=terminal, screen=True, auto_refresh=False) as live:
-        yield lambda rows: live.update(_grid(headings, *_cells(headings, rows)), refresh=True)
+
+        def show(rows: Sequence[Sequence[object]], notes: Sequence[str]) -> None:
+            # In a `Live` on a screen of its own, long lines are cut, and not wrapped.
+            lines = [line for note in notes for line in textwrap.wrap(note, terminal.width)]
+            live.update(_grid(headings, *_cells(headings, rows), lines), refresh=True)
+
+        yield show
 
 
 def _plain_table(

@@ -19,13 +19,7 @@ INTERVAL = 1.0
 #: Seconds after which a process that wrote nothing delivers nothing. It writes once a second.
 QUIET = 3.0
 
-HEADINGS = (
-    "pid", "command", "delivered/s", "delivered", "failed", "dropped", "pending", "oldest",
-    "last error",
-)  # fmt: skip
-
-#: Characters of an error that are shown.
-LONGEST = 60
+HEADINGS = ("pid", "command", "per s", "delivered", "failed", "dropped", "pending", "oldest")
 
 
 class Seen(NamedTuple):
@@ -43,12 +37,14 @@ def run(arguments: argparse.Namespace) -> int:
     status = valued.Status(arguments.directory)
     seen: dict[tuple[str, int], Seen] = {}
     if arguments.once:
-        render.table(sys.stdout, HEADINGS, rows(status.read(), seen))
+        found = status.read()
+        render.table(sys.stdout, HEADINGS, rows(found, seen), errors(found))
         return 0
     try:
         with render.redrawn(sys.stdout, HEADINGS) as show:
             while True:
-                show(rows(status.read(), seen))
+                found = status.read()
+                show(rows(found, seen), errors(found))
                 time.sleep(INTERVAL)
     except KeyboardInterrupt:
         return 0  # its normal end
@@ -65,22 +61,21 @@ def rows(found: valued.ApplicationStats, seen: dict[tuple[str, int], Seen]) -> l
         seen[key] = _seen(process, before.get(key))
         rate = seen[key].rate if now - process.at < QUIET else 0.0
         rates += rate
-        error = process.error
-        shown.append(
-            [
-                process.pid,
-                process.command,
-                round(rate),
-                *_counts(process.stats),
-                _age(process.oldest, now),
-                f"{_age(process.error_at, now)} ago: {render.line(error)[:LONGEST]}"
-                if error
-                else "",
-            ]
-        )
-    oldest = min((one.oldest for one in found.processes if one.oldest is not None), default=None)
-    shown.append(["", "all", round(rates), *_counts(found.totals), _age(oldest, now), ""])
+        counts, oldest = _counts(process.stats), _age(process.oldest, now)
+        shown.append([process.pid, process.command, round(rate), *counts, oldest])
+    first = min((one.oldest for one in found.processes if one.oldest is not None), default=None)
+    shown.append(["", "all", round(rates), *_counts(found.totals), _age(first, now)])
     return shown
+
+
+def errors(found: valued.ApplicationStats) -> list[str]:
+    """A line for the latest error of each process that has one."""
+    now = time.time()
+    return [
+        f"{one.pid}: {_age(one.error_at, now)} ago: {render.line(one.error)}"
+        for one in found.processes
+        if one.error
+    ]
 
 
 def _seen(process: valued.ProcessStats, before: Seen | None) -> Seen:
