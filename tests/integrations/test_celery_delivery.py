@@ -381,6 +381,8 @@ def test_the_ids_of_a_scope_are_in_no_message_of_an_event(memory: Any) -> None:
     assert HEADER not in message.headers
 
 
+# Tasks of other tests, shared by all applications, have a name in common.
+@pytest.mark.filterwarnings("ignore:Task name")
 def test_a_relay_survives_a_pickle_and_takes_only_the_task_that_is_meant_for_it(
     memory: Any,
 ) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.hold import Hold
+from tests.support.left import files_of
 from tests.support.processes import run_program
 from tests.support.server import Server
 from tests.support.tls import Authority, TLSServer
@@ -159,7 +160,7 @@ def test_what_a_child_left_on_the_disk_is_delivered_by_its_parent(
         (request.event["key"], request.headers["Idempotency-Key"]) for request in server.requests
     }
     assert sorted(key for key, _ in came) == sorted([*CHILDREN[:-1], "parent"])
-    assert [path for path in outbox.rglob("*") if path.is_file()] == []
+    assert files_of(outbox) == []
 
 
 def test_a_greenlet_that_listens_for_signals_ends_in_a_child_without_a_word(server: Server) -> None:

@@ -192,7 +192,7 @@ class Killing:
 
     def files(self) -> list[Path]:
         """The files of the outbox; unlike `glob`, `walk` lets directories vanish meanwhile."""
-        return [Path(folder, name) for folder, _, names in os.walk(self.outbox) for name in names]
+        return files_of(self.outbox)
 
 
 class Arrived:

@@ -162,6 +162,17 @@ class Sink:
         return sum(times - 1 for times in self.arrived().values())
 
 
+def files_of(outbox: Path) -> list[Path]:
+    """All files but the stats, which stay when all events have been delivered."""
+    stats = outbox / "v1" / "stats"
+    return [
+        Path(folder, name)
+        for folder, _, names in os.walk(outbox)
+        if not Path(folder).is_relative_to(stats)
+        for name in names
+    ]
+
+
 def segments(outbox: Path) -> list[Path]:
     """The files of events; unlike `glob`, `walk` lets directories vanish meanwhile."""
     return [

@@ -157,9 +157,9 @@ class Pipeline:
 
     def park(self, deadline: float | None) -> bool:
         """See `Client.park`."""
-        done = self.flush(deadline) and self._shutdown(deadline, settled=True)
-        self._status.finish()
-        return done
+        done = self.flush(deadline)
+        self._status.finish()  # before its thread is told to end
+        return done and self._shutdown(deadline, settled=True)
 
     def close(self, deadline: float | None) -> bool:
         """See `Client.close`."""
@@ -171,9 +171,9 @@ class Pipeline:
                 count=self._attempts.abandon("closed"),
             )
         if self._token.is_current():
+            self._status.finish()  # before its thread is told to end
             self._shutdown(deadline, settled=done)
             self._losses.report(last=True)
-            self._status.finish()
         return done
 
     def _shutdown(self, deadline: float | None, *, settled: bool) -> bool:

@@ -51,6 +51,7 @@ class Disk(Protocol):
 
     def open(self, path: str, flags: int, mode: int = 0o777, /) -> int: ...
     def write(self, descriptor: int, data: bytes, /) -> int: ...
+    def fsync(self, descriptor: int, /) -> None: ...
     def close(self, descriptor: int, /) -> None: ...
     def mkdir(self, path: str, mode: int = 0o777, /) -> None: ...
     def replace(self, source: str, target: str, /) -> None: ...
@@ -128,6 +129,8 @@ class StatusDirectory:
         )
         try:
             written = self._disk.write(descriptor, data)
+            if path == self._totals:  # the only place of what it counts: a power failure may come
+                self._disk.fsync(descriptor)
         finally:
             self._disk.close(descriptor)
         if written != len(data):
@@ -172,7 +175,10 @@ class StatusDirectory:
         return []
 
     def _written_by(self, name: str) -> Written | None:
-        return _written_of(self._read(os.path.join(self._stats, name, "stats.json")))
+        """What a process wrote; None: nothing that this user can read."""
+        with contextlib.suppress(OSError):
+            return _written_of(self._read(os.path.join(self._stats, name, "stats.json")))
+        return None
 
     def _read(self, path: str) -> bytes:
         """What a file holds; empty if there is none."""
@@ -198,11 +204,12 @@ class StatusDirectory:
     def fold(self) -> None:
         """Add the counters of dead processes to the totals, and remove what they wrote.
 
-        Does nothing if another process does so at this moment, or on Windows. Raises `OSError`.
+        Does nothing if another process does so at this moment, for another user, who could lock
+        the owner out, and on Windows. Raises `OSError`.
         """
         if sys.platform == "win32":  # pragma: no cover - Windows; readers add up all files
             return
-        if not os.path.isdir(self._stats):
+        if not os.path.isdir(self._stats) or os.stat(self._stats).st_uid != os.geteuid():
             return
         lock = self._disk.open(os.path.join(self._stats, "lock"), os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -246,6 +253,7 @@ class StatusDirectory:
     def _remove_empty(self, name: str) -> None:
         """Remove what a process left that died before it had written anything."""
         with contextlib.suppress(OSError):
+            self._read(os.path.join(self._stats, name, "stats.json"))  # else it isn't for this user
             if CLOCK.wall() - os.stat(os.path.join(self._stats, name)).st_mtime > LEASE:
                 self._remove(name)
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from valued._process import shutdown
 from valued._process.clock import CLOCK
-from valued._process.fork import PerProcess, current_pid
+from valued._process.fork import PerProcess, current_pid, is_uwsgi_master
 from valued._process.reporting import Reporter
 from valued._process.threads import start_thread
 from valued._status.files import StatusDirectory, add, no_stats
@@ -30,7 +30,7 @@ INTERVAL: Final = 1.0
 RETRY_INTERVAL: Final = 10.0
 
 #: Seconds that the end of a process, or of a client, waits for the disk, which may hang.
-LAST_MOMENT: Final = 0.2
+LAST_MOMENT: Final = 0.4
 
 
 class _File:
@@ -43,7 +43,8 @@ class _File:
         # Held while it writes. Not re-entrant: a signal handler that wrote in between would write
         # newer counts, and the write that it interrupts replaced them by older ones.
         self._lock = threading.Lock()
-        self._clients: list[tuple[weakref.ref[ClientStatus], Callable[[], dict[str, Any]]]] = []
+        # By reference, which is the same for each thread: several may add a client at once.
+        self._clients: dict[weakref.ref[ClientStatus], Callable[[], dict[str, Any]]] = {}
         self._gone = no_stats()  # the sums of clients that are no more
         self._is_begun = False
         self._ended = False
@@ -53,7 +54,7 @@ class _File:
 
     def add(self, client: ClientStatus, figures: Callable[[], dict[str, Any]]) -> None:
         """Write the *figures* of *client*, too."""
-        self._clients.append((weakref.ref(client), figures))
+        self._clients[weakref.ref(client)] = figures
 
     def finish(self) -> None:
         """Write now, for the last time maybe, and wait for it in a bounded time. Raises nothing."""
@@ -64,20 +65,22 @@ class _File:
             self.write(LAST_MOMENT)
             done.release()
 
-        clients = [one for one, _ in list(self._clients)]
-        living = [client for client in (one() for one in clients) if client is not None]
-        # From Python 3.12 on, no thread can be started in exit handlers. One that sent may idle.
-        for submit in (start_thread, *(client.submit for client in living)):
+        clients = [reference() for reference in list(self._clients)]
+        living = [client for client in clients if client is not None]
+        sends_in_calls = bool(living) and not any(client.trails() for client in living)
+        if sends_in_calls or is_uwsgi_master():
+            run()  # such a client has no threads, and in a uWSGI master none may run
+            return
+        # A thread of a client ends with it. From Python 3.12 on, none can be started in exit
+        # handlers, but one that sent may idle.
+        for submit in (*(client.submit for client in living), start_thread):
             try:
                 submit(run)
             except RuntimeError:
                 continue
             done.acquire(timeout=LAST_MOMENT)
             return
-        # Without a thread, the wait for a disk that hangs has no bound. So it is written here only
-        # where calls send by themselves; else the last second may be missing.
-        if living and not any(client.trails() for client in living):
-            run()
+        # Else the last second is missing: here, the wait for a disk that hangs has no bound.
 
     def write(self, timeout: float = 0.0) -> None:
         """Write now. *timeout*: how long to wait for another thread that writes. Raises nothing."""
@@ -98,13 +101,12 @@ class _File:
 
     def _content(self) -> dict[str, Any]:
         stats, found = no_stats(), []
-        for one in list(self._clients):
-            reference, figures = one
+        for reference, figures in list(self._clients.items()):
             is_gone = reference() is None  # asked first: its figures don't change after that
             of_client = figures()
             found.append(of_client)
             if is_gone:
-                self._clients.remove(one)
+                del self._clients[reference]
                 add(self._gone, of_client, pending=True)
             else:
                 add(stats, of_client, pending=True)

@@ -318,8 +318,8 @@ def _port(text: str) -> int:
 
 
 def _address(text: str) -> tuple[str, int]:
-    host, colon, port = text.rpartition(":")
-    return (host.strip("[]") if colon else "127.0.0.1"), _port(port)
+    host, _, port = text.rpartition(":")
+    return host.strip("[]") or "127.0.0.1", _port(port)
 
 
 def _count(text: str) -> int:

@@ -189,7 +189,7 @@ def _connected(way: Way, address: str, failure: OSError | None, *, others: bool)
 
 
 def _look(way: Way) -> str:
-    return f"curl -v --max-time {way.timeout:g} {way.scheme}://{way.host}:{way.port}/"
+    return f"curl -v --max-time {way.timeout:g} {way.scheme}://{_shown((way.host, way.port))}/"
 
 
 def tls(way: Way, addresses: list[Any]) -> Result:
@@ -232,8 +232,9 @@ def _trusting(way: Way, error: ssl.SSLCertVerificationError) -> str:
         return _TRUST
     if error.verify_code in _OUT_OF_DATE:
         return "date -u"
+    address = _shown((way.host, way.port))
     return (
-        f"openssl s_client -connect {way.host}:{way.port} -servername {way.host} </dev/null"
+        f"openssl s_client -connect {address} -servername {way.host} </dev/null"
         " | openssl x509 -noout -ext subjectAltName"
     )
 

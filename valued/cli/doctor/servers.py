@@ -37,7 +37,7 @@ FIRST_LINE: Final = "from gevent import monkey; monkey.patch_all()"
 
 #: Prints, after all that the module itself prints, what was loaded when gevent patched.
 _WATCHED: Final = """
-import importlib, json, sys
+import importlib, json, os, sys
 names = sys.argv.pop().split(",")
 found = {"patched": False, "loaded": [], "error": ""}
 def note(event):
@@ -55,6 +55,7 @@ except BaseException as error:
     found["error"] = f"{type(error).__name__}: {error}"
 found["installed"] = events is not None
 print(f"\\n{json.dumps(found)}", flush=True)
+os._exit(0)  # exit handlers may print, and threads of the module go on
 """
 
 
