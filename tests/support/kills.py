@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import valued
+from tests.support.left import files_of
 from valued._delivery import attempt
 from valued._outbox import claims, files, segments, store
 

@@ -88,6 +88,10 @@ class Backlog:
             return False
         return in_memory - len(queue.later) <= self._window // 2 and self._loader.is_free()
 
+    def write_stats(self) -> None:
+        """Write the stats now, if they have changed: there may be no later opportunity."""
+        self._status.tend(now=True)
+
     # -- reading and taking over -------------------------------------------------------------------
 
     def tend(self, run: Run) -> None:

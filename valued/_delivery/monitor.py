@@ -121,9 +121,9 @@ class Monitor:
                 moment = monitored.next_look()
                 stopped = generation != self._generation
                 if moment is None or (stopped and self._feed.outlook().event is None):
-                    keep, self._handed_over = self._handed_over, None  # freed at the return
+                    keep, self._handed_over = self._handed_over, None  # freed at the end
                     self._role.end()
-                    return
+                    break
                 self._looks_at, self._keeps = moment, keep is not None
                 left = max(moment, earliest) - queue.clock()
                 if left > 0:
@@ -133,6 +133,8 @@ class Monitor:
                     continue
             monitored.look(run)
             earliest = queue.clock() + SHORTEST_WAIT
+        if self._token.is_current():  # pragma: no branch - as above
+            self._feed.backlog.write_stats()  # nobody looks after what is due later
 
 
 class DeathWatch:

@@ -24,8 +24,8 @@ class Status(Protocol):
     def next_due(self) -> float | None:
         """When to call `tend`, by `CLOCK.monotonic`; None: there is nothing to write."""
 
-    def tend(self) -> None:
-        """Write what is due."""
+    def tend(self, *, now: bool = False) -> None:
+        """Write what is due; *now*: what has changed."""
 
     def finish(self) -> None:
         """Write now: there may be no later opportunity."""
@@ -41,7 +41,7 @@ class NoStatus:
         """See `Status.next_due`."""
         return None
 
-    def tend(self) -> None:
+    def tend(self, *, now: bool = False) -> None:
         """See `Status.tend`."""
 
     def finish(self) -> None:

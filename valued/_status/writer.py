@@ -29,8 +29,11 @@ INTERVAL: Final = 1.0
 #: Seconds until the disk is tried again after an error.
 RETRY_INTERVAL: Final = 10.0
 
-#: Seconds that the end of a process, or of a client, waits for the disk, which may hang.
-LAST_MOMENT: Final = 0.4
+#: Seconds that the end of a client waits for the disk, which may hang.
+LAST_MOMENT: Final = 0.2
+
+#: Seconds that the end of a process waits for it: what is not written then is lost.
+AT_EXIT: Final = 0.4
 
 
 class _File:
@@ -56,13 +59,13 @@ class _File:
         """Write the *figures* of *client*, too."""
         self._clients[weakref.ref(client)] = figures
 
-    def finish(self) -> None:
-        """Write now, for the last time maybe, and wait for it in a bounded time. Raises nothing."""
+    def finish(self, timeout: float = LAST_MOMENT) -> None:
+        """Write now, for the last time maybe, and wait for it so long. Raises nothing."""
         done = threading.Lock()
         done.acquire()
 
         def run() -> None:
-            self.write(LAST_MOMENT)
+            self.write(timeout)
             done.release()
 
         clients = [reference() for reference in list(self._clients)]
@@ -78,7 +81,7 @@ class _File:
                 submit(run)
             except RuntimeError:
                 continue
-            done.acquire(timeout=LAST_MOMENT)
+            done.acquire(timeout=timeout)
             return
         # Else the last second is missing: here, the wait for a disk that hangs has no bound.
 
@@ -124,7 +127,7 @@ class _File:
     def log_remaining(self) -> None:
         """The process ends: write for the last time. See `shutdown.Reports`."""
         self._ended = True
-        self.finish()
+        self.finish(AT_EXIT)
         self._reporter.log_remaining()
 
 
@@ -167,10 +170,10 @@ class ClientStatus:
             return None
         return file.next_write
 
-    def tend(self) -> None:
-        """Write what is due."""
+    def tend(self, *, now: bool = False) -> None:
+        """Write what is due; *now*: what has changed."""
         moment = self.next_due()
-        if moment is not None and CLOCK.monotonic() >= moment:
+        if moment is not None and (now or CLOCK.monotonic() >= moment):
             self._mine().write()
 
     def finish(self) -> None:
