@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -471,3 +472,22 @@ def test_error_of_the_system_counts_a_process_as_living(
 
     monkeypatch.setattr("valued._outbox.owners.SystemProcesses.is_alive", refuse)
     assert directory.state(written) == "alive"
+
+
+def test_client_whose_first_attempts_end_at_once_is_counted_once(tmp_path: Path) -> None:
+    for number in range(20):
+        place, together = tmp_path / str(number), threading.Barrier(8)
+        with ThreadPoolExecutor(8) as pool:
+            client = valued.Client(
+                lambda _event, wait=together.wait: wait(BOUND), status=place, executor=pool
+            )
+            for _ in range(8):
+                client.action("recorded", {"user.id": 1})
+            assert client.close(BOUND)
+        assert totals(place)["delivered"] == 8
+
+
+def test_file_that_is_not_for_this_user_is_skipped(tmp_path: Path) -> None:
+    assert record(tmp_path, 2).close()
+    (tmp_path / "v1" / "stats" / "1-other" / "stats.json").mkdir(parents=True)
+    assert totals(tmp_path)["delivered"] == 2

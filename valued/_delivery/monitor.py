@@ -134,7 +134,7 @@ class Monitor:
             monitored.look(run)
             earliest = queue.clock() + SHORTEST_WAIT
         if self._token.is_current():  # pragma: no branch - as above
-            self._feed.backlog.write_stats()  # nobody looks after what is due later
+            self._feed.backlog.write_stats()  # else they would wait for the exit
 
 
 class DeathWatch:
