@@ -185,17 +185,17 @@ def redrawn(
     terminal = console(stream)
     if terminal is None:
         yield lambda rows, notes: table(stream, headings, rows, notes)
-        return
-    from rich.live import Live
+    else:
+        from rich.live import Live
 
-    with Live(console=terminal, screen=True, auto_refresh=False) as live:
+        with Live(console=terminal, screen=True, auto_refresh=False) as live:
 
-        def show(rows: Sequence[Sequence[object]], notes: Sequence[str]) -> None:
-            # In a `Live` on a screen of its own, long lines are cut, and not wrapped.
-            lines = [line for note in notes for line in textwrap.wrap(note, terminal.width)]
-            live.update(_grid(headings, *_cells(headings, rows), lines), refresh=True)
+            def show(rows: Sequence[Sequence[object]], notes: Sequence[str]) -> None:
+                # In a `Live` on a screen of its own, long lines are cut, and not wrapped.
+                lines = [line for note in notes for line in textwrap.wrap(note, terminal.width)]
+                live.update(_grid(headings, *_cells(headings, rows), lines), refresh=True)
 
-        yield show
+            yield show
 
 
 def _plain_table(
