@@ -772,3 +772,10 @@ def test_the_import_of_a_module_sends_no_event(
     )
     assert examine("--import", "application", "--timeout", "60")[0] == 0
     assert {request.method for request in server.requests} == {"HEAD"}
+
+
+def test_what_a_module_prints_at_its_exit_changes_no_verdict(examine: Examine, place: Path) -> None:
+    pytest.importorskip("gevent")
+    (place / "application.py").write_text("import atexit\natexit.register(print, 42)\n")
+    found = examine(*OFFLINE, "--import", "application", "--timeout", "60")[1]["gevent"]
+    assert (found["status"], found["text"]) == ("ok", "application patches nothing")

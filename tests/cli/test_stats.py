@@ -86,20 +86,22 @@ def test_without_a_directory_the_error_says_what_to_set(
 
 
 @pytest.fixture
-def listening(place: Path) -> Iterator[subprocess.Popen[str]]:
+def listening(place: Path, where: str) -> Iterator[subprocess.Popen[str]]:
     program = subprocess.Popen(
-        [*COMMAND, "stats", str(place), "--listen", "0"], stdout=subprocess.PIPE, text=True
+        [*COMMAND, "stats", str(place), "--listen", where], stdout=subprocess.PIPE, text=True
     )
     yield program
     program.kill()
     program.communicate()
 
 
+@pytest.mark.parametrize("where", ["0", ":0"])
 def test_listen_answers_each_scrape_with_the_counts_of_that_moment(
     place: Path, listening: subprocess.Popen[str]
 ) -> None:
     assert listening.stdout is not None
     address = listening.stdout.readline().split()[-1]
+    assert address.startswith("http://127.0.0.1:")  # and not on all interfaces
     for count in (3, 4):
         with urllib.request.urlopen(address, timeout=10) as answer:
             assert f"valued_events_delivered_total {count}\n" in answer.read().decode()

@@ -175,19 +175,21 @@ def test_exit_writes_what_is_not_written_yet(tmp_path: Path) -> None:
     assert totals(tmp_path)["delivered"] == 20
 
 
-@pytest.mark.parametrize("trails", [False, True])
+@pytest.mark.parametrize("has_monitor", [False, True])
 def test_where_no_thread_is_left_the_last_write_is_made_only_by_clients_that_send_in_the_call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trails: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_monitor: bool
 ) -> None:
     def refuse(*_args: object) -> None:
         raise RuntimeError("can't start new thread")  # as in exit handlers from Python 3.12 on
 
     counts = {**no_stats(), "delivered": 3, "oldest": None, "error": None}
-    status = ClientStatus(StatusDirectory(str(tmp_path)), lambda: counts, lambda: trails, refuse)
+    status = ClientStatus(
+        StatusDirectory(str(tmp_path)), lambda: counts, lambda: has_monitor, refuse
+    )
     status.note(later=True)
     monkeypatch.setattr(_thread, "start_new_thread", refuse)
     status.finish()
-    assert totals(tmp_path)["delivered"] == (0 if trails else 3)
+    assert totals(tmp_path)["delivered"] == (0 if has_monitor else 3)
 
 
 def test_where_no_thread_can_be_started_one_that_sent_makes_the_last_write(
@@ -491,3 +493,13 @@ def test_file_that_is_not_for_this_user_is_skipped(tmp_path: Path) -> None:
     assert record(tmp_path, 2).close()
     (tmp_path / "v1" / "stats" / "1-other" / "stats.json").mkdir(parents=True)
     assert totals(tmp_path)["delivered"] == 2
+
+
+def test_reader_who_is_another_user_changes_nothing(
+    tmp_path: Path, fork: Fork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave(tmp_path / "stats", fork, 2)
+    before = files(tmp_path / "stats")
+    monkeypatch.setattr(os, "geteuid", lambda: 12_345)
+    assert totals(tmp_path / "stats")["delivered"] == 4
+    assert files(tmp_path / "stats") == before

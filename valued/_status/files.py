@@ -23,7 +23,15 @@ import os
 import sys
 from typing import Any, Final, NamedTuple, Protocol
 
-from valued._outbox.owners import LEASE, ProcessIdentity, SystemProcesses
+from valued._outbox.owners import (
+    ALIVE,
+    DEAD,
+    ELSEWHERE,
+    EXPIRED,
+    LEASE,
+    ProcessIdentity,
+    SystemProcesses,
+)
 from valued._process.clock import CLOCK
 
 if sys.platform != "win32":  # pragma: no branch - Windows
@@ -38,12 +46,6 @@ COUNTERS: Final = (
 #: How often a reader begins once more, as the totals have changed meanwhile. They change when a
 #: process has died.
 TRIES: Final = 100
-
-#: The states of a process, as those of an owner of the outbox.
-ALIVE: Final = "alive"
-DEAD: Final = "dead"
-ELSEWHERE: Final = "elsewhere"
-EXPIRED: Final = "expired"
 
 
 class Disk(Protocol):

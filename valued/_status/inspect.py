@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from valued._errors import ValidationError
 from valued._options import outbox_path, status_path
+from valued._outbox.owners import ALIVE, ELSEWHERE
 from valued._process.clock import CLOCK
-from valued._status.files import ALIVE, ELSEWHERE, StatusDirectory, add, no_stats
+from valued._status.files import StatusDirectory, add, no_stats
 
 if TYPE_CHECKING:
     from os import PathLike

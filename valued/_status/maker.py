@@ -28,8 +28,8 @@ def maker(
     directory = StatusDirectory(str(path), private=path == options.outbox)
 
     def make(
-        figures: Callable[[], dict[str, Any]], trails: Callable[[], bool], submit: Submit
+        figures: Callable[[], dict[str, Any]], has_monitor: Callable[[], bool], submit: Submit
     ) -> ClientStatus:
-        return ClientStatus(directory, lambda: {**figures(), **refused()}, trails, submit)
+        return ClientStatus(directory, lambda: {**figures(), **refused()}, has_monitor, submit)
 
     return make

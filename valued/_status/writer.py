@@ -70,12 +70,12 @@ class _File:
 
         clients = [reference() for reference in list(self._clients)]
         living = [client for client in clients if client is not None]
-        sends_in_calls = bool(living) and not any(client.trails() for client in living)
+        sends_in_calls = bool(living) and not any(client.has_monitor() for client in living)
         if sends_in_calls or is_uwsgi_master():
             run()  # such a client has no threads, and in a uWSGI master none may run
             return
-        # A thread of a client ends with it. From Python 3.12 on, none can be started in exit
-        # handlers, but one that sent may idle.
+        # First a client's own thread: `park` waits until it has ended. From Python 3.12 on, no
+        # thread can be started in exit handlers, but one that has sent events may idle.
         for submit in (*(client.submit for client in living), start_thread):
             try:
                 submit(run)
@@ -83,7 +83,8 @@ class _File:
                 continue
             done.acquire(timeout=timeout)
             return
-        # Else the last second is missing: here, the wait for a disk that hangs has no bound.
+        # No thread: the last second of counts is missing. Written in this thread, a disk that hangs
+        # would keep the process from ending.
 
     def write(self, timeout: float = 0.0) -> None:
         """Write now. *timeout*: how long to wait for another thread that writes. Raises nothing."""
@@ -139,20 +140,20 @@ class ClientStatus:
     """What one client in one process has written. Any thread may call; nothing raises.
 
     *figures*: its stats, with ``oldest`` (when the oldest pending event was accepted, in seconds
-    since the epoch, or None) and ``error`` (when, and what; or None). *trails*: whether a thread
-    will look at `next_due`. *submit*: runs the last write, if no thread can be started for it.
+    since the epoch, or None) and ``error`` (when, and what; or None). *has_monitor*: whether a
+    thread will look at `next_due`. *submit*: runs the last write on a thread of the client.
     """
 
     def __init__(
         self,
         directory: StatusDirectory,
         figures: Callable[[], dict[str, Any]],
-        trails: Callable[[], bool],
+        has_monitor: Callable[[], bool],
         submit: Submit,
     ) -> None:
         self._directory = directory
         self._figures = figures
-        self.trails: Final = trails
+        self.has_monitor: Final = has_monitor
         self.submit: Final = submit
         self._file: _File | None = None
 
@@ -166,7 +167,7 @@ class ClientStatus:
     def next_due(self) -> float | None:
         """When to write what has changed; None: nothing has."""
         file = self._file
-        if file is None or not file.has_changed or not self.trails():
+        if file is None or not file.has_changed or not self.has_monitor():
             return None
         return file.next_write
 
