@@ -476,17 +476,25 @@ def test_error_of_the_system_counts_a_process_as_living(
     assert directory.state(written) == "alive"
 
 
-def test_client_whose_first_attempts_end_at_once_is_counted_once(tmp_path: Path) -> None:
-    for number in range(20):
-        place, together = tmp_path / str(number), threading.Barrier(8)
-        with ThreadPoolExecutor(8) as pool:
-            client = valued.Client(
-                lambda _event, wait=together.wait: wait(BOUND), status=place, executor=pool
-            )
-            for _ in range(8):
-                client.action("recorded", {"user.id": 1})
-            assert client.close(BOUND)
-        assert totals(place)["delivered"] == 8
+def test_client_whose_first_attempts_end_at_once_is_counted_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urandom, together = os.urandom, threading.Barrier(2)
+
+    def meet(size: int) -> bytes:  # for the name of the file: both threads are to make it
+        together.wait(BOUND)
+        return urandom(size)
+
+    counts = {**no_stats(), "delivered": 3, "oldest": None, "error": None}
+    directory = StatusDirectory(str(tmp_path))
+    status = ClientStatus(directory, lambda: counts, lambda: False, lambda run: run())
+    monkeypatch.setattr(os, "urandom", meet)
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(status.note, later=True) for _ in range(2)]:
+            done.result(BOUND)
+    monkeypatch.undo()
+    status.finish()
+    assert totals(tmp_path)["delivered"] == 3
 
 
 def test_file_that_is_not_for_this_user_is_skipped(tmp_path: Path) -> None:

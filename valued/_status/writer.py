@@ -46,7 +46,7 @@ class _File:
         # Held while it writes. Not re-entrant: a signal handler that wrote in between would write
         # newer counts, and the write that it interrupts replaced them by older ones.
         self._lock = threading.Lock()
-        # By reference, which is the same for each thread: several may add a client at once.
+        # By reference, and these are equal: several threads may add a client at once.
         self._clients: dict[weakref.ref[ClientStatus], Callable[[], dict[str, Any]]] = {}
         self._gone = no_stats()  # the sums of clients that are no more
         self._is_begun = False
