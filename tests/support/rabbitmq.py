@@ -108,6 +108,13 @@ class RabbitMQ:
         self._process = self._start()
         self._wait()
 
+    def waiting(self) -> int:
+        """Events in the queue, without those that a worker has taken."""
+        from celery import Celery
+
+        with Celery(broker=self.url, set_as_current=False).connection_for_read() as connection:
+            return int(connection.SimpleQueue("valued").qsize())
+
     def clear(self) -> None:
         """Forget what waits in the queue of events."""
         from celery import Celery

@@ -76,6 +76,13 @@ class Redis:
                 time.sleep(0.01)  # how often to look; what is waited for is the answer
         return False
 
+    def waiting(self) -> int:
+        """Events in the queue, and those that a worker has taken and not acknowledged."""
+        import redis
+
+        with redis.Redis(port=self.port) as connection:
+            return int(connection.llen("valued") + connection.hlen("unacked"))
+
     def clear(self) -> None:
         """Forget everything."""
         import redis
