@@ -37,6 +37,7 @@ from tests.support.processes import run
 
 ROOT = Path(__file__).parent.parent
 PROGRAMS = {
+    "broker": ["60"],
     "exits": ["1"],
     "kill": ["4", "20", "1", "0.05"],
     "listen_page": ["--events", "400", "--rate", "200", "--rounds", "1"],
@@ -307,6 +308,19 @@ def test_ends_of_processes_are_timed_beside_a_bare_one() -> None:
     done = run("-m", "benchmarks.programs.exits", *PROGRAMS["exits"], cwd=ROOT)
     assert done.stdout.count(" ms ") == 3, done.stderr
     assert done.returncode == (0 if "It held." in done.stdout else 1)
+
+
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason="there is no redis-server")
+def test_delivery_through_a_broker_is_measured_beside_direct_delivery() -> None:
+    pytest.importorskip("celery")
+    done = run("-m", "benchmarks.programs.broker", *PROGRAMS["broker"], cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    measured = r"^(.+?) {2,}[\d,]+ events a second +[\d,]+ us of CPU an event$"
+    assert re.findall(measured, done.stdout, re.MULTILINE) == [
+        "direct delivery",
+        "into the broker",
+        *(f"out of it, {count} delivery workers" for count in (1, 2, 4)),
+    ]
 
 
 def test_behaviour_of_a_client_is_seen_in_its_situations() -> None:

@@ -52,15 +52,47 @@ from prometheus_client import generate_latest
 assert b"valued_events_delivered_total 1.0" in generate_latest()
 assert b"valued_events_delivered_total 1.0" in multiprocess_metrics.metrics()
 """
-_VALUES = """
+#: Reports, by what the page about Prometheus writes for OpenTelemetry.
+_OTEL = """
+import io, json, sys
+sys.stdout = printed = io.StringIO()
+import report_otel
 import valued
 valued.connect()
 valued.action("report.generated", {"user.id": 123})
 valued.disconnect()
-import print_metrics
-values = dict(print_metrics.values())
-assert values["valued_events_delivered"] == 1
-assert values["valued_events_dropped.overflow"] == 0
+from opentelemetry.metrics import get_meter_provider
+get_meter_provider().shutdown()
+[one] = json.loads(printed.getvalue())["resource_metrics"][0]["scope_metrics"]
+points = {it["name"]: it["data"]["data_points"] for it in one["metrics"]}
+assert [it["value"] for it in points["valued_events_delivered"]] == [1]
+assert {"reason": "overflow"} in [it["attributes"] for it in points["valued_events_dropped"]]
+assert [it["value"] for it in points["valued_processes"]] == [1]
+"""
+
+#: The same twice for StatsD, with an event before each; what was sent, an agent got.
+_STATSD = """
+import socket
+import statsd, valued
+import report_statsd
+valued.connect()
+valued.action("report.generated", {"user.id": 123})
+valued.disconnect()
+agent = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+agent.bind(("127.0.0.1", 0))
+agent.settimeout(10)
+client, status = statsd.StatsClient(port=agent.getsockname()[1]), valued.Status()
+before = report_statsd.report(client, status, {})
+valued.connect()
+valued.action("report.generated", {"user.id": 124})
+valued.disconnect()
+after = report_statsd.report(client, status, before)
+sent = [agent.recv(999).decode() for _name in (*before, *after)]
+assert [it for it in sent if "delivered" in it] == [
+    "valued_events_delivered:0|c", "valued_events_delivered:1|c"
+], sent
+assert sent.count("valued_events_pending:0|g") == 2, sent
+assert "valued_events_dropped.overflow:0|c" in sent, sent
 """
 
 CASES: Cases = {
@@ -135,8 +167,17 @@ CASES: Cases = {
         needs=("prometheus_client",),
         environment=(("VALUED_STATUS", "status"), ("PROMETHEUS_MULTIPROC_DIR", ".")),
     ),
-    (PROMETHEUS, "Send them elsewhere"): Case(
-        events=1, driver=("-c", _VALUES), environment=(("VALUED_STATUS", "status"),)
+    (PROMETHEUS, "Send them to OpenTelemetry"): Case(
+        events=1,
+        driver=("-c", _OTEL),
+        needs=("opentelemetry.sdk",),
+        environment=(("VALUED_STATUS", "status"),),
+    ),
+    (PROMETHEUS, "Send them to StatsD"): Case(
+        events=2,
+        driver=("-c", _STATSD),
+        needs=("statsd",),
+        environment=(("VALUED_STATUS", "status"),),
     ),
     (WIRE, "Events"): Case(events=4),
     (WIRE, "JSON"): Case(),

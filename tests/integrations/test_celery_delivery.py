@@ -8,11 +8,14 @@ import json
 import logging
 import os
 import pickle
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import valued
@@ -196,6 +199,45 @@ def test_an_event_that_the_service_refuses_is_kept_and_the_others_are_tried_agai
     }
     assert NAME not in worker.said()
     assert "1 events failed permanently here so far and are kept in on_rejected" in worker.said()
+
+
+def test_an_event_of_a_child_that_is_killed_comes_again_under_its_key(
+    broker: Any, start: Callable[..., Worker], server: Server
+) -> None:
+    relay_to(broker.url).post(BODY, KEY, 10.0)
+    held = threading.Event()
+
+    def answer(_request: Request) -> Reply:
+        if len(server.requests) == 1:
+            held.wait(30)  # until its child is dead
+        return Reply()
+
+    server.script = answer
+    worker = start(BROKER=broker.url)
+    server.wait_for(1, 30)
+    [child] = psutil.Process(worker.pid).children()
+    child.kill()
+    try:
+        server.wait_for(2, 30)
+    finally:
+        held.set()
+    worker.wait_until(lambda: "succeeded in" in worker.said())
+    assert worker.stop() == 0
+    assert [each.headers["Idempotency-Key"] for each in server.requests] == [KEY] * 2
+    assert NAME not in worker.said()
+    assert published(broker.url) == []
+
+
+def test_a_store_of_results_that_hangs_holds_up_no_publish(redis: Redis) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hangs:
+        store = f"redis://127.0.0.1:{hangs.getsockname()[1]}/0"
+        app = celery.Celery(broker=redis.url, backend=store, set_as_current=False)
+        _relays.append(Relay(delivery_task(app)))
+        publish = threading.Thread(target=_relays[-1].post, args=(BODY, KEY, 10.0), daemon=True)
+        publish.start()
+        publish.join(10)
+        assert not publish.is_alive()
+    assert published(redis.url) == [KEY]
 
 
 # -- the broker hangs, or is down ------------------------------------------------------------------

@@ -133,6 +133,8 @@ def test_a_broker_that_hangs_and_dies_and_workers_that_are_killed(
         f"{calls[-1] * 1e3:.2f} ms; the last one arrived {seconds:.0f} s after the end; "
         f"{waits} wait in the broker; lost: {lost}"
     )
+    # All but what the publisher that was killed was asked at that moment.
+    assert len(calls) >= EVENTS - VISITORS
     assert waits == 0
     assert others == []
     assert slow < 0.02
@@ -146,6 +148,8 @@ def _worker(
     own.mkdir()
     options = ("--queues", "valued", "--concurrency", "2", "--pool", "prefork")
     worker = Worker(PROGRAMS / "celery_delivery.py", own, *options, environment=environment)
+    # Elsewhere they have machines of their own. Here, one that starts would take a publisher's CPU.
+    psutil.Process(worker.pid).nice(10)
     return stack.enter_context(worker)
 
 
