@@ -29,7 +29,7 @@ pytest.importorskip("celery")
 EVENTS = int(os.environ.get("EVENTS", "20000"))
 
 #: Visitors at the same time, and seconds between two requests of one of them.
-VISITORS, PAUSE = 4, 0.01
+VISITORS, PAUSE = 2, 0.01
 
 #: Of delivery workers.
 KILLS = 10
@@ -146,7 +146,7 @@ def _worker(
 ) -> Worker:
     own = folder / f"worker-{number}"
     own.mkdir()
-    options = ("--queues", "valued", "--concurrency", "2", "--pool", "prefork")
+    options = ("--queues", "valued", "--concurrency", "1", "--pool", "prefork")
     worker = Worker(PROGRAMS / "celery_delivery.py", own, *options, environment=environment)
     # Elsewhere they have machines of their own. Here, one that starts would take a publisher's CPU.
     psutil.Process(worker.pid).nice(10)
