@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 import docutils.core
 import docutils.nodes
+import docutils.writers.null
 import psutil
 import pytest
 
@@ -107,9 +108,11 @@ def _is_sound(folder: Path, name: str) -> bool:
 
 def _read(document: Path) -> None:
     docutils.core.publish_string(
-        document.read_text("utf-8"), source_path=str(document), writer="null",
+        document.read_text("utf-8"),
+        source_path=str(document),
+        writer=docutils.writers.null.Writer(),
         settings_overrides={"halt_level": 2, "report_level": 2},
-    )  # fmt: skip
+    )
 
 
 def test_table_has_a_row_for_each_goal_with_its_yardstick(tmp_path: Path) -> None:
