@@ -246,7 +246,11 @@ def test_one_module_alone_asks_which_process_this_is() -> None:
     }
     # The demo forks, and prints who is who. An integration uses only what is public, and this one
     # has connections of its own.
-    own = {"_process/fork.py", "integrations/_celery_delivery.py"}
+    own = {
+        "_process/fork.py",
+        "integrations/_celery_connections.py",
+        "integrations/_celery_delivery.py",
+    }
     assert {path for path in asking if not path.startswith("cli")} == own
 
 

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import pickle
+import re
 import socket
 import threading
 import time
@@ -274,6 +275,30 @@ def test_a_broker_that_hangs_holds_up_no_call_and_no_worker_longer_than_the_time
     client.close()
 
 
+def test_a_host_that_hangs_leaves_time_for_the_next_one(broker: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hangs:
+        address = f"127.0.0.1:{hangs.getsockname()[1]}"
+        first = re.sub(r"127\.0\.0\.1:\d+", address, broker.url)
+        relay = relay_to(f"{first};{broker.url}")
+        began = time.monotonic()
+        relay.post(BODY, KEY, 4.0)
+        assert time.monotonic() - began < 4.0
+    assert published(broker.url) == [KEY]
+
+
+def test_a_queue_that_is_gone_is_an_error_and_made_again(one_rabbitmq: RabbitMQ) -> None:
+    one_rabbitmq.clear()
+    relay = relay_to(one_rabbitmq.url)
+    relay.post(BODY, KEY, 10.0)
+    app = celery.Celery(broker=one_rabbitmq.url, set_as_current=False)
+    with app.connection_for_write() as connection:
+        connection.default_channel.queue_delete("valued")
+    with pytest.raises(Exception, match="NO_ROUTE"):
+        relay.post(BODY, KEY, 10.0)
+    relay.post(BODY, KEY, 10.0)
+    assert published(one_rabbitmq.url) == [KEY]
+
+
 def test_events_wait_in_the_outbox_while_the_broker_is_down_and_go_out_after_it(
     broker: Any, tmp_path: Path
 ) -> None:
@@ -390,6 +415,32 @@ def test_while_the_directory_can_not_be_written_to_a_refused_event_stays_in_the_
     assert task.refused() == 1
 
 
+def test_routes_and_settings_made_later_lead_no_event_astray(memory: Any, server: Server) -> None:
+    server.script = lambda _request: Reply(503)
+    task = delivery_task(memory, valued.Connection(TOKEN, server.url))
+    relay = Relay(task)
+    memory.conf.task_routes = {"*": {"exchange": "media", "routing_key": "media.video"}}
+    memory.conf.task_serializer = "pickle"
+    memory.conf.task_annotations = {"*": {"max_retries": 1}}
+    relay.post(BODY, KEY, 10.0)
+    assert isinstance(run(task, retries=9), Retry)
+    memory.conf.accept_content = ["pickle"]
+    found = messages("memory://")
+    assert [each.content_type for each in found] == ["application/x-python-serialize"] * 2
+    assert [each.headers["id"] for each in found] == [KEY] * 2
+
+
+def test_an_error_that_is_not_the_services_gives_the_event_back_to_the_broker(
+    memory: Any, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.script = lambda _request: Reply(503)
+    task = delivery_task(memory, valued.Connection(TOKEN, server.url))
+    with pytest.raises(Reject) as caught:
+        run(task, "not a time")  # type: ignore[arg-type]
+    assert caught.value.requeue
+    assert "an event goes back to the broker: TypeError" in caplog.text
+
+
 def test_a_worker_without_a_token_keeps_the_event_in_the_broker(memory: Any) -> None:
     task = delivery_task(memory)
     again = run(task)
@@ -447,6 +498,8 @@ def test_a_relay_survives_a_pickle_and_takes_only_the_task_that_is_meant_for_it(
         ({"retry_for": True}, "retry_for"),
         ({"retry_for": "1"}, "retry_for"),
         ({"queue": ""}, "queue"),
+        ({"on_rejected": b"rejected"}, "on_rejected"),
+        ({"on_rejected": "\0"}, "on_rejected"),
         ({"app": "reports"}, "app: expected a Celery app, got str"),
     ],
 )
@@ -457,6 +510,13 @@ def test_what_a_delivery_task_can_not_be_made_of_is_named(
         delivery_task(**{"app": memory, **given})
 
 
+def test_a_queue_has_one_delivery_task_in_an_application(memory: Any) -> None:
+    delivery_task(memory)
+    with pytest.raises(valued.ValidationError, match="already"):
+        delivery_task(memory, retry_for=60)
+    assert delivery_task(memory, queue="other").refused() == 0
+
+
 def test_a_connection_that_was_idle_for_long_or_waits_too_long_is_not_used_again(
     redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -464,7 +524,7 @@ def test_a_connection_that_was_idle_for_long_or_waits_too_long_is_not_used_again
     for timeout, expected in ((2.0, 1), (2.0, 1), (3.0, 1), (1.0, 2)):
         relay.post(BODY, KEY, timeout)
         assert len(relay._here()._all) == expected
-    monkeypatch.setattr("valued.integrations._celery_delivery._IDLE", 0.0)
+    monkeypatch.setattr("valued.integrations._celery_connections._IDLE", 0.0)
     relay.post(BODY, KEY, 2.0)
     assert len(relay._here()._all) == 1
     relay.close()

@@ -1,9 +1,4 @@
-"""Delivery through Celery's broker: `Relay` publishes events, and a task delivers them.
-
-A publish must be bounded in time, and Celery's own pool of connections is not: it waits for a place
-in the pool, and its sockets have no timeout. It isn't reset by ``os.fork`` either, only in children
-of billiard. So a `Relay` has connections of its own, in each process.
-"""
+"""Delivery through Celery's broker: `Relay` publishes events, and a task delivers them."""
 
 from __future__ import annotations
 
@@ -11,19 +6,19 @@ import base64
 import contextlib
 import json
 import logging
+import math
 import os
 import random
 import tempfile
-import threading
 import time
 import urllib.parse
 import weakref
-from collections.abc import Callable
 from typing import Any, Final
 
-from celery.exceptions import Reject  # type: ignore[import-untyped,unused-ignore]
+from celery.exceptions import Reject, Retry  # type: ignore[import-untyped,unused-ignore]
 
 import valued
+from valued.integrations._celery_connections import Connections, connect, prepare
 
 #: What logs and monitors show in place of the arguments: never the event.
 HIDDEN: Final = "('...',)"
@@ -31,15 +26,19 @@ HIDDEN: Final = "('...',)"
 #: The tasks made here, and their queues; their messages carry no scope.
 QUEUES: Final[dict[str, str]] = {}
 
-#: Seconds: the bound of the first pause, and of the last ones.
-FIRST_PAUSE: Final = 0.5
+#: Seconds: the bound of the first pause, and of the last ones. Celery's native delayed delivery
+#: knows whole seconds only, so the first one is above 1.
+FIRST_PAUSE: Final = 2.0
 LONGEST_PAUSE: Final = 30.0
 
 #: Statuses below 500 after which the same event may succeed; as for a client without a broker.
 _TRANSIENT: Final = frozenset({408, 425, 429})
 
-#: Seconds after which an idle connection isn't used again: NATs may have forgotten it.
-_IDLE: Final = 50.0
+#: Seconds before a message goes back to the broker at once, which has no pause of its own.
+_BEFORE_REQUEUE: Final = 1.0
+
+#: The names of the tasks of each application.
+_made: Final[weakref.WeakKeyDictionary[Any, set[str]]] = weakref.WeakKeyDictionary()
 
 #: Seconds between two log lines about refused events.
 _QUIET: Final = 60.0
@@ -70,7 +69,10 @@ def delivery_task(
     how many, never what they contain. ``task.refused()`` is their number in this process.
 
     A message is acknowledged when its event is settled, so a worker that dies doesn't lose it. It
-    may then be delivered twice, with the same idempotency key. Raises `valued.ValidationError`.
+    may then be delivered twice, with the same idempotency key.
+
+    Call it once for each *app* and *queue*; a second call raises `valued.ValidationError`, as do
+    wrong arguments.
     """
     if isinstance(retry_for, bool) or not isinstance(retry_for, (int, float)) or not retry_for >= 0:
         raise valued.ValidationError("retry_for: expected seconds, 0 or more, such as 86_400")
@@ -79,13 +81,22 @@ def delivery_task(
     if not hasattr(app, "task") or not hasattr(app, "connection_for_write"):
         raise valued.ValidationError(f"app: expected a Celery app, got {type(app).__name__}")
     folder = None if on_rejected is None else os.fspath(on_rejected)
+    if folder is not None and (not isinstance(folder, str) or not folder or "\0" in folder):
+        raise valued.ValidationError(
+            "on_rejected: expected a directory, such as '/var/lib/myapp/rejected'"
+        )
+    name = f"{queue}.deliver"
+    if name in _made.setdefault(app, set()):
+        raise valued.ValidationError(
+            f"queue: this app has a task for {queue!r} already: use that one, or another queue"
+        )
+    _made[app].add(name)
+    QUEUES[name] = queue
     deliveries = _Deliveries(connection, float(retry_for), folder)
 
     def deliver(task: Any, body: str, published: float) -> None:
         deliveries.run(task, body, published)
 
-    name = f"{queue}.deliver"
-    QUEUES[name] = queue
     task: Any = app.task(
         name=name,
         bind=True,
@@ -98,9 +109,11 @@ def delivery_task(
         max_retries=None,
         # Not those of a base class, or of the application's other tasks.
         rate_limit=None,
+        expires=None,
         autoretry_for=(),
+        # As an option: set later, it would read the configuration of *app* now.
+        refused=deliveries.refused,
     )(deliver)
-    task.refused = deliveries.refused
     return task
 
 
@@ -122,26 +135,36 @@ class _Deliveries:
 
     def run(self, task: Any, body: str, published: float) -> None:
         """Deliver once. Raises what Celery needs to try again, or to give the message back."""
+        try:
+            self._run(task, body, published)
+        except Retry:
+            raise
+        except Exception as error:
+            if task.request.is_eager:  # nothing waits here: the client that published tries again
+                raise
+            # The broker took no retry, a time limit interrupted, or the like. After any other
+            # exception Celery drops the message.
+            self._say("%s: an event goes back to the broker: %s", task.name, type(error).__name__)
+            time.sleep(_BEFORE_REQUEUE)
+            raise Reject(type(error).__name__, requeue=True) from None
+
+    def _run(self, task: Any, body: str, published: float) -> None:
         event, key = base64.b64decode(body), task.request.id
         error = self._try(event, key)
         if error is None:
             return
-        if task.request.is_eager:  # nothing waits here: the client that published tries again
+        if task.request.is_eager:
             raise error
         is_over = time.time() - published > self._retry_for
         if (is_over or not _is_transient(error)) and self._settle(event, key, task, error):
             return
-        try:
-            task.retry(
-                countdown=_pause(task.request.retries, error.retry_after),
-                # Logged. The answer is left out: it may quote the event.
-                exc=valued.DeliveryError(error.reason, error.status),
-                queue=QUEUES[task.name],
-                argsrepr=HIDDEN,
-                kwargsrepr="{}",
-            )
-        except Reject as rejected:  # the broker didn't take it, and the one that there is, is kept
-            raise Reject(rejected.reason, requeue=True) from None
+        task.retry(
+            countdown=_pause(task.request.retries, error.retry_after),
+            # Logged. The answer is left out: it may quote the event.
+            exc=valued.DeliveryError(error.reason, error.status),
+            max_retries=math.inf,  # whatever `task_annotations` say
+            **_destination(task),
+        )
 
     def _try(self, event: bytes, key: str) -> valued.DeliveryError | None:
         try:
@@ -160,7 +183,7 @@ class _Deliveries:
         if self._folder is not None:
             try:
                 _keep(self._folder, event, key, task.request.retries + 1, error)
-            except OSError as trouble:
+            except (OSError, ValueError) as trouble:  # the event may be no JSON
                 self._say("%s: a refused event could not be kept: %s", task.name, trouble)
                 return False
             where = "kept in on_rejected"
@@ -174,6 +197,23 @@ class _Deliveries:
         if self._said is None or now - self._said >= _QUIET:
             self._said = now
             logging.getLogger("valued").warning(message, *args)
+
+
+def _destination(task: Any) -> dict[str, Any]:
+    """Options of a publish: to the task's queue, whatever the application's routes say.
+
+    The configuration is that of this moment, as for the worker that reads.
+    """
+    queue = QUEUES[task.name]
+    return {
+        "queue": queue,
+        # The exchange that each broker has, in which a queue's name is its routing key.
+        "exchange": "",
+        "routing_key": queue,
+        "serializer": task.app.conf.task_serializer,
+        "argsrepr": HIDDEN,
+        "kwargsrepr": "{}",
+    }
 
 
 def _is_transient(error: valued.DeliveryError) -> bool:
@@ -233,8 +273,8 @@ class Relay:
                 f"task: expected one that delivery_task(app) made, got {type(task).__name__}"
             )
         self._task = task
-        _prepare(task.app)
-        self._connections = _Connections()
+        prepare(task.app)
+        self._connections = Connections()
         _relays.add(self)
 
     def post(self, body: bytes, idempotency_key: str, timeout: float) -> None:
@@ -243,23 +283,22 @@ class Relay:
         if self._task.app.conf.task_always_eager:
             self._task.apply(arguments, task_id=idempotency_key, throw=True)
             return
-        with self._here().borrow(lambda: _connection(self._task.app, timeout), timeout) as one:
+        with self._here().borrow(lambda: connect(self._task.app, timeout), timeout) as one:
             self._task.apply_async(
                 arguments,
                 task_id=idempotency_key,
                 connection=one,
-                queue=QUEUES[self._task.name],
                 retry=False,  # the client does
                 add_to_parent=False,
-                argsrepr=HIDDEN,
-                kwargsrepr="{}",
+                mandatory=True,  # RabbitMQ answers if the queue is gone, and does not drop it
+                **_destination(self._task),
             )
 
     def close(self) -> None:
         """Close this process's connections to the broker. The next event opens one again."""
         self._here().close()
 
-    def _here(self) -> _Connections:
+    def _here(self) -> Connections:
         """This process's connections; in a forked child, those of the parent are left alone."""
         found = self._connections
         if found.pid == os.getpid():
@@ -268,7 +307,7 @@ class Relay:
         _inherited.append(found)
         found.disarm()
         if self._connections is found:  # pragma: no branch - else another thread was faster
-            self._connections = _Connections()
+            self._connections = Connections()
         return self._connections
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -276,7 +315,7 @@ class Relay:
 
 
 _relays: Final[weakref.WeakSet[Relay]] = weakref.WeakSet()  # weak: a hook can't be unregistered
-_inherited: Final[list[_Connections]] = []
+_inherited: Final[list[Connections]] = []
 
 
 def _in_child() -> None:
@@ -287,93 +326,3 @@ def _in_child() -> None:
 # uWSGI calls no such hooks, so a relay compares, too.
 if hasattr(os, "register_at_fork"):  # pragma: no branch - not on Windows
     os.register_at_fork(after_in_child=_in_child)
-
-
-class _Connections:
-    """A process's connections to the broker, with the seconds that bound each."""
-
-    def __init__(self) -> None:
-        self.pid = os.getpid()
-        # Guards both; held for list work only.
-        self._lock = threading.Lock()
-        self._idle: list[tuple[Any, float, float]] = []  # with its bound, and since when
-        self._all: list[Any] = []  # those in use, too
-
-    @contextlib.contextmanager
-    def borrow(self, connect: Callable[[], Any], bound: float) -> Any:
-        """An idle connection whose bound is not above *bound*, else a new one.
-
-        An exception closes it and all that are idle: the broker may have been started again.
-        """
-        now = time.monotonic()
-        with self._lock:
-            found = [one for one in self._idle if one[1] <= bound and now - one[2] < _IDLE]
-            one = found[-1] if found else None
-            stale = [each for each in self._idle if now - each[2] >= _IDLE]
-            self._idle = [each for each in self._idle if each is not one and each not in stale]
-        self._end([each[0] for each in stale])
-        connection, bound = (connect(), bound) if one is None else one[:2]
-        if one is None:
-            with self._lock:
-                self._all.append(connection)
-        try:
-            yield connection
-        except BaseException:
-            self.close()
-            self._end([connection])
-            raise
-        with self._lock:
-            self._idle.append((connection, bound, time.monotonic()))
-
-    def close(self) -> None:
-        """Close what is idle."""
-        with self._lock:
-            idle, self._idle = self._idle, []
-        self._end([each[0] for each in idle])
-
-    def _end(self, connections: list[Any]) -> None:
-        with self._lock:
-            self._all = [each for each in self._all if not any(each is one for one in connections)]
-        for connection in connections:
-            # Without taking leave of an AMQP broker: one that hangs would be waited for.
-            with contextlib.suppress(Exception):
-                # Not `connection.connection`: that would connect again after a failure.
-                connection._connection.collect()  # noqa: SLF001
-            with contextlib.suppress(Exception):
-                connection.release()
-
-    def disarm(self) -> None:
-        """In a forked child: close the descriptors, without a word to the broker.
-
-        py-amqp would shut down the connection, which is the parent's. redis-py knows of forks.
-        """
-        for connection in list(self._all):
-            with contextlib.suppress(Exception):
-                os.close(connection._connection.sock.detach())  # noqa: SLF001 - as above
-
-
-def _prepare(app: Any) -> None:
-    """Import what a publish needs: at the end of a process, or after a fork, that may fail."""
-    with app.connection_for_write() as connection:
-        _ = connection.transport, app.backend, app.amqp.router, app.amqp.send_task_message
-
-
-def _connection(app: Any, timeout: float) -> Any:
-    """A connection on which no step takes longer than *timeout*, with that for all its hosts."""
-    one = app.connection_for_write()
-    hosts = max(1, len(one.alt or ()))
-    bound = timeout / hosts
-    options = {
-        **one.transport_options,
-        "max_retries": hosts - 1,  # each host once: the client tries again
-        # Of Redis.
-        "socket_timeout": bound,
-        "socket_connect_timeout": bound,
-        "retry_on_timeout": False,
-    }
-    if one.transport.driver_type == "amqp":
-        # An answer for each message: else one that is written counts as taken.
-        options.update(read_timeout=bound, write_timeout=bound, confirm_publish=True)
-    one.release()
-    # No heartbeat: nothing would send it while the connection is idle.
-    return app.connection_for_write(connect_timeout=bound, heartbeat=0, transport_options=options)
