@@ -442,6 +442,28 @@ def test_files_that_cannot_be_read_are_skipped(tmp_path: Path, fork: Fork) -> No
     assert totals(tmp_path)["delivered"] == 0  # as after a reset; nothing is raised
 
 
+def test_error_of_the_system_is_raised_and_takes_no_count_away(tmp_path: Path, fork: Fork) -> None:
+    leave(tmp_path, fork, 1)
+    (file,) = tmp_path.glob("v1/stats/*/stats.json")
+    kept = file.rename(tmp_path / "kept")
+    file.symlink_to(file)  # it can't be opened: there are too many links
+    os.utime(file.parent, (0, 0))
+    with pytest.raises(OSError, match="links"):
+        totals(tmp_path)
+    with pytest.raises(OSError, match="links"):
+        StatusDirectory(str(tmp_path)).fold()
+    kept.rename(file)
+    assert totals(tmp_path)["delivered"] == 2
+
+
+def test_what_a_later_version_adds_is_left_out(tmp_path: Path, fork: Fork) -> None:
+    leave(tmp_path, fork, 1)
+    (file,) = tmp_path.glob("v1/stats/*/stats.json")
+    identity = json.loads(file.read_bytes())["identity"]
+    change(tmp_path, added=1, identity={**identity, "added": 1})
+    assert totals(tmp_path)["delivered"] == 2
+
+
 def test_directory_that_was_removed_is_made_again(tmp_path: Path) -> None:
     import shutil
 

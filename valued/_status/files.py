@@ -177,8 +177,10 @@ class StatusDirectory:
         return []
 
     def _written_by(self, name: str) -> Written | None:
-        """What a process wrote; None: nothing that this user can read."""
-        with contextlib.suppress(OSError):
+        """What a process wrote; None: nothing that this user can read. Raises other `OSError`."""
+        # After another error, such as too many open files, it would look as if it had counted
+        # nothing: counters went back.
+        with contextlib.suppress(PermissionError, NotADirectoryError, IsADirectoryError):
             return _written_of(self._read(os.path.join(self._stats, name, "stats.json")))
         return None
 
@@ -275,8 +277,9 @@ def _written_of(data: bytes) -> Written | None:
     """What a process wrote; None: nothing that can be read."""
     try:
         content = json.loads(data)
-        identity = ProcessIdentity(**content.pop("identity"))
-        written = Written(identity, **content)
+        # Without what a later version may add.
+        identity = ProcessIdentity(*(content["identity"][it] for it in ProcessIdentity._fields))
+        written = Written(identity, *(content[it] for it in Written._fields[1:]))
         add(no_stats(), written.stats, pending=True)
         _ = int(identity.pid), float(written.at), float(written.oldest or 0)
     except (ValueError, TypeError, KeyError, AttributeError):
