@@ -257,9 +257,9 @@ class Relay:
     >>> valued.connect(Relay(deliver), outbox="/var/lib/myapp/valued")
 
     A `valued.BytesTransport`. An event counts as delivered when the broker took it; until then, the
-    client keeps it and tries again as always. A publish takes about *timeout* of the client at
-    most, even if the broker hangs. The id of the message is the idempotency key. No message has the
-    token.
+    client keeps it and tries again as always. On Redis and RabbitMQ a publish takes about *timeout*
+    of the client at most, even if the broker hangs. The id of the message is the idempotency key.
+    No message has the token.
 
     Any thread may call. Each process has connections of its own to the broker, one for each publish
     at the same time; a forked child doesn't use those of its parent. `valued.Client.close` closes
