@@ -22,7 +22,7 @@ Samples = list[tuple[dict[str, str], float]]
 #: The counters without labels, by their key in the stats: name and description.
 _COUNTERS: Final = {
     "accepted": ("valued_events_accepted", "Events that were checked and counted."),
-    "delivered": ("valued_events_delivered", "Events that the service has."),
+    "delivered": ("valued_events_delivered", "Events that were delivered."),
     "failed": ("valued_events_failed", "Events that failed permanently."),
     "retried": ("valued_retries", "Attempts after the first, of all events."),
     "adopted": ("valued_events_adopted", "Events taken over from other processes."),
