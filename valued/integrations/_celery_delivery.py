@@ -40,7 +40,7 @@ _BEFORE_REQUEUE: Final = 1.0
 #: The names of the tasks of each application.
 _made: Final[weakref.WeakKeyDictionary[Any, set[str]]] = weakref.WeakKeyDictionary()
 
-#: Seconds between two log lines about refused events.
+#: Seconds between two log lines of one kind.
 _QUIET: Final = 60.0
 
 
@@ -127,7 +127,7 @@ class _Deliveries:
         self._retry_for = retry_for
         self._folder = folder
         self._refused = 0
-        self._said: float | None = None
+        self._said: dict[str, float] = {}  # when, by message
 
     def refused(self) -> int:
         """How many events failed permanently in this process."""
@@ -158,6 +158,9 @@ class _Deliveries:
         is_over = time.time() - published > self._retry_for
         if (is_over or not _is_transient(error)) and self._settle(event, key, task, error):
             return
+        self._say(
+            "%s: an event was not delivered and will be tried again: %s", task.name, error.reason
+        )
         task.retry(
             countdown=_pause(task.request.retries, error.retry_after),
             # Logged. The answer is left out: it may quote the event.
@@ -188,14 +191,14 @@ class _Deliveries:
                 return False
             where = "kept in on_rejected"
         self._refused += 1
-        message = "%s: %d events failed permanently here so far and are %s, the last one: %s"
+        message = "%s: events that failed permanently here so far: %d, %s; the last one: %s"
         self._say(message, task.name, self._refused, where, error.reason)
         return True
 
     def _say(self, message: str, *args: object) -> None:
         now = time.monotonic()
-        if self._said is None or now - self._said >= _QUIET:
-            self._said = now
+        if now - self._said.get(message, -_QUIET) >= _QUIET:
+            self._said[message] = now
             logging.getLogger("valued").warning(message, *args)
 
 
