@@ -323,10 +323,8 @@ def test_what_a_worker_can_not_publish_again_goes_back_to_the_broker() -> None:
     app.conf.task_publish_retry_policy = {"max_retries": 0}
     nowhere = valued.Connection(TOKEN, f"http://127.0.0.1:{free_port()}/")
     task = delivery_task(app, nowhere)
-    info = {"exchange": "", "routing_key": "valued"}
-    task.push_request(id=KEY, called_directly=False, delivery_info=info, args=[], kwargs={})
-    with pytest.raises(Reject) as caught:
-        task.run(base64.b64encode(BODY).decode(), time.time())
+    with pytest.raises(Reject, match="OperationalError") as caught:
+        run(task)
     assert caught.value.requeue
 
 
@@ -516,6 +514,12 @@ def test_a_queue_has_one_delivery_task_in_an_application(memory: Any) -> None:
     with pytest.raises(valued.ValidationError, match="already"):
         delivery_task(memory, retry_for=60)
     assert delivery_task(memory, queue="other").refused() == 0
+    before = celery.current_app._get_current_object()
+    memory.set_current()
+    try:
+        assert delivery_task(celery.current_app, queue="third").refused() == 0
+    finally:
+        before.set_current()
 
 
 def test_a_connection_that_was_idle_for_long_or_waits_too_long_is_not_used_again(

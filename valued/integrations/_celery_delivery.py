@@ -16,6 +16,7 @@ import weakref
 from typing import Any, Final
 
 from celery.exceptions import Reject, Retry  # type: ignore[import-untyped,unused-ignore]
+from celery.local import Proxy  # type: ignore[import-untyped,unused-ignore]
 
 import valued
 from valued.integrations._celery_connections import Connections, connect, prepare
@@ -85,6 +86,10 @@ def delivery_task(
         raise valued.ValidationError(
             "on_rejected: expected a directory, such as '/var/lib/myapp/rejected'"
         )
+    if isinstance(
+        app, Proxy
+    ):  # such as `celery.current_app`, of which there are no weak references
+        app = app._get_current_object()  # noqa: SLF001
     name = f"{queue}.deliver"
     if name in _made.setdefault(app, set()):
         raise valued.ValidationError(
@@ -144,9 +149,10 @@ class _Deliveries:
                 raise
             # The broker took no retry, a time limit interrupted, or the like. After any other
             # exception Celery drops the message.
-            self._say("%s: an event goes back to the broker: %s", task.name, type(error).__name__)
+            cause = type(error.reason if isinstance(error, Reject) else error).__name__
+            self._say("%s: an event goes back to the broker: %s", task.name, cause)
             time.sleep(_BEFORE_REQUEUE)
-            raise Reject(type(error).__name__, requeue=True) from None
+            raise Reject(cause, requeue=True) from None
 
     def _run(self, task: Any, body: str, published: float) -> None:
         event, key = base64.b64decode(body), task.request.id
