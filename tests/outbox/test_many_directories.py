@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import types
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,30 @@ def test_no_call_lists_a_directory_and_the_end_keeps_its_bound(place: Path, sink
     sink.come_up()
     deliver_rest(place, sink, 60)
     assert sink.all() == all_numbers(DIRECTORIES)
+
+
+def test_an_event_costs_no_more_where_many_files_wait(place: Path, new: New, sink: Sink) -> None:
+    def work_for(directories: int) -> float:
+        """How often each event lets our code call a function of its own."""
+        count = 0
+
+        def profile(frame: types.FrameType, event: str, _argument: object) -> None:
+            nonlocal count
+            count += event == "call" and "valued" in frame.f_globals["__name__"]
+
+        leave(place, directories, first=len(sink.numbers()))
+        expected = len(sink.numbers()) + directories
+        threading.setprofile(profile)  # of threads that begin from now on
+        try:
+            with new() as client:
+                client.adopt()
+                until(lambda: len(sink.numbers()) == expected, 60)
+        finally:
+            threading.setprofile(None)
+        return count / directories
+
+    few, many = work_for(100), work_for(1_500)
+    assert many < few * 3  # nothing is done for each file when an event was delivered
 
 
 def test_an_end_amid_the_deliveries_loses_and_repeats_nothing(place: Path, sink: Sink) -> None:

@@ -138,10 +138,11 @@ class Ownership:
         self.event_numbers: Final = itertools.count(1)
         self.file_numbers: Final = itertools.count(1)
 
-    def segments(self) -> list[Segment]:
-        """All its files, oldest first: claimed ones, then its own."""
-        directories = sorted(self.directories, key=lambda one: one is self.own)
-        return [segment for directory in directories for segment in list(directory.segments)]
+    def segments(self) -> Iterator[Segment]:
+        """All its files, oldest first: claimed ones, then its own. Some may go meanwhile."""
+        claimed = [one for one in list(self.directories) if one is not self.own]
+        for directory in (*claimed, self.own):
+            yield from list(directory.segments)
 
     def seal(self, *segments: Segment | None) -> None:
         """No thread may choose these files any more."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import math
 import os
 from typing import TYPE_CHECKING, Final
@@ -23,6 +24,10 @@ GRACE: Final = 10.0
 #: How many files one step removes; with their directories they may take a millisecond each.
 FILES: Final = 64
 
+#: Seconds between two looks at all files of this process, where these are more than `FILES`: a look
+#: at 10,000 takes 2 ms, and each event that is delivered would have one.
+FIND_INTERVAL: Final = 1.0
+
 #: How many directories one step measures.
 DIRECTORIES: Final = 256
 
@@ -39,28 +44,60 @@ class Upkeep:
         self._reader = reader
         self._max_size = max_size
         self._measuring: Iterator[None] | None = None
+        # Files that are due and were not removed yet; whose; and if that one has many files, when
+        # to look at all of them again, by the clock.
+        self._due: collections.deque[Segment] = collections.deque()
+        self._due_of: Ownership | None = None
+        self._find_again: float | None = None
 
     # -- files whose events are all settled --------------------------------------------------------
 
-    def _due(self, owner: Ownership) -> list[tuple[float, Segment]]:
-        """The files to be looked at, and when, by the clock. Looks at memory only."""
+    def _find(self, owner: Ownership) -> tuple[list[tuple[float, Segment]], bool]:
+        """The files to be looked at, and when, by the clock; whether there are many files.
+
+        Looks at memory only.
+        """
         found = []
+        count = 0
         for segment in owner.segments():
+            count += 1
             if segment.sealed and not segment.writers and segment.file is not None:
                 found.append((-math.inf, segment))  # to be closed
             elif segment.is_done() and not self._reader.is_reading(segment):
                 found.append((segment.look_at, segment))
-        return found
+        return found, count > FILES
 
     def next_due(self, owner: Ownership) -> float | None:
-        """When a file is to be looked at, by the clock; None: as things are, none is."""
-        return min((at for at, _ in self._due(owner)), default=None)
+        """When to call `remove`, by the clock; None: as things are, there is nothing to remove."""
+        if self._due and self._due_of is owner:
+            return -math.inf
+        again = self._find_again
+        if again is None or self._due_of is not owner:
+            found, are_many = self._find(owner)
+            if not are_many:
+                return min((at for at, _ in found), default=None)
+            self._due_of, self._find_again = owner, (again := -math.inf)
+        return again
+
+    def _portion(self, owner: Ownership, now: float) -> list[Segment]:
+        """Some of the files that are due."""
+        if self._due_of is not owner or not (self._due or (self._find_again or now) > now):
+            found, are_many = self._find(owner)
+            self._due = collections.deque(segment for at, segment in found if at <= now)
+            self._due_of, self._find_again = owner, now + FIND_INTERVAL if are_many else None
+        return [self._due.popleft() for _ in range(min(FILES, len(self._due)))]
 
     def remove(self, owner: Ownership, *, final: bool = False) -> None:
         """Remove what is due. *final*: nothing will be looked at again. Raises `OSError`."""
         now = self._store.clock()
-        due = [segment for at, segment in self._due(owner) if at <= now]
-        for segment in due if final else due[:FILES]:
+        due = (
+            [segment for at, segment in self._find(owner)[0] if at <= now]
+            if final
+            else self._portion(owner, now)
+        )
+        for segment in due:
+            if segment not in segment.directory.segments:
+                continue  # gone, or handed over, since it was found
             segment.close()
             if not segment.is_done() or self._reader.is_reading(segment):
                 continue
