@@ -49,7 +49,9 @@ def test_an_outage_costs_a_few_log_lines_and_no_token(connect: Any, caplog: Any)
     until(lambda: is_breaker_open(client))
     assert client.close(0) is False
     lines = [record.getMessage() for record in caplog.records if record.name == "valued"]
-    assert 2 <= len(lines) <= 3  # one more where an attempt was under way
+    # The retries, and what was waiting; where attempts were under way, the first that failed and
+    # then the others.
+    assert 2 <= len(lines) <= 4, lines
     assert "s3cret" not in caplog.text
     nobody.leave()
 
