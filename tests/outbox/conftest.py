@@ -128,7 +128,7 @@ class Hooked:
     """The real disk; *handler* is called within the first calls of the function *name*.
 
     It is what a signal handler, another thread, or another process does at that moment. *part*: of
-    the path, or the number, that the function is called with.
+    the path, or the number, that the function is called with. *skip*: so many calls are left alone.
     """
 
     def __init__(
@@ -139,8 +139,10 @@ class Hooked:
         after: bool = False,
         times: int = 1,
         part: str = "",
+        skip: int = 0,
     ) -> None:
         self.name, self.after, self.times, self.part = name, after, times, part
+        self._skip = skip
         self.handler = handler
 
     def __getattr__(self, name: str) -> Any:
@@ -151,6 +153,9 @@ class Hooked:
         def call(*arguments: Any) -> Any:
             handler = self.handler
             if handler is None or self.times <= 0 or self.part not in str(arguments[0]):
+                return function(*arguments)
+            if self._skip:
+                self._skip -= 1
                 return function(*arguments)
             self.times -= 1
             if not self.after:

@@ -136,7 +136,8 @@ class MemoryDisk:
             raise OSError(errno.EBADF, "not open")
 
     def fstat(self, descriptor: int, /) -> os.stat_result:
-        return self._stat(self._file(descriptor))
+        file = self._open.get(descriptor)
+        return self._stat(self._find(file) if isinstance(file, str) else self._file(descriptor))
 
     def lstat(self, path: str, /) -> os.stat_result:
         return self._stat(self._find(path))

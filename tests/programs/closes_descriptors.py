@@ -8,6 +8,7 @@ It says as JSON what happened to them: nothing may.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -32,20 +33,29 @@ class Theirs:
     """What other code opened. What it finds in it is what it put there."""
 
     def __init__(self) -> None:
-        self._pairs = [socket.socketpair() for _ in range(12)]
+        self._refused: list[str] = []
+        self._pairs = [self._new_pair() for _ in range(12)]
         self._pipes = [os.pipe() for _ in range(4)]
         self._files = [_unnamed_file() for _ in range(12)]
         numbers = [one.fileno() for pair in self._pairs for one in pair]
         numbers += [end for pipe in self._pipes for end in pipe]
         numbers += self._files
         self._identity = {number: _identity(number) for number in numbers}
-        self._refused = []
         ends = [one.fileno() for pair in self._pairs for one in pair]
         for number in (*ends, *(write for _, write in self._pipes)):
             try:
                 os.write(number, MARK)
             except OSError as error:
                 self._refused.append(f"refuses what is put into it: {error}")
+
+    def _new_pair(self) -> tuple[socket.socket, socket.socket]:
+        while True:
+            try:
+                return socket.socketpair()
+            except OSError as error:
+                if error.errno != errno.EBADF:
+                    raise
+                self._refused.append("closed: socket")  # between two steps of `socketpair`
 
     def damage(self) -> list[str]:
         """What was done to them. They are closed afterwards, those that are still there."""
@@ -99,7 +109,8 @@ def _identity(number: int) -> tuple[int, int, int] | None:
 
 
 def _kind(identity: Any) -> str:
-    return {stat.S_IFSOCK: "socket", stat.S_IFIFO: "pipe"}.get(identity[2], "file")
+    kinds = {stat.S_IFSOCK: "socket", stat.S_IFIFO: "pipe"}
+    return "something" if identity is None else kinds.get(identity[2], "file")
 
 
 _retry.FIRST_PAUSE = 0.01  # of the pauses another test tells

@@ -19,7 +19,7 @@ if sys.platform != "win32":
     import fcntl
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Set
+    from collections.abc import Callable, Generator, Set
 
     from valued._process.reporting import Reporter
 
@@ -46,14 +46,19 @@ LARGEST: Final = 256 * 1024 * 1024
 RETRY_INTERVAL: Final = 1.0
 
 
-class Disk(Protocol):
-    """The functions of `os` that the outbox uses."""
+class OpeningDisk(Protocol):
+    """The functions of `os` that `opened` uses."""
 
     def open(self, path: str, flags: int, mode: int = 0o777, /) -> int: ...
-    def pread(self, descriptor: int, count: int, position: int, /) -> bytes: ...
-    def write(self, descriptor: int, data: bytes, /) -> int: ...
     def close(self, descriptor: int, /) -> None: ...
     def fstat(self, descriptor: int, /) -> os.stat_result: ...
+
+
+class Disk(OpeningDisk, Protocol):
+    """The functions of `os` that the outbox uses."""
+
+    def pread(self, descriptor: int, count: int, position: int, /) -> bytes: ...
+    def write(self, descriptor: int, data: bytes, /) -> int: ...
     def fsync(self, descriptor: int, /) -> None: ...
     def fdatasync(self, descriptor: int, /) -> None: ...
     def lstat(self, path: str, /) -> os.stat_result: ...
@@ -86,7 +91,7 @@ class Descriptor:
 
     __slots__ = ("_disk", "identity", "number", "socket")
 
-    def __init__(self, disk: Disk, number: int, socket: Any = None) -> None:
+    def __init__(self, disk: OpeningDisk, number: int, socket: Any = None) -> None:
         self._disk = disk
         self.number = number
         self.socket = socket
@@ -121,8 +126,12 @@ class Descriptor:
             self.socket.detach()  # else it closes the number by itself, whatever that is by then
         # An error: other code closed it; or it is closed, and an earlier write had failed.
         with contextlib.suppress(OSError):
-            if self.is_there():
-                self._disk.close(self.number)
+            is_its_own = True
+            try:
+                is_its_own = self.is_there()
+            finally:  # a signal handler may raise in there
+                if is_its_own:
+                    self._disk.close(self.number)
         self.number = -1
 
 
@@ -133,6 +142,35 @@ def _close_inherited(descriptors: Set[Descriptor]) -> None:
 
 # A child closes inherited descriptors: they would keep the parent's removed files on the disk.
 _open: Final[PerProcess[set[Descriptor]]] = PerProcess(set, _close_inherited)
+
+
+def open_file(disk: OpeningDisk, path: str, flags: int, mode: int = PRIVATE) -> Descriptor:
+    """Open a file, under a high number. Raises `OSError`."""
+    number = disk.open(path, flags, mode)
+    descriptor = Descriptor(disk, move_up(number) if disk is os else number)
+    if disk is os and flags & (os.O_WRONLY | os.O_RDWR):
+        try:
+            named = os.lstat(path)
+        except OSError:  # pragma: no cover - it was removed in this instant
+            descriptor.close()
+            raise
+        if (named.st_ino, named.st_dev) != descriptor.identity:  # pragma: no cover - rare
+            # Other code closed the number just now, and something else has it: it isn't ours.
+            descriptor.forget()
+            raise OSError(errno.EBADF, "other code closed it", path)
+    return descriptor
+
+
+@contextlib.contextmanager
+def opened(
+    disk: OpeningDisk, path: str, flags: int, mode: int = PRIVATE
+) -> Generator[int, None, None]:
+    """The number of a file that is open for a moment. Raises `OSError`."""
+    descriptor = open_file(disk, path, flags, mode)
+    try:
+        yield descriptor.number
+    finally:
+        descriptor.close()
 
 
 class AppendFile:
@@ -186,14 +224,7 @@ class AppendFile:
             self._disk.fdatasync(self.number)
 
     def _open(self, flags: int) -> Descriptor:
-        number = self._disk.open(self._path, flags | APPEND, PRIVATE)
-        descriptor = Descriptor(self._disk, move_up(number) if self._disk is os else number)
-        if self._disk is os:
-            named = os.lstat(self._path)
-            if (named.st_ino, named.st_dev) != descriptor.identity:  # pragma: no cover - rare
-                # Other code closed the number just now, and something else has it: it isn't ours.
-                descriptor.forget()
-                raise OSError(errno.EBADF, "other code closed it", self._path)
+        descriptor = open_file(self._disk, self._path, flags | APPEND)
         self._all.add(descriptor)
         if not self.is_current():  # pragma: no cover - no tool sees a frame after its fork
             self.close()
@@ -235,27 +266,21 @@ class AppendFile:
 
 def read_file(disk: Disk, path: str, position: int = 0) -> bytes:
     """What a regular file has from *position* on. Raises `OSError`."""
-    descriptor = disk.open(path, READ)
-    try:
-        status = disk.fstat(descriptor)
+    with opened(disk, path, READ) as number:
+        status = disk.fstat(number)
         if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST:
             raise OSError(errno.EINVAL, "no file of an outbox", path)
         content = b""
-        while more := disk.pread(descriptor, max(0, status.st_size - position), position):
+        while more := disk.pread(number, max(0, status.st_size - position), position):
             content += more
             position += len(more)
-    finally:
-        disk.close(descriptor)
     return content
 
 
 def append(disk: Disk, path: str, record: bytes, flags: int = os.O_CREAT) -> None:
     """Append to a file that isn't kept open, made if needed. Raises `OSError`."""
-    descriptor = disk.open(path, flags | APPEND, PRIVATE)
-    try:
-        written = disk.write(descriptor, record)
-    finally:
-        disk.close(descriptor)
+    with opened(disk, path, flags | APPEND) as number:
+        written = disk.write(number, record)
     if written != len(record):
         raise IncompleteWriteError(path, written)
 
@@ -277,11 +302,8 @@ def exists(disk: Disk, path: str) -> bool:
 
 def sync_directory(disk: Disk, path: str) -> None:
     """Make the names in a directory survive a power failure. Raises `OSError`."""
-    descriptor = disk.open(path, READ | getattr(os, "O_DIRECTORY", 0))
-    try:
-        disk.fsync(descriptor)
-    finally:
-        disk.close(descriptor)
+    with opened(disk, path, READ | getattr(os, "O_DIRECTORY", 0)) as number:
+        disk.fsync(number)
 
 
 class Trouble:

@@ -173,8 +173,9 @@ class Notes:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        # A thread takes a file out while it writes, so no other thread closes it meanwhile.
-        self._open: dict[Segment, AppendFile] = {}
+        # A thread takes a file out while it writes, so no other thread closes it meanwhile. As many
+        # are open for a segment as threads wrote to it at once.
+        self._open: dict[Segment, list[AppendFile]] = {}
         self._late: collections.deque[tuple[Segment, int]] = collections.deque()  # not noted yet
 
     def settled(self, segment: Segment, number: int) -> None:
@@ -205,20 +206,19 @@ class Notes:
         store = self._store
         record = records.encode_numbers((number,), store.wall())
         with store.lock:
-            file = self._open.pop(segment, None)
+            file = self._take(segment)
         is_kept = False
         try:
             if file is None:
                 file = AppendFile(store.disk, segment.notes, os.O_CREAT)
             file.write(record)
             with store.lock:
-                # Another thread may have opened it as well. After a hand-over it isn't kept open.
                 is_kept = (
-                    segment not in self._open and len(self._open) < OPEN_FILES
-                    and not segment.removed and not segment.lost
+                    sum(map(len, self._open.values())) < OPEN_FILES
+                    and not segment.removed and not segment.lost  # that is, handed over
                 )  # fmt: skip
                 if is_kept:
-                    self._open[segment] = file
+                    self._open.setdefault(segment, []).append(file)
         except (FileNotFoundError, LeaseLostError):
             # The directory was removed, or another process owns it by now. Its notes that were
             # removed by hand are begun again with the next event.
@@ -227,11 +227,19 @@ class Notes:
             if file is not None and not is_kept:
                 file.close()
 
+    def _take(self, segment: Segment) -> AppendFile | None:
+        """Take out a file; None: none is open that no thread writes to. With the lock."""
+        files = self._open.pop(segment, [])
+        file = files.pop() if files else None
+        if files:
+            self._open[segment] = files
+        return file
+
     def close(self, segment: Segment) -> None:
         """Keep the notes of *segment* open no more."""
         with self._store.lock:
-            file = self._open.pop(segment, None)
-        if file is not None:
+            files = self._open.pop(segment, [])
+        for file in files:
             file.close()
 
 

@@ -83,8 +83,11 @@ def move_up(number: int) -> int:
         high = fcntl.fcntl(number, fcntl.F_DUPFD_CLOEXEC, HIGH)
     except (OSError, ValueError):  # fewer are allowed, or all are in use
         return number
-    if _is_same_file(number, high):  # else other code closed it in this instant
-        os.close(number)
+    with contextlib.suppress(OSError):  # other code closed it in this instant
+        # `os.fstat` lets go of the interpreter's lock, so any other thread may run after it. The
+        # last look keeps the lock. Files of ours don't block, as hardly any of other code do.
+        if _is_same_file(high, number) and os.get_blocking(number) == os.get_blocking(high):
+            os.close(number)
     return high
 
 
@@ -110,7 +113,8 @@ def new_socket(family: int, kind: int, protocol: int = 0) -> socket.socket:
                 os.close(number)
         low.close()
         raise
-    if _is_same_file(low.fileno(), high.fileno()):
+    known = cookie(high)
+    if cookie(low) == known if known else _is_same_file(high.fileno(), low.fileno()):
         low.close()
     else:
         low.detach()  # in this instant, other code closed it, and something else has its number

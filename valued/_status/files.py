@@ -23,6 +23,7 @@ import os
 import sys
 from typing import Any, Final, NamedTuple, Protocol
 
+from valued._outbox.disk import OpeningDisk, opened
 from valued._outbox.owners import (
     ALIVE,
     DEAD,
@@ -48,13 +49,11 @@ COUNTERS: Final = (
 TRIES: Final = 100
 
 
-class Disk(Protocol):
+class Disk(OpeningDisk, Protocol):
     """The functions of `os` that change something."""
 
-    def open(self, path: str, flags: int, mode: int = 0o777, /) -> int: ...
     def write(self, descriptor: int, data: bytes, /) -> int: ...
     def fsync(self, descriptor: int, /) -> None: ...
-    def close(self, descriptor: int, /) -> None: ...
     def mkdir(self, path: str, mode: int = 0o777, /) -> None: ...
     def replace(self, source: str, target: str, /) -> None: ...
     def unlink(self, path: str, /) -> None: ...
@@ -126,15 +125,11 @@ class StatusDirectory:
 
     def _replace(self, path: str, data: bytes) -> None:
         new = f"{path}.new"
-        descriptor = self._disk.open(
-            new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0), 0o666
-        )
-        try:
-            written = self._disk.write(descriptor, data)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_CLOEXEC", 0)
+        with opened(self._disk, new, flags, 0o666) as number:
+            written = self._disk.write(number, data)
             if path == self._totals:  # the only place of what it counts: a power failure may come
-                self._disk.fsync(descriptor)
-        finally:
-            self._disk.close(descriptor)
+                self._disk.fsync(number)
         if written != len(data):
             raise OSError(f"{new}: only a part was written; the disk may be full")
         self._disk.replace(new, path)
@@ -215,17 +210,17 @@ class StatusDirectory:
             return
         if not os.path.isdir(self._stats) or os.stat(self._stats).st_uid != os.geteuid():
             return
-        lock = self._disk.open(os.path.join(self._stats, "lock"), os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            with contextlib.suppress(BlockingIOError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                try:
-                    self._fold()
-                finally:
-                    # A child that is forked meanwhile has the same lock, and closes it never.
-                    fcntl.flock(lock, fcntl.LOCK_UN)
-        finally:
-            self._disk.close(lock)
+        path = os.path.join(self._stats, "lock")
+        with (
+            opened(self._disk, path, os.O_RDWR | os.O_CREAT, 0o666) as lock,
+            contextlib.suppress(BlockingIOError),
+        ):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                self._fold()
+            finally:
+                # A child that is forked meanwhile by C code has the same lock, and keeps it.
+                fcntl.flock(lock, fcntl.LOCK_UN)
 
     def _fold(self) -> None:
         totals, ended, counted = _totals_of(self._read(self._totals))
