@@ -168,6 +168,7 @@ def test_a_token_without_the_form_of_one_fails(
     status, found = examine("--endpoint", server.url, "--send")
     assert (status, found["token"]["status"]) == (1, "fail")
     assert found["token"]["fix"].startswith("export VALUED_TOKEN=")
+    assert not found["token"]["text"].startswith("token")  # as the line does
     # The way to the service can be looked at all the same.
     assert (found["answer"]["status"], found["event"]["status"]) == ("ok", "skipped")
 
@@ -427,12 +428,21 @@ def test_certificates_that_cannot_be_read_fail(
 # -- the answer ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("code", [200, 401, 404, 405, 501])
+@pytest.mark.parametrize("code", [200, 401, 405, 501])
 def test_any_answer_shows_that_the_service_is_reachable(code: int, examine: Examine) -> None:
     with contextlib.closing(Server(lambda _request: Reply(code))) as server:
         status, found = examine("--endpoint", server.url)
     assert (status, found["answer"]["status"]) == (0, "ok")
     assert str(code) in found["answer"]["text"]
+
+
+@pytest.mark.parametrize("code", [404, 410])
+def test_a_path_that_may_be_wrong_is_a_warning(code: int, examine: Examine) -> None:
+    with contextlib.closing(Server(lambda _request: Reply(code))) as server:
+        status, found = examine("--endpoint", server.url)
+        assert (status, found["answer"]["status"]) == (0, "warn")
+        assert found["answer"]["fix"] == "valued doctor --send"
+        assert examine("--endpoint", server.url, "--send")[0] == 1
 
 
 def test_a_service_with_a_problem_is_a_warning(examine: Examine) -> None:
@@ -569,11 +579,39 @@ def test_an_outbox_that_cannot_be_used_fails(
     status, found = examine("--endpoint", server.url, "--outbox", str(outbox))
     assert (status, found["outbox"]["status"]) == (1, "fail")
     assert (found["space"]["status"], found["owners"]["status"]) == ("skipped", "skipped")
-    if wrong == "open to others" and shutil.which("install"):
+    if wrong == "a file" or shutil.which("install"):
         # What it says helps as it is.
         fix = found["outbox"]["fix"].removeprefix("sudo ")
         subprocess.run(["sh", "-c", fix], check=True, timeout=60)
         assert examine("--endpoint", server.url, "--outbox", str(outbox))[0] == 0
+
+
+def test_a_directory_for_stats_that_cannot_be_used_fails(
+    examine: Examine, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "all" / "stats"
+    monkeypatch.setenv("VALUED_STATUS", str(place))
+    status, found = examine("--endpoint", server.url)
+    assert (status, found["stats"]["status"]) == (0, "ok")
+    assert not place.parent.exists()
+    place.parent.touch()
+    status, found = examine("--endpoint", server.url)
+    assert (status, found["stats"]["status"]) == (1, "fail")
+    subprocess.run(["sh", "-c", found["stats"]["fix"]], check=True, timeout=60)
+    assert examine("--endpoint", server.url)[0] == 0
+
+
+@needs_outbox
+def test_a_directory_for_stats_that_is_not_writable_fails(
+    examine: Examine, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VALUED_STATUS", str(tmp_path / "stats"))
+    tmp_path.chmod(0o555)
+    if os.access(tmp_path, os.W_OK):
+        pytest.skip("root may write everywhere")
+    status, found = examine("--endpoint", server.url)
+    assert (status, found["stats"]["status"]) == (1, "fail")
+    assert found["stats"]["fix"].startswith("sudo install -d")
 
 
 IN_A_NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 import urllib.error
@@ -114,6 +115,14 @@ def test_listen_answers_each_scrape_with_the_counts_of_that_moment(
         urllib.request.urlopen(address, timeout=10)
     listening.send_signal(signal.SIGINT)
     assert listening.wait(10) == 0
+
+
+def test_a_port_that_is_taken_is_named(place: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        done = run("-m", "valued", "stats", str(place), "--listen", where)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"valued: can't listen on {where}: ")
 
 
 def test_top_has_a_row_for_each_process_and_one_for_all(place: Path) -> None:

@@ -331,10 +331,17 @@ def test_what_a_worker_can_not_publish_again_goes_back_to_the_broker() -> None:
 # -- in this process, with a broker in memory ------------------------------------------------------
 
 
-def run(task: Any, published: float | None = None, retries: int = 0) -> Any:
+ENCODED = base64.b64encode(BODY).decode()
+
+
+def run(
+    task: Any,
+    published: float | None = None,
+    retries: int = 0,
+    body: Any = ENCODED,
+) -> Any:
     """Run the task as a worker does; what it raises, or None."""
     info = {"exchange": "", "routing_key": "valued"}
-    body = base64.b64encode(BODY).decode()
     arguments = [body, time.time() if published is None else published]
     task.push_request(
         id=KEY,
@@ -438,6 +445,18 @@ def test_an_error_that_is_not_the_services_gives_the_event_back_to_the_broker(
         run(task, "not a time")  # type: ignore[arg-type]
     assert caught.value.requeue
     assert "an event goes back to the broker: TypeError" in caplog.text
+
+
+@pytest.mark.parametrize("body", ["not Base64!", None, 1])
+def test_a_message_without_an_event_is_rejected_once(
+    body: Any, memory: Any, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = delivery_task(memory, valued.Connection(TOKEN, server.url))
+    with pytest.raises(Reject) as caught:
+        run(task, body=body)
+    assert not caught.value.requeue  # else it would come again each second, for ever
+    assert "a message that has no event is rejected" in caplog.text
+    assert server.requests == []
 
 
 def test_a_worker_without_a_token_keeps_the_event_in_the_broker(memory: Any) -> None:

@@ -80,7 +80,12 @@ def _listen(status: valued.Status, address: tuple[str, int]) -> int:
         address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         daemon_threads = True
 
-    with Server(address, Answer) as server:
+    try:
+        server = Server(address, Answer)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(f"can't listen on {address[0]}:{address[1]}: {reason}") from None
+    with server:
         host = f"[{address[0]}]" if ":" in address[0] else address[0]
         print(f"listening on http://{host}:{server.server_port}/metrics", flush=True)
         with contextlib.suppress(KeyboardInterrupt):  # its normal end

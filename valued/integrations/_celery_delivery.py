@@ -122,6 +122,10 @@ def delivery_task(
     return task
 
 
+class _NoEvent(Reject):  # type: ignore[misc] # Celery has no types
+    """The message is dropped, or goes to the queue's dead letters, where RabbitMQ has such."""
+
+
 class _Deliveries:
     """What the task does in a worker. Any thread may call."""
 
@@ -142,7 +146,7 @@ class _Deliveries:
         """Deliver once. Raises what Celery needs to try again, or to give the message back."""
         try:
             self._run(task, body, published)
-        except Retry:
+        except (Retry, _NoEvent):
             raise
         except Exception as error:
             if task.request.is_eager:  # nothing waits here: the client that published tries again
@@ -155,7 +159,11 @@ class _Deliveries:
             raise Reject(cause, requeue=True) from None
 
     def _run(self, task: Any, body: str, published: float) -> None:
-        event, key = base64.b64decode(body), task.request.id
+        try:
+            event, key = base64.b64decode(body, validate=True), task.request.id
+        except (TypeError, ValueError):
+            self._say("%s: a message that has no event is rejected; no Relay sent it", task.name)
+            raise _NoEvent("no event", requeue=False) from None
         error = self._try(event, key)
         if error is None:
             return

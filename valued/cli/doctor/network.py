@@ -66,6 +66,8 @@ class Way(NamedTuple):
     port: int
     proxy: str | None
     timeout: float
+    #: Whether the user has set the endpoint.
+    is_chosen: bool
 
 
 def checks(
@@ -85,7 +87,8 @@ def checks(
                 yield skipped(check, f"see {failed}")
         return
     with contextlib.closing(connection):
-        yield from _of_way(_way(connection, session, timeout), without_event)
+        chosen = endpoint or os.environ.get("VALUED_ENDPOINT")
+        yield from _of_way(_way(connection, session, timeout, chosen), without_event)
 
 
 def _of_way(way: Way, without_event: str) -> Iterator[Result]:
@@ -115,11 +118,14 @@ def _direct(way: Way) -> Iterator[Result]:
     yield tls(way, [address for address, found in pairs if found.status == OK])
 
 
-def _way(connection: valued.Connection, session: requests.Session, timeout: float) -> Way:
+def _way(
+    connection: valued.Connection, session: requests.Session, timeout: float, given: str | None
+) -> Way:
     parts = urllib.parse.urlsplit(connection.endpoint)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     chosen = requests.utils.select_proxy(connection.endpoint, session.proxies)
-    return Way(connection, session, parts.scheme, parts.hostname or "", port, chosen, timeout)
+    host = parts.hostname or ""
+    return Way(connection, session, parts.scheme, host, port, chosen, timeout, bool(given))
 
 
 # -- checks ----------------------------------------------------------------------------------------
@@ -293,6 +299,10 @@ def _judged(way: Way, response: requests.Response, status: str) -> Result:
             f"{status}: it redirects, and a client follows no redirect",
             f"export VALUED_ENDPOINT={shlex.quote(shown_url(to))}",
         )
+    if code in (404, 410) and way.is_chosen:
+        # Some servers answer so to each HEAD: an event tells.
+        text = f"{status} to a HEAD: if an event is answered so, too, the path is wrong"
+        return warn("answer", text, "valued doctor --send")
     # 501: a server that knows no HEAD, which is fine.
     if code >= 500 and code != 501:
         text = f"{status}: the service has a problem; a client tries each event again"

@@ -1,4 +1,4 @@
-"""The directory of an outbox: rights, space, and what dead processes left in it."""
+"""The directory of an outbox: rights, space, and what dead processes left; that of the stats."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ USUAL: Final = 1024 * _MB
 
 def checks(directory: str | None) -> Iterator[Result]:
     """All of them, for *directory*; default ``VALUED_OUTBOX``."""
+    if status := os.environ.get("VALUED_STATUS"):
+        yield stats(os.path.abspath(status))
     given = directory or os.environ.get("VALUED_OUTBOX")
     if not given:
         for check in ("outbox", "space", "owners"):
@@ -60,10 +62,34 @@ def rights(path: str) -> Result:
         if os.path.isdir(path):
             valued.Outbox(path).owners()
     except (valued.ValidationError, OSError) as error:
-        return fail("outbox", str(error), f"sudo install -d -m 0700 -o $(id -un) {quoted}")
+        text = str(error).removeprefix("outbox: ")
+        if os.path.exists(path) and not os.path.isdir(path):
+            return fail("outbox", text, f"mv {quoted} {quoted}.old")
+        return fail("outbox", text, _new(path))
     if not os.path.isdir(path):
         return ok("outbox", f"{path} does not exist yet, and a client can make it")
     return ok("outbox", f"{path} can be used by this user")
+
+
+def _new(path: str) -> str:
+    return f"sudo install -d -m 0700 -o $(id -un) {shlex.quote(path)}"
+
+
+def stats(path: str) -> Result:
+    """Whether this user can write stats into the directory, or make it."""
+    there = path
+    while not os.path.lexists(there):
+        there = os.path.dirname(there)
+    is_directory = os.path.isdir(there)
+    if not is_directory or not os.access(there, os.W_OK | os.X_OK):
+        quoted = shlex.quote(there)
+        problem, fix = (
+            ("can't be written to by this user", _new(path))
+            if is_directory
+            else ("is no directory", f"mv {quoted} {quoted}.old")
+        )
+        return fail("stats", f"VALUED_STATUS: {there} {problem}", fix)
+    return ok("stats", f"{path} can be used by this user")
 
 
 def space(path: str) -> Result:

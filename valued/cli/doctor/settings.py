@@ -41,7 +41,8 @@ def token(given: str | None) -> Result:
     try:
         valued.Connection(given, NO_ENDPOINT)
     except valued.ValidationError as error:
-        return fail("token", str(error), "export VALUED_TOKEN='the token of your account'")
+        text = str(error).removeprefix("token: ")
+        return fail("token", text, "export VALUED_TOKEN='the token of your account'")
     source = "VALUED_TOKEN" if given is None else "--token"
     return ok("token", f"{source} has the form of a token")
 
@@ -52,7 +53,8 @@ def endpoint(given: str | None) -> Result:
         url = valued.Connection(NO_TOKEN, given).endpoint
     except valued.ValidationError as error:
         example = "https://ingest.valued.app/events"
-        return fail("endpoint", str(error), f"export VALUED_ENDPOINT={example}")
+        text = str(error).removeprefix("endpoint: ")
+        return fail("endpoint", text, f"export VALUED_ENDPOINT={example}")
     shown = shown_url(url)
     parts = urllib.parse.urlsplit(url)
     if parts.scheme == "http" and not _is_loopback(parts.hostname or ""):
