@@ -28,6 +28,18 @@ def test_oldest_files_are_dropped_and_reported(make: Make, place: Path) -> None:
     assert found == [*range(found[0], 100)]
 
 
+def test_nothing_is_dropped_for_the_space_of_finished_files(make: Make) -> None:
+    one = len(b"valued1\n") + make().append(0).size
+    life = make(segment_size=1, max_size=100 * one)
+    life.record(*range(90))  # a file for each
+    life.maintain()  # looks at them all, and not again within this second
+    for event in range(1, 61):
+        life.settle(event)
+    life.record(*range(90, 110))
+    life.maintain()
+    assert life.lost == []
+
+
 def test_events_on_the_disk_only_are_dropped_too(make: Make, place: Path) -> None:
     life = make(segment_size=300, max_size=1000)
     life.record(*range(100), spill=True)

@@ -158,6 +158,19 @@ def test_interrupted_beginning_of_a_file_leaves_neither_file_nor_descriptor(
     assert descriptors(place) == before
 
 
+def test_interrupted_look_at_a_new_file_leaves_no_descriptor(
+    make: Make, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    life = make(segment_size=1)
+    life.append(1)
+    before = descriptors(place)
+    monkeypatch.setattr(os, "lstat", lambda _path: interrupt())
+    with pytest.raises(Interrupted):
+        life.append(2)
+    monkeypatch.undo()
+    assert descriptors(place) == before
+
+
 @pytest.mark.parametrize("after", [False, True])
 def test_note_that_was_interrupted_is_written_with_the_next_try(after: bool, make: Make) -> None:
     disk = Hooked("write", after=after)

@@ -151,7 +151,7 @@ def open_file(disk: OpeningDisk, path: str, flags: int, mode: int = PRIVATE) -> 
     if disk is os and flags & (os.O_WRONLY | os.O_RDWR):
         try:
             named = os.lstat(path)
-        except OSError:  # pragma: no cover - it was removed in this instant
+        except BaseException:  # it was removed in this instant, or a signal handler raised
             descriptor.close()
             raise
         if (named.st_ino, named.st_dev) != descriptor.identity:  # pragma: no cover - rare

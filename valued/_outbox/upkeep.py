@@ -81,7 +81,9 @@ class Upkeep:
 
     def _portion(self, owner: Ownership, now: float) -> list[Segment]:
         """Some of the files that are due."""
-        if self._due_of is not owner or not (self._due or (self._find_again or now) > now):
+        may_wait = self._due_of is owner and (self._due or (self._find_again or now) > now)
+        # Before the size is measured, too: events were dropped for the space of finished files.
+        if not may_wait or self.is_size_due():
             found, are_many = self._find(owner)
             self._due = collections.deque(segment for at, segment in found if at <= now)
             self._due_of, self._find_again = owner, now + FIND_INTERVAL if are_many else None
