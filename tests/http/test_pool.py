@@ -97,7 +97,8 @@ def link(
             first_hop = stack.enter_context(Proxy(tls if kind == "tls in tls" else None))
             monkeypatch.setenv("http_proxy", first_hop.url)
             monkeypatch.setenv("https_proxy", first_hop.url)
-        connection = Connection("token", service.url)
+        # No connection is to be replaced here because a busy machine was slow.
+        connection = Connection("token", service.url, idle_timeout=600.0)
         yield Link(connection, service, first_hop)
         service.answer.set()
         connection.close()

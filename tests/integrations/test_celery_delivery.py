@@ -447,6 +447,16 @@ def test_an_error_that_is_not_the_services_gives_the_event_back_to_the_broker(
     assert "an event goes back to the broker: TypeError" in caplog.text
 
 
+def test_what_is_no_json_is_kept_as_text_when_the_service_refuses_it(
+    memory: Any, server: Server, tmp_path: Path
+) -> None:
+    server.script = lambda _request: Reply(400)
+    task = delivery_task(memory, valued.Connection(TOKEN, server.url), on_rejected=tmp_path)
+    assert run(task, body=base64.b64encode(b"{no json").decode()) is None
+    [kept] = tmp_path.iterdir()
+    assert json.loads(kept.read_text())["event"] == "{no json"
+
+
 @pytest.mark.parametrize("body", ["not Base64!", None, 1])
 def test_a_message_without_an_event_is_rejected_once(
     body: Any, memory: Any, server: Server, caplog: pytest.LogCaptureFixture

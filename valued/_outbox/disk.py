@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 #: Permissions: read and write, for the user only.
 PRIVATE: Final = 0o600
 
-# Windows has none of these; there this module is imported and not used. Opening a FIFO would wait
+# Windows has none of these; there only the stats use this module. Opening a FIFO would wait
 # for its other end, hence O_NONBLOCK; regular files ignore it.
 _SAFELY: Final = (
     getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
@@ -145,10 +145,11 @@ _open: Final[PerProcess[set[Descriptor]]] = PerProcess(set, _close_inherited)
 
 
 def open_file(disk: OpeningDisk, path: str, flags: int, mode: int = PRIVATE) -> Descriptor:
-    """Open a file, under a high number. Raises `OSError`."""
+    """Open a file; to write, under a high number. Raises `OSError`."""
     number = disk.open(path, flags, mode)
-    descriptor = Descriptor(disk, move_up(number) if disk is os else number)
-    if disk is os and flags & (os.O_WRONLY | os.O_RDWR):
+    writes = disk is os and flags & (os.O_WRONLY | os.O_RDWR)
+    descriptor = Descriptor(disk, move_up(number) if writes else number)
+    if writes and sys.platform != "win32":  # there, the two may differ on a network drive
         try:
             named = os.lstat(path)
         except BaseException:  # it was removed in this instant, or a signal handler raised

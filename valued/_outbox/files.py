@@ -173,8 +173,8 @@ class Notes:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        # A thread takes a file out while it writes, so no other thread closes it meanwhile. As many
-        # are open for a segment as threads wrote to it at once.
+        # A thread takes a file out while it writes, so no other thread closes it meanwhile. At most
+        # as many are open for a segment as threads wrote to it at once.
         self._open: dict[Segment, list[AppendFile]] = {}
         self._late: collections.deque[tuple[Segment, int]] = collections.deque()  # not noted yet
 
@@ -215,7 +215,7 @@ class Notes:
             with store.lock:
                 is_kept = (
                     sum(map(len, self._open.values())) < OPEN_FILES
-                    and not segment.removed and not segment.lost  # that is, handed over
+                    and not segment.removed and not segment.lost  # handed over, or dropped
                 )  # fmt: skip
                 if is_kept:
                     self._open.setdefault(segment, []).append(file)
@@ -229,11 +229,8 @@ class Notes:
 
     def _take(self, segment: Segment) -> AppendFile | None:
         """Take out a file; None: none is open that no thread writes to. With the lock."""
-        files = self._open.pop(segment, [])
-        file = files.pop() if files else None
-        if files:
-            self._open[segment] = files
-        return file
+        files = self._open.get(segment)
+        return files.pop() if files else None
 
     def close(self, segment: Segment) -> None:
         """Keep the notes of *segment* open no more."""

@@ -26,7 +26,7 @@ FILES: Final = 64
 
 #: Seconds between two looks at all files of this process, where these are more than `FILES`: a look
 #: at 10,000 takes 2 ms, and each event that is delivered would have one.
-FIND_INTERVAL: Final = 1.0
+FIND_INTERVAL: Final = 0.25
 
 #: How many directories one step measures.
 DIRECTORIES: Final = 256
@@ -68,7 +68,7 @@ class Upkeep:
         return found, count > FILES
 
     def next_due(self, owner: Ownership) -> float | None:
-        """When to call `remove`, by the clock; None: as things are, there is nothing to remove."""
+        """When to call `remove`, by the clock; None: of few files, none is to be removed."""
         if self._due and self._due_of is owner:
             return -math.inf
         again = self._find_again

@@ -1,10 +1,10 @@
 """Descriptors of ours, of which other code may know nothing.
 
 Code that closes all descriptors, as daemons do, closes ours as well, and what the application opens
-next gets their numbers. Two things are done about that. Descriptors that are kept have high
-numbers, which the system gives to others only when hundreds are open. And device and inode are
-compared before something is done by the number. An instant lies between that look and the system
-call, and a TLS handshake makes no look: only the first of the two helps there.
+next gets their numbers. Two things are done about that. Descriptors that are kept or written to
+have high numbers, which the system gives to others only when hundreds are open. And device and
+inode are compared before something is done by the number. An instant lies between that look and the
+system call, and a TLS handshake makes no look: only the first of the two helps there.
 """
 
 from __future__ import annotations
@@ -85,7 +85,8 @@ def move_up(number: int) -> int:
         return number
     with contextlib.suppress(OSError):  # other code closed it in this instant
         # `os.fstat` lets go of the interpreter's lock, so any other thread may run after it. The
-        # last look keeps the lock. Files of ours don't block, as hardly any of other code do.
+        # last look keeps the lock: the outbox's files are non-blocking, and hardly any of other
+        # code is.
         if _is_same_file(high, number) and os.get_blocking(number) == os.get_blocking(high):
             os.close(number)
     return high

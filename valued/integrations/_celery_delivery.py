@@ -200,7 +200,7 @@ class _Deliveries:
         if self._folder is not None:
             try:
                 _keep(self._folder, event, key, task.request.retries + 1, error)
-            except (OSError, ValueError) as trouble:  # the event may be no JSON
+            except OSError as trouble:
                 self._say("%s: a refused event could not be kept: %s", task.name, trouble)
                 return False
             where = "kept in on_rejected"
@@ -247,13 +247,17 @@ def _pause(retries: int, retry_after: float | None) -> float:
 
 def _keep(folder: str, event: bytes, key: str, tries: int, error: valued.DeliveryError) -> None:
     """Write a file, whole or not at all: a process may be killed within."""
+    try:
+        content = json.loads(event)
+    except ValueError:  # no `Relay` sent it, so it may be anything
+        content = event.decode("utf-8", "replace")
     record = {
         "idempotency_key": key,
         "status": error.status,
         "reason": error.reason,
         "body": error.body,
         "attempts": tries,
-        "event": json.loads(event),
+        "event": content,
     }
     os.makedirs(folder, mode=0o700, exist_ok=True)
     number, path = tempfile.mkstemp(dir=folder, suffix=".tmp")

@@ -302,7 +302,8 @@ def _judged(way: Way, response: requests.Response, status: str) -> Result:
     if code in (404, 410) and way.is_chosen:
         # Some servers answer so to each HEAD: an event tells.
         text = f"{status} to a HEAD: if an event is answered so, too, the path is wrong"
-        return warn("answer", text, "valued doctor --send")
+        again = shlex.quote(shown_url(way.connection.endpoint))
+        return warn("answer", text, f"valued doctor --send --endpoint {again}")
     # 501: a server that knows no HEAD, which is fine.
     if code >= 500 and code != 501:
         text = f"{status}: the service has a problem; a client tries each event again"

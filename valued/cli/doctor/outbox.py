@@ -47,7 +47,6 @@ def checks(directory: str | None) -> Iterator[Result]:
 
 def rights(path: str) -> Result:
     """Whether this user can use the directory, or make it."""
-    quoted = shlex.quote(path)
     try:
         # As a client checks it; it makes no file before its first event.
         valued.Client(
@@ -63,12 +62,23 @@ def rights(path: str) -> Result:
             valued.Outbox(path).owners()
     except (valued.ValidationError, OSError) as error:
         text = str(error).removeprefix("outbox: ")
-        if os.path.exists(path) and not os.path.isdir(path):
-            return fail("outbox", text, f"mv {quoted} {quoted}.old")
-        return fail("outbox", text, _new(path))
+        there = _there(path)
+        return fail("outbox", text, _new(path) if os.path.isdir(there) else _aside(there))
     if not os.path.isdir(path):
         return ok("outbox", f"{path} does not exist yet, and a client can make it")
     return ok("outbox", f"{path} can be used by this user")
+
+
+def _there(path: str) -> str:
+    """*path*, or what is above it and exists."""
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    return path
+
+
+def _aside(path: str) -> str:
+    quoted = shlex.quote(path)
+    return f"mv -n {quoted} {quoted}.old"
 
 
 def _new(path: str) -> str:
@@ -77,26 +87,20 @@ def _new(path: str) -> str:
 
 def stats(path: str) -> Result:
     """Whether this user can write stats into the directory, or make it."""
-    there = path
-    while not os.path.lexists(there):
-        there = os.path.dirname(there)
-    is_directory = os.path.isdir(there)
-    if not is_directory or not os.access(there, os.W_OK | os.X_OK):
-        quoted = shlex.quote(there)
-        problem, fix = (
-            ("can't be written to by this user", _new(path))
-            if is_directory
-            else ("is no directory", f"mv {quoted} {quoted}.old")
-        )
-        return fail("stats", f"VALUED_STATUS: {there} {problem}", fix)
+    there = _there(path)
+    if not os.path.isdir(there):
+        return fail("stats", f"VALUED_STATUS: {there} is no directory", _aside(there))
+    if not os.access(there, os.W_OK | os.X_OK):  # pragma: no cover - root may write everywhere
+        text = f"VALUED_STATUS: {there} can't be written to by this user"
+        # It may be shared by the users of an application.
+        fix = f"sudo chmod a+rwx {shlex.quote(path)}" if there == path else _new(path)
+        return fail("stats", text, fix)
     return ok("stats", f"{path} can be used by this user")
 
 
 def space(path: str) -> Result:
     """How much the disk can still take."""
-    there = path
-    while not os.path.isdir(there):
-        there = os.path.dirname(there)
+    there = _there(path)
     free = shutil.disk_usage(there).free
     text = f"{free / _MB:,.0f} MiB are free"
     fix = f"df -h {shlex.quote(there)}"
