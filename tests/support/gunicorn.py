@@ -139,9 +139,17 @@ class Gunicorn(Program):
         status = self.process.wait(BOUND)
         seconds = time.monotonic() - started
         assert status == 0, f"status {status}\n{self.said()}"
-        left = [process for process in family if process.is_running()]
+        left = [process for process in family if _is_alive(process)]
         assert not left, left
         return seconds
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    """Unlike psutil, which takes one that has ended and was not waited for as running."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 class Visitors(_Visitors):
