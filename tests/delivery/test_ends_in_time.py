@@ -34,6 +34,10 @@ FAULTS = (
 #: Seconds beyond a bound, in all.
 MORE = 0.5
 
+#: The same until a process is gone: Python's own end takes half a second where others want the
+#: CPUs, too. If the library kept its bound of a second twice, that would still be longer.
+GONE = 0.9
+
 #: Directories that others left; the soak has more.
 DIRECTORIES = 2_000
 
@@ -66,7 +70,7 @@ def test_the_process_runs_on_and_its_end_keeps_its_bound_with(fault: str, tmp_pa
     while len(tries) < 3:
         took, said = run_with(fault, tmp_path / str(len(tries)), 1.0)
         tries.append({"end": took, "ticks": said["ticks"], "signals": said["signals"]})
-        if took <= 1.0 + MORE and said["ticks"] < MORE and said["signals"] < MORE:
+        if took <= 1.0 + GONE and said["ticks"] < MORE and said["signals"] < MORE:
             return
     pytest.fail(str(tries))
 
@@ -114,7 +118,7 @@ def test_where_no_thread_can_be_started_a_call_returns_at_once_and_what_waits_is
     assert said["before"]["dropped_by_reason"]["overflow"] == 10
     about = [line for line in said["lines before"] if "no thread could be started" in line]
     assert len(about) == 1, said["lines before"]
-    assert took <= 1.0 + MORE
+    assert took <= 1.0 + GONE
     assert said["stats"]["pending"] == 0
     kept = [f"{number:02}" for number in range(20)]
     if what == "silent":

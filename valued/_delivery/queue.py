@@ -313,5 +313,4 @@ class Checkpoint:
         # An exception may have come between the end of an event and the notice of it. So look
         # again from time to time.
         left = LOOK_AGAIN if until is None else min(LOOK_AGAIN, until - self._queue.clock())
-        if left > 0:
-            self._queue.changed.wait(left)
+        self._queue.changed.wait(max(0.0, left))
