@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import valued
@@ -217,10 +218,16 @@ def test_a_process_that_slept_longer_than_its_lease_loses_nothing(
 
     slept = fork(child)
     os.read(ready[0], 1)
+    os.kill(slept.pid, signal.SIGSTOP)  # else its first scan might write the mark again
+    until(lambda: psutil.Process(slept.pid).status() == psutil.STATUS_STOPPED)
     elsewhere(place, 700.0)
     client = new()
     assert client.adopt() == 1
     until(lambda: len(sink.numbers()) == 5)
+    # Its clock has not moved on, so no heartbeat is due that would tell: its next write does, once
+    # its file is gone.
+    until(lambda: segments(place) == [])
+    os.kill(slept.pid, signal.SIGCONT)
     os.write(go_on[1], b".")
     assert slept.wait(30) == 0
     for end in (*ready, *go_on):
