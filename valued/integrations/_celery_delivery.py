@@ -123,7 +123,10 @@ def delivery_task(
 
 
 class _NoEvent(Reject):  # type: ignore[misc] # Celery has no types
-    """The message is dropped, or goes to the queue's dead letters, where RabbitMQ has such."""
+    """The message is dropped, or goes to the queue's dead letters, where RabbitMQ has such.
+
+    A class of its own: `Reject` itself also says that a retry could not be published.
+    """
 
 
 class _Deliveries:

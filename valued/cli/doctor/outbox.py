@@ -1,4 +1,4 @@
-"""The directory of an outbox: rights, space, and what dead processes left; that of the stats."""
+"""The directories of the outbox and of the stats: rights, space, and what dead processes left."""
 
 from __future__ import annotations
 
