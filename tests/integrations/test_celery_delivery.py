@@ -457,7 +457,7 @@ def test_what_is_no_json_is_kept_as_text_when_the_service_refuses_it(
     assert json.loads(kept.read_text())["event"] == "{no json"
 
 
-@pytest.mark.parametrize("body", ["not Base64!", None, 1])
+@pytest.mark.parametrize("body", ["not Base64!", "eyJh!IjoxfQ==", None, 1])
 def test_a_message_without_an_event_is_rejected_once(
     body: Any, memory: Any, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
