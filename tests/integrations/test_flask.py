@@ -568,7 +568,7 @@ class Visits:
         self._port = port
         self._numbers = iter(range(20 * REQUESTS))
         self._lock = threading.Lock()
-        self._answered: collections.Counter[int] = collections.Counter()
+        self._processes: set[int] = set()
         self.asked: dict[str, tuple[str, str | None]] = {}
         self.unanswered: set[str] = set()
         self.refused: list[tuple[str, int]] = []
@@ -581,7 +581,7 @@ class Visits:
             with self._lock:
                 number = next(self._numbers)
             # A worker of gevent's is recycled up to a second late.
-            if number >= REQUESTS and len(self._answered) > WORKERS:
+            if number >= REQUESTS and len(self._processes) > WORKERS:
                 return
             self._ask(str(number), list(KINDS)[number % len(KINDS)], USERS[number % len(USERS)])
 
@@ -594,7 +594,7 @@ class Visits:
             answer = connection.getresponse()
             answer.read()
             with self._lock:
-                self._answered[int(answer.headers["X-Pid"])] += 1
+                self._processes.add(int(answer.headers["X-Pid"]))
             if answer.status != (500 if kind == "fails" else 200):
                 self.refused.append((name, answer.status))
         except (ConnectionError, http.client.HTTPException):  # its worker was leaving
@@ -606,10 +606,6 @@ class Visits:
         for thread in self._threads:
             thread.join(BOUND)
             assert not thread.is_alive()
-
-    def stays(self, pid: int) -> bool:
-        """Whether this worker has not been told to leave."""
-        return self._answered[pid] < RECYCLED_AFTER
 
     def expected(self) -> Iterator[tuple[str, str, int]]:
         for name, (kind, user) in self.asked.items():
@@ -648,7 +644,8 @@ def test_under_gunicorn_each_event_is_there_once_and_of_its_own_requests_user(
         # A worker that is forked as SIGTERM comes may not hear of it; it is killed after 30 s.
         gunicorn.wait_until(
             lambda: all(
-                (booted / str(pid)).exists() and visits.stays(pid) for pid in gunicorn.workers()
+                (booted / str(pid)).exists() and not gunicorn.is_leaving(pid)
+                for pid in gunicorn.workers()
             )
         )
         gunicorn.stop()  # with what the workers have not sent yet

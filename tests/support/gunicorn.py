@@ -113,6 +113,10 @@ class Gunicorn(Program):
         """The pids of all workers there ever were."""
         return [int(pid) for pid in re.findall(r"Booting worker with pid: (\d+)", self.log())]
 
+    def is_leaving(self, pid: int) -> bool:
+        """Whether this worker has had its ``--max-requests``: the log says so before the answer."""
+        return f"[{pid}] [INFO] Autorestarting worker" in self.log()
+
     def workers(self, besides: Iterable[int] = ()) -> set[int]:
         """The pids of its two workers, once there are two, none of them among *besides*."""
         gone = set(besides)
