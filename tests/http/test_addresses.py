@@ -177,7 +177,7 @@ def test_a_number_that_other_code_took_while_it_was_connecting_is_left_alone(
     silent = listeners.silent()
     before = descriptors()
     addresses = Addresses(thread, resolve=NameServer(silent, silent))
-    connecting = in_thread(addresses.connect, HOST, 20.0)
+    connecting = in_thread(addresses.connect, HOST, 2.0)
     # The first is known by its device and inode once there is a second.
     until(lambda: sum(int(one) >= HIGH for one in descriptors() - before) == 2)
     number = min(int(one) for one in descriptors() - before if int(one) >= HIGH)

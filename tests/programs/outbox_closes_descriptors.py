@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from typing import Any
 
 import valued
@@ -38,8 +39,10 @@ for number in before - {0, 1, 2} - reused:  # high ones, which the system gives 
 
 record_all(client, range(5, 25))
 settled = closed = True
+began = time.monotonic()
 if url:
     settled, closed = client.flush(20), client.close(20)
+seconds = time.monotonic() - began
 stats = client.stats()
 
 written = []
@@ -57,7 +60,8 @@ for read, write in pipes:
     os.set_blocking(read, False)
     os.write(write, b"ours")
     written.append(os.read(read, 100).decode("latin-1").replace("ours", "", 1))
-said = {"written": [*filter(None, written)], "settled": settled, "closed": closed, "stats": stats}
+said = {"written": [*filter(None, written)], "settled": settled, "closed": closed}
+said |= {"seconds": seconds, "stats": stats}
 print(json.dumps(said), flush=True)
 if not url:
     os.kill(os.getpid(), signal.SIGKILL)

@@ -34,7 +34,7 @@ def pytest_in(
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *plugin, *arguments]
     # Forks while other threads live, of which Python warns from 3.12 on, are what some are about.
     command += ["-W", "ignore:This process:DeprecationWarning"]
-    dropped = {"VALUED_ENV", "PYTEST_ADDOPTS", "PYTEST_CURRENT_TEST", "PYTEST_VERSION"}
+    dropped = {"VALUED_ENV", "PYTEST_CURRENT_TEST", "PYTEST_VERSION"}
     environment = {name: os.environ[name] for name in os.environ if name not in dropped}
     return subprocess.run(
         command,

@@ -139,11 +139,9 @@ class Deaths:
 
     def _ring(self) -> None:
         """Wake the thread that waits."""
-        inbox = self._inbox
-        if inbox is not None and inbox.is_there():
-            # An error: it has something to read anyway, or it is being closed.
-            with contextlib.suppress(OSError):
-                inbox.socket.sendto(b"", _address(self._owner))
+        # Not by the inbox itself: where other code has closed it, that thread waits for it still.
+        if self._inbox is not None:
+            _tell(self._owner, "")
 
     def see(self, owner: str, others: Set[str]) -> None:
         """A scan of *owner*, which is this process, found that *others* are alive."""

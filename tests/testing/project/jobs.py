@@ -11,6 +11,7 @@ app.conf.broker_transport_options = {
     "data_folder_in": os.environ["FOLDER"],
     "data_folder_out": os.environ["FOLDER"],
     "control_folder": os.environ["FOLDER"] + "-control",
+    "polling_interval": 0.05,
 }
 
 
