@@ -144,9 +144,12 @@ def test_listener_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -
     assert process.returncode == -9
 
 
-def line(identity: str, pid: int, by: int | None, connection: str = "c1") -> dict[str, Any]:
+def line(
+    identity: str, pid: int, by: int | None, connection: str = "c1", key: str = "k"
+) -> dict[str, Any]:
     event = {"attributes": {"id": identity, "pid": pid}}
-    return {"event": event, "pid": by, "connection": connection}
+    key = f"{identity} {key}"
+    return {"event": event, "pid": by, "connection": connection, "idempotency_key": key}
 
 
 SENT = [demo.Sent("parent", 1, ["p-1", "p-2"]), demo.Sent("child", 2, ["c-1"])]
@@ -165,12 +168,28 @@ def test_account_of_what_went_well() -> None:
 
 def test_account_of_lost_and_duplicated_events_and_of_a_process_that_failed() -> None:
     sent = [SENT[0], SENT[1]._replace(status=1)]
-    rows, troubles = demo.compare(sent, [ARRIVED[0], ARRIVED[0], ARRIVED[2]])
+    rows, troubles = demo.compare(sent, [ARRIVED[0], line("p-1", 1, 1, key="other"), ARRIVED[2]])
     assert rows[0] == ("parent", 1, 2, 1, 1, 1, 1)
     assert sorted(troubles) == [
         "1 event was lost, 1 arrived more than once",
         "child (pid 2) ended with status 1",
     ]
+
+
+def test_a_request_that_came_again_with_its_key_is_said_and_is_no_duplicate(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    received = [*ARRIVED, line("p-1", 1, 1, "c4")]
+    assert demo.compare(SENT, received)[0][0] == ("parent", 1, 2, 2, 0, 0, 3)
+    assert demo._conclude(SENT, received, 0.0) == 0
+    *_, said, conclusion = capsys.readouterr().out.splitlines()
+    assert said == (
+        "1 request came again with the same Idempotency-Key, as after a late answer. "
+        "The service counts such an event once."
+    )
+    assert conclusion.startswith("Each event arrived once, from 2 processes")
+    assert demo._conclude(SENT, ARRIVED, 0.0) == 0
+    assert "came again" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

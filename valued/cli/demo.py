@@ -64,7 +64,7 @@ class Sent(NamedTuple):
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run all senders; 0 if each event arrived exactly once, from the process that recorded it."""
+    """Run all senders; 0 if each event arrived once, from the process that recorded it."""
     count = arguments.events
     began_at = time.monotonic()
     with (
@@ -97,6 +97,11 @@ def _conclude(sent: list[Sent], received: list[dict[str, Any]], began_at: float)
         render.complain(trouble)
     if troubles:
         return 1
+    if again := repeats(received):
+        print(
+            f"{render.counted(again, 'request', 'requests')} came again with the same "
+            "Idempotency-Key, as after a late answer. The service counts such an event once."
+        )
     seconds = time.monotonic() - began_at
     print(f"Each event arrived once, from {len(sent)} processes, in {seconds:.1f} s.")
     return 0
@@ -258,19 +263,26 @@ def compare(
 
     *received*: objects as ``valued listen --json`` prints them.
     """
-    times = collections.Counter(line["event"]["attributes"]["id"] for line in received)
+    keys: dict[str, set[str]] = collections.defaultdict(set)  # of each event; one is no duplicate
     connections: dict[int, set[str]] = collections.defaultdict(set)
     for line in received:
-        connections[line["event"]["attributes"]["pid"]].add(line["connection"])
+        attributes = line["event"]["attributes"]
+        keys[attributes["id"]].add(line["idempotency_key"])
+        connections[attributes["pid"]].add(line["connection"])
     rows: list[tuple[Any, ...]] = []
     for name, pid, ids, _ in sent:
-        arrived = sum(times[identity] > 0 for identity in ids)
-        again = sum(times[identity] for identity in ids) - arrived
+        arrived = sum(identity in keys for identity in ids)
+        again = sum(len(keys[identity]) for identity in ids if identity in keys) - arrived
         lost = len(ids) - arrived
         rows.append((name, pid, len(ids), arrived, lost, again, len(connections[pid])))
     totals = [sum(column) for column in list(zip(*rows, strict=True))[2:]]
     rows.append(("total", "", *totals))
     return rows, list(_troubles(sent, received, lost=totals[2], duplicated=totals[3]))
+
+
+def repeats(received: list[dict[str, Any]]) -> int:
+    """How many requests had come before, with the same key: what a service tells and drops."""
+    return len(received) - len({line["idempotency_key"] for line in received})
 
 
 def _troubles(
