@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -29,6 +30,13 @@ _VARIABLES = (
 
 # A run in the background of a shell has Ctrl-C ignored, and so would all that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_finish() -> None:
+    """All tests and what they import are there to the end: no collection looks at them again."""
+    gc.collect()
+    gc.freeze()
+    gc.collect()  # this one counts how little is left to look at: it decides when the next one is
 
 
 @pytest.fixture(autouse=True)

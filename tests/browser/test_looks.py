@@ -61,8 +61,7 @@ def test_a_reason_can_be_read_on_a_small_screen(shown: Shown, sender: Sender, wi
     expect(shown.page.locator("#endpoint")).to_be_visible()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [400, 1600])
+@pytest.mark.parametrize(("width", "scheme"), [(400, "light"), (1600, "dark")])
 def test_axe_finds_no_serious_fault(
     browser: Any, shown: Shown, sender: Sender, scheme: Any, width: int
 ) -> None:

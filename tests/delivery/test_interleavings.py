@@ -22,7 +22,7 @@ from valued._delivery.entry import READY, TAKEN, Entry
 from valued._delivery.queue import Queue
 
 #: Seeds of one run of the suite; the soak takes more.
-SEEDS = 400
+SEEDS = 200
 
 
 @dataclasses.dataclass

@@ -278,7 +278,7 @@ def test_a_tls_handshake_under_way_is_closed_in_the_child_and_goes_on_in_the_par
 
 
 @pytest.mark.parametrize("link", ["plain", "tls in tls"], indirect=True)
-def test_a_hundred_forks_cost_the_parent_no_descriptor_and_no_thread(
+def test_forks_cost_the_parent_no_descriptor_and_no_thread(
     link: Link, fork: Fork, in_thread: InThread
 ) -> None:
     finish(link, begin(link, in_thread, 2))
@@ -286,7 +286,7 @@ def test_a_hundred_forks_cost_the_parent_no_descriptor_and_no_thread(
     before = process.num_fds(), process.num_threads()
     numbers = towards(link.first_hop.port)
     assert len(numbers) == 2
-    for _ in range(100):
+    for _ in range(30):
         pid = os.fork()
         if pid == 0:
             if any(map(is_open, numbers)):

@@ -105,7 +105,7 @@ def test_a_client_that_does_not_isolate_tasks_keeps_what_they_set(
 # -- ids that travel -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("pool", "protocol"), [("prefork", 2), ("threads", 2), ("threads", 1)])
+@pytest.mark.parametrize(("pool", "protocol"), [("prefork", 2), ("threads", 1)])
 def test_ids_travel_however_a_task_is_published(
     pool: str, protocol: int, start: Start, server: Server, broker: dict[str, str]
 ) -> None:

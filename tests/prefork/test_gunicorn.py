@@ -13,6 +13,7 @@ import json
 import re
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -385,12 +386,13 @@ def test_counts_of_all_workers_never_go_back_and_are_in_the_end_what_arrived(
     gunicorn = start("sync", "--workers", "4", "--max-requests", "20", VALUED_STATUS=str(place))
     visitors = Visitors(gunicorn.port)
     status, scrapes = valued.Status(place), []
-    while len(visitors.answered) < 600:
+    while len(visitors.answered) < 300:
         assert not visitors.wrong
         scrapes.append(status.read().totals)
+        time.sleep(0.02)  # how often to look; the workers need the CPUs
     visitors.leave()
     gunicorn.stop()
-    assert len(gunicorn.booted()) > 20
+    assert len(gunicorn.booted()) > 12
     scrapes.append(status.read().totals)
     for name in ("accepted", "delivered", "retried"):
         counts = [totals[name] for totals in scrapes]

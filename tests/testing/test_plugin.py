@@ -22,14 +22,17 @@ def test_events_are_seen_on_whichever_road_they_come(
     tmp_path: Path, server: Server, token: str
 ) -> None:
     write(tmp_path, "app.py", "jobs.py", "roads.py")
+    # A worker of Celery's takes seconds to end; one pool each.
     if token == "without a token":
         write(tmp_path, ini=NO_TOKEN)
-        done = pytest_in(tmp_path, "-q", "roads.py")
+        roads = ("roads.py", "--deselect", "roads.py::test_celery[threads]")
+        done = pytest_in(tmp_path, "-q", *roads)
     else:
-        done = pytest_in(tmp_path, "-q", "roads.py", TOKEN="a-token", ENDPOINT=server.url)
+        roads = ("roads.py", "--deselect", "roads.py::test_celery[prefork]")
+        done = pytest_in(tmp_path, "-q", *roads, TOKEN="a-token", ENDPOINT=server.url)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert set(outcomes(done)) <= {"passed", "skipped"}
-    assert outcomes(done)["passed"] >= 16
+    assert set(outcomes(done)) <= {"passed", "skipped", "deselected"}
+    assert outcomes(done)["passed"] >= 14
     assert server.requests == []
 
 

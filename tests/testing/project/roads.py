@@ -58,9 +58,11 @@ def test_fork(valued_events):
 METHODS = multiprocessing.get_all_start_methods()
 
 
-@pytest.mark.parametrize("turn", [1, 2])  # a fork server stays
-@pytest.mark.parametrize("method", METHODS)
-def test_pool(valued_events, method, turn):
+TURNS = [*METHODS, "forkserver"] if "forkserver" in METHODS else METHODS  # that one stays
+
+
+@pytest.mark.parametrize("method", TURNS)
+def test_pool(valued_events, method):
     with multiprocessing.get_context(method).Pool(2) as pool:
         assert pool.map(app.work, NUMBERS, chunksize=1) == list(NUMBERS)
         pool.close()
@@ -69,9 +71,8 @@ def test_pool(valued_events, method, turn):
     assert os.getpid() not in valued_events.pids
 
 
-@pytest.mark.parametrize("turn", [1, 2])
-@pytest.mark.parametrize("method", METHODS)
-def test_executor(valued_events, method, turn):
+@pytest.mark.parametrize("method", TURNS)
+def test_executor(valued_events, method):
     context = multiprocessing.get_context(method)
     with ProcessPoolExecutor(2, mp_context=context) as pool:
         assert list(pool.map(app.work, NUMBERS)) == list(NUMBERS)
