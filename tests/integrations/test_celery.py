@@ -150,7 +150,7 @@ def test_ids_that_were_carried_end_with_their_task(
 @pytest.fixture
 def app() -> Iterator[Any]:
     """An application whose messages stay in this process; with `carry_scope`'s receivers gone."""
-    app = celery.Celery("here", broker="memory://", set_as_current=False)
+    app = celery.Celery("here", broker="memory://localhost", set_as_current=False)
     yield app
     with app.connection_for_write() as connection:
         connection.default_channel.queue_purge("celery")
