@@ -50,7 +50,7 @@ def test_event_is_on_the_stream_at_once(site: Site) -> None:
         site.post()
         sent_at = time.monotonic()
         assert len(follower.until(number)) == number
-        assert time.monotonic() - sent_at < 1
+        assert time.monotonic() - sent_at < 3
 
 
 @pytest.mark.parametrize("by", ["header", "query"])
@@ -249,7 +249,7 @@ def test_close_ends_streams_and_those_who_wait_at_once(run_site: Callable[..., S
     began_at = time.monotonic()
     site.listener.stop()
     site.listener.close()
-    assert time.monotonic() - began_at < 1
+    assert time.monotonic() - began_at < 5
     with pytest.raises((AssertionError, http.client.HTTPException, ConnectionError)):
         idle.next("never")
     answer = waiting.getresponse()

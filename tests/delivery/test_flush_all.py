@@ -46,8 +46,8 @@ def test_a_timeout_counts_for_all_clients_together() -> None:
     for client in clients:
         client.action("k", {"user.id": 1})
     started = time.monotonic()
-    assert valued.flush_all(0.2) is False
-    assert time.monotonic() - started < 0.39
+    assert valued.flush_all(1.0) is False
+    assert time.monotonic() - started < 1.9
     for gate in gates:
         gate.opened.set()
     assert valued.flush_all(None) is True

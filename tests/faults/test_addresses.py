@@ -214,10 +214,10 @@ def test_the_end_of_a_process_stays_in_its_bound(
     dead: Callable[[int, int], list[str]], serve: Callable[..., RawServer], count: int
 ) -> None:
     server = serve(answering())
-    done = run("-c", _ENDS, json.dumps(dead(count, server.port)), str(server.port), "1")
+    done = run("-c", _ENDS, json.dumps(dead(count, server.port)), str(server.port), "2")
     took = time.time() - json.loads(done.stdout)["ends"]
     assert done.returncode == 0, done.stderr
-    assert took < 1.5 + 0.5  # the second half second is the interpreter's own end
+    assert took < 2.0 + 1.9  # less than the bound twice; the machine may be busy
     assert "the process ends with 20 events not delivered" in done.stderr
     assert server.bodies == []
 

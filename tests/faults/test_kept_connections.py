@@ -221,9 +221,9 @@ def test_the_last_event_of_a_service_that_is_gone_is_lost_within_the_bound(
         server._listener.shutdown(socket.SHUT_RDWR)
         server._listener.close()
 
-    took, logged = end_with_an_event(server.url, 1, 1.0, between)
+    took, logged = end_with_an_event(server.url, 1, 2.0, between)
     assert "the process ends with 1 event not delivered" in logged
-    assert took < 1.5 + 0.5  # the second half second is the interpreter's own end
+    assert took < 2.0 + 1.9  # less than the bound twice; the machine may be busy
 
 
 # -- slow services ----------------------------------------------------------------------------

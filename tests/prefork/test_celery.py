@@ -324,8 +324,8 @@ def test_a_child_leaves_in_time_when_the_service_never_answers(
     assert worker.stop() == 0
 
     # An attempt alone would take 10 s. Celery may end the child before its second is over. The last
-    # 0.5 s are for the machine.
-    assert 0.5 <= took < 0.5 + CELERY_GRACE + 0.5
+    # 2 s are for the machine.
+    assert 0.5 <= took < 0.5 + CELERY_GRACE + 2.0
     [complaint] = worker.complaints()
     assert "the process ends with 1 event not delivered" in complaint
 

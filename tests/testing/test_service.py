@@ -89,12 +89,12 @@ def test_it_fails_until_it_is_told_that_all_is_well(listening: Service) -> None:
 
 
 def test_it_answers_late(listening: Service, client: valued.Client) -> None:
-    listening.delay(0.3)
+    listening.delay(1.0)
     started = time.monotonic()
     _report(client)
-    assert time.monotonic() - started < 0.3
+    assert time.monotonic() - started < 1.0
     assert client.flush(10)
-    assert time.monotonic() - started >= 0.3
+    assert time.monotonic() - started >= 1.0
 
 
 def test_it_refuses_what_the_service_would(listening: Service) -> None:
