@@ -5,6 +5,7 @@ from __future__ import annotations
 import _thread
 import collections
 import errno
+import functools
 import json
 import os
 import signal
@@ -319,6 +320,60 @@ def test_adding_up_killed_at_any_step_counts_nothing_twice(tmp_path: Path, fork:
             break
     assert outcomes["killed"] > 5
     assert outcomes["done"] == 1
+
+
+class Forking:
+    """`os`; it forks before one of its changes."""
+
+    def __init__(self, changes: int, fork: Callable[[str], object]) -> None:
+        self._left = changes
+        self._fork = fork
+
+    def __getattr__(self, name: str) -> Any:
+        def change(*args: Any) -> Any:
+            self._left -= 1
+            if self._left == -1:
+                self._fork(name)
+            return getattr(os, name)(*args)
+
+        return change
+
+
+def test_a_fork_at_any_step_of_writing_and_adding_up_counts_each_once(
+    tmp_path: Path, fork: Fork
+) -> None:
+    folder = "/proc/self/fd" if os.path.isdir("/proc/self/fd") else "/dev/fd"
+    seen: list[str] = []
+
+    def child(place: Path, change: str) -> None:
+        def work() -> None:
+            names = [os.path.join(folder, number) for number in os.listdir(folder)]
+            held = {os.readlink(name) for name in names if os.path.islink(name)}
+            # After its `open` and before its `fstat` a file is not known: a child keeps it open.
+            assert change == "fstat" or not [it for it in held if it.startswith(str(place))]
+            record(place, 1).close()
+
+        assert fork(work).wait() == 0
+        seen.append(change)
+
+    for changes in range(60):
+        place = tmp_path / str(changes)
+        leave(place, fork, 1)
+        disk = Forking(changes, functools.partial(child, place))
+        directory = StatusDirectory(str(place), disk=disk)
+        own: dict[str, Any] = {"command": "own", "ended": False, "stats": no_stats()}
+        directory.write("1-own", {**own, "oldest": None, "error": "", "error_at": None})
+        directory.fold()
+        for _ in range(2):
+            found = valued.Status(place).read()
+            is_over = len(seen) == changes
+            assert found.totals["delivered"] == (2 if is_over else 3), seen
+            assert [it.state for it in found.processes] == ["alive"]
+            StatusDirectory(str(place)).fold()  # a child that could not lock left it undone
+        if is_over:
+            break
+    assert is_over
+    assert {"open", "write", "fsync", "replace", "close", "unlink", "rmdir"} <= {*seen}
 
 
 def test_full_disk_while_adding_up_counts_nothing_twice(tmp_path: Path, fork: Fork) -> None:

@@ -117,8 +117,10 @@ class Descriptor:
 
     def close(self) -> None:
         """Close it. Raises nothing."""
-        self.forget()
-        self.close_number()
+        try:
+            self.close_number()
+        finally:  # not before: a child that is forked in between closes it as well
+            self.forget()
 
     def close_number(self) -> None:
         """Close it, in any process. Raises nothing."""
