@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 import valued
-from tests.support.celery import Worker
+from tests.support.celery import Worker, carry_no_scope
 from tests.support.processes import PROGRAMS, run
 from tests.support.server import Server
 from valued._process import tasks as _celery
@@ -154,12 +154,7 @@ def app() -> Iterator[Any]:
     yield app
     with app.connection_for_write() as connection:
         connection.default_channel.queue_purge("celery")
-    for signal in (
-        celery.signals.before_task_publish,
-        celery.signals.task_prerun,
-        celery.signals.task_postrun,
-    ):
-        signal.disconnect(dispatch_uid="valued.carry_scope")
+    carry_no_scope()
 
 
 @pytest.fixture

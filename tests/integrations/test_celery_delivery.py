@@ -22,7 +22,7 @@ import pytest
 import valued
 from tests.support import rabbitmq as rabbitmq_support
 from tests.support import redis as redis_support
-from tests.support.celery import Worker
+from tests.support.celery import Worker, carry_no_scope
 from tests.support.processes import PROGRAMS, Child
 from tests.support.processes import run as run_program
 from tests.support.programs import free_port
@@ -492,11 +492,14 @@ def test_an_eager_application_delivers_in_the_publish_and_its_client_tries_again
 
 
 def test_the_ids_of_a_scope_are_in_no_message_of_an_event(memory: Any) -> None:
-    carry_scope()
     client = valued.connect(
         Relay(delivery_task(memory)), executor=valued.ImmediateExecutor(), defaults={"user.id": 7}
     )
-    valued.action("report.generated")
+    carry_scope()
+    try:
+        valued.action("report.generated")
+    finally:
+        carry_no_scope()
     assert client.stats()["delivered"] == 1
     [message] = messages("memory://")
     assert HEADER not in message.headers

@@ -35,6 +35,14 @@ CELERY_GRACE = 1.0
 ENDS_WITHIN = 60.0
 
 
+def carry_no_scope() -> None:
+    """Undo `carry_scope` in this process."""
+    from celery import signals
+
+    for each in (signals.before_task_publish, signals.task_prerun, signals.task_postrun):
+        each.disconnect(dispatch_uid="valued.carry_scope")
+
+
 class Worker(Program):
     """``celery worker`` with its children; `kill` ends all of them.
 
