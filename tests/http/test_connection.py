@@ -439,14 +439,14 @@ def test_the_timeout_is_for_the_request_as_a_whole_behind_tls_too(
         connection = Connection(TOKEN, service.url, timeout=60)
         started = time.monotonic()
         if status == 200:
-            connection.post(b"{}", timeout=0.3)
+            connection.post(b"{}", timeout=1.0)
         else:
-            error = failure(connection, timeout=0.3)
+            error = failure(connection, timeout=1.0)
             assert error.status == status
             assert status is not None or "timed out" in error.reason
         took = time.monotonic() - started
     # A read that starts over with each byte would never end; the rest is for a busy machine.
-    assert 0.28 <= took < 2
+    assert 0.95 <= took < 4
 
 
 def test_a_handshake_that_is_never_answered_times_out() -> None:

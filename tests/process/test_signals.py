@@ -22,17 +22,6 @@ from valued._process import shutdown
 from valued._process import signals as _signals
 
 
-def test_flush_on_signals_leaves_a_handler_of_c_code_alone(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    # `signal.getsignal` answers None for one; there is none to be had without an extension.
-    monkeypatch.setattr(signal, "getsignal", lambda _number: None)
-    installed: list[Any] = []
-    monkeypatch.setattr(signal, "signal", lambda *arguments: installed.append(arguments))
-    valued.flush_on_signals(signal.SIGTERM)
-    assert installed == []
-
-
 def test_a_signal_is_sent_to_this_process() -> None:
     _signals.send_signal(0)  # 0 asks whether the process is there, and does nothing to it
 
@@ -55,6 +44,18 @@ def in_child(test: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = inspect.Signature([*own, mine])  # type: ignore[attr-defined]
     run.__name__, run.__module__ = test.__name__, test.__module__
     return run
+
+
+@in_child
+def test_flush_on_signals_leaves_a_handler_of_c_code_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # `signal.getsignal` answers None for one; there is none to be had without an extension.
+    monkeypatch.setattr(signal, "getsignal", lambda _number: None)
+    installed: list[Any] = []
+    monkeypatch.setattr(signal, "signal", lambda *arguments: installed.append(arguments))
+    valued.flush_on_signals(signal.SIGTERM)
+    assert installed == []
 
 
 def warm_up() -> None:
