@@ -9,7 +9,7 @@ import select
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -293,6 +293,17 @@ def test_a_second_signal_does_what_it_did_before_at_once(sent: Sent) -> None:
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
+@pytest.fixture
+def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For the tests after it, no signals were asked for in this process, and no thread listens."""
+    monkeypatch.setattr(_signals, "_wanted", set())
+    monkeypatch.setattr(shutdown, "_on_first_event", [])
+    yield
+    _signals._here.get().stop()
+    until(lambda: "valued-signals" not in [thread.name for thread in threading.enumerate()])
+
+
+@pytest.mark.usefixtures("forgotten")
 @pytest.mark.parametrize(
     ("ending", "over", "delivers"),
     [(True, True, False), (False, True, True), (False, False, False)],
