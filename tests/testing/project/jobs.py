@@ -11,7 +11,6 @@ app.conf.broker_transport_options = {
     "data_folder_in": os.environ["FOLDER"],
     "data_folder_out": os.environ["FOLDER"],
     "control_folder": os.environ["FOLDER"] + "-control",
-    "polling_interval": 0.05,
 }
 
 
